@@ -1,0 +1,50 @@
+# `make` alone lists the targets. Needs make and Python 3.11 or later; everything else comes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(STAMP)  ## a virtual environment in .venv with whynan and all that the demo and the tests need
+
+# The first interpreter that starts and is new enough: a name on PATH may be a stub for a version that is not there.
+$(BIN)/python:
+	@for python in python3.11 python3 python3.12 python3.13 python; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "$(VENV) from $$($$python -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
+	        exec $$python -m venv $(VENV); \
+	    fi; \
+	done; echo "whynan needs Python 3.11 or later, and found none" >&2; exit 1
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: install  ## Faster R-CNN on real images, a run that really fails, diagnosed
+	@$(BIN)/whynan demo
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint  ## lint, then every test
+	$(BIN)/python -m pytest -n 2
+
+bench: install  ## what watching costs, and how many lines are found, beside other tools (slow)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/localization.py
+
+clean:  ## remove what make, the tests and the demo leave behind, .venv included
+	rm -rf $(VENV) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
