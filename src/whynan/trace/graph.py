@@ -1,0 +1,126 @@
+"""The trace of one replayed step: the ops with non-finite outputs, and who wrote their non-finite inputs.
+
+No framework here: an adapter fills these records, `slicing` walks them.
+"""
+
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, Literal
+
+from whynan.records import Phase, TensorSummary
+
+Kind = Literal["nan", "inf", "-inf"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of the user's own code at the time of an op. `code` and `lasti` give the exact sub-expression."""
+
+    file: str
+    line: int
+    function: str
+    code: CodeType = field(repr=False, compare=False)
+    lasti: int = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A non-finite tensor that no op of the trace wrote. `key` is its storage, by which the adapter knows its owner."""
+
+    key: int
+    offset: int
+    summary: TensorSummary
+    constant: bool = False
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A non-finite input of an op: which argument, what stood in it, and the op (or leaf) that wrote it."""
+
+    argument: int
+    kind: Kind
+    parent: int | None
+    leaf: Leaf | None = None
+    element: tuple[int, ...] = ()
+
+
+@dataclass
+class OpRecord:
+    """One op with a non-finite output. `stack` is innermost first and holds the user's frames only."""
+
+    index: int
+    name: str
+    framework_op: str
+    phase: Phase
+    stack: tuple[Frame, ...]
+    kind: Kind
+    edges: tuple[Edge, ...] = ()
+    module: str | None = None
+    module_type: str | None = None
+    node: str | None = None
+    sequence: int | None = None
+    custom: str | None = None
+    literal: bool = False
+    uninitialized: bool = False
+    inputs: tuple[TensorSummary, ...] = ()
+    output: TensorSummary | None = None
+    elements: tuple[tuple[int, ...], ...] = ()
+    args: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ForwardOp:
+    """What a backward op needs to know of the forward op whose derivative it computes."""
+
+    name: str
+    stack: tuple[Frame, ...]
+    module: str | None
+    module_type: str | None
+    index: int
+
+
+@dataclass(frozen=True)
+class ScalarOp:
+    """An op with a one-element float output: the stuff that loss terms are made of. `operands` are scalars' ids."""
+
+    index: int
+    name: str
+    stack: tuple[Frame, ...]
+    operands: tuple[int, ...]
+    value: float
+    key: tuple[int, int]
+
+
+@dataclass
+class Trace:
+    """One replay's non-finite ops by index, its forward ops by autograd sequence number, its scalar ops."""
+
+    records: dict[int, OpRecord] = field(default_factory=dict)
+    forward: dict[int, ForwardOp] = field(default_factory=dict)
+    scalars: dict[int, ScalarOp] = field(default_factory=dict)
+    n_ops: int = 0
+    gathers: list["Gather"] = field(default_factory=list)
+    loss_calls: list["LossCall"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Rows picked from a larger tensor: `rows[i]` of the source became row i. How hand-made batches are drawn."""
+
+    index: int
+    key: int
+    rows: tuple[int, ...]
+    frame: Frame | None
+    source_rows: int
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """A call of one of the framework's loss functions with the summaries of its tensor inputs."""
+
+    name: str
+    index: int
+    inputs: tuple[TensorSummary, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
