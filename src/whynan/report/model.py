@@ -1,0 +1,247 @@
+"""report.json to what a reader is told: the one place that chooses words. Renderers only lay out."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whynan.report import phrases, words
+from whynan.report.source import SourceRow, read_context
+from whynan.report.words import clean
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The origin: `what` names the operation, `flow` its inputs and what came out, `values` what was measured."""
+
+    place: str
+    function: str | None
+    what: str
+    flow: str
+    module: str | None
+    rows: tuple[SourceRow, ...]
+    values: tuple[str, ...]
+    elements: str | None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A cause; `known` says how it is known."""
+
+    slug: str
+    title: str
+    explanation: str
+    known: str
+    confidence: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PatchLine:
+    """One line of a patch; `kind` is "add", "del", "meta" or "same"."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy; `mark` is what was found when it was tried, `state` the same for a renderer: yes, no, untried."""
+
+    slug: str
+    title: str
+    mark: str
+    state: str
+    where: str | None
+    outcome: str | None
+    patch: tuple[PatchLine, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term; `note` is "first to be non-finite" or nothing."""
+
+    name: str
+    value: str
+    is_nonfinite: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on the path."""
+
+    op: str
+    place: str
+    function: str | None
+    module: str | None
+    phase: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What a reader is told about one incident, in the order in which it matters."""
+
+    headline: str
+    noticed: str | None
+    warning: str | None
+    rerun: str | None
+    origin: Origin | None
+    no_origin: str
+    cause: Cause | None
+    no_cause: str
+    other_causes: tuple[Cause, ...]
+    samples: tuple[str, ...]
+    remedies: tuple[Remedy, ...]
+    terms: tuple[Term, ...]
+    path: tuple[Step, ...]
+    not_restored: tuple[str, ...]
+    notes: tuple[str, ...]
+    action: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report. `is_silent` where there is nothing that a user did not expect."""
+
+    headline: str
+    is_silent: bool
+    incidents: tuple[Incident, ...]
+    script_error: str | None
+    skipped: str | None
+    run: tuple[tuple[str, str], ...]
+
+
+def build(report: Json, roots: Sequence[Path] = ()) -> Page:
+    """Return what to say about a report. Source files are looked for below `roots`, else in the working directory."""
+    roots = tuple(roots) or (Path(),)
+    incidents = tuple(_incident(item, report, roots) for item in report["incidents"])
+    return Page(
+        headline=incidents[0].headline if incidents else phrases.run_headline(report),
+        is_silent=not incidents and report["outcome"] == "healthy",
+        incidents=incidents,
+        script_error=phrases.script_error(report),
+        skipped=phrases.skipped(report.get("skipped") or ()),
+        run=_run(report),
+    )
+
+
+def _incident(item: Json, report: Json, roots: Sequence[Path]) -> Incident:
+    causes = tuple(_cause(cause, item, rank) for rank, cause in enumerate(item["causes"]))
+    return Incident(
+        headline=phrases.headline(item, report["outcome"]),
+        noticed=_optional(item["symptom"].get("detail")),
+        warning=phrases.replay_warning(item["replay"]),
+        rerun=_rerun(item["replay"], report["run"]),
+        origin=_origin(item["origin"], roots) if item["origin"] else None,
+        no_origin=phrases.no_origin(item),
+        cause=causes[0] if causes else None,
+        no_cause=phrases.no_cause(item),
+        other_causes=causes[1:],
+        samples=tuple(phrases.sample(sample) for sample in item["samples"]),
+        remedies=tuple(_remedy(remedy) for remedy in item["remedies"]),
+        terms=tuple(_term(term) for term in item["loss_terms"]),
+        path=tuple(_step(step) for step in item["path"]),
+        not_restored=tuple(clean(name) for name in item["replay"].get("not_restored") or ()),
+        notes=tuple(clean(note) for note in item.get("notes") or ()),
+        action=_optional(item["action"].get("detail")),
+    )
+
+
+def _origin(origin: Json, roots: Sequence[Path]) -> Origin:
+    return Origin(
+        place=words.place(origin) or "line not known",
+        function=_optional(origin.get("function")),
+        what=phrases.operation(origin),
+        flow=phrases.flow(origin),
+        module=_optional(origin.get("module")),
+        rows=read_context(origin, roots),
+        values=tuple(words.value_range(tensor) for tensor in origin["inputs"]),
+        elements=phrases.elements(origin),
+    )
+
+
+def _cause(cause: Json, incident: Json, rank: int) -> Cause:
+    title, explanation = clean(cause["title"]), clean(cause["explanation"])
+    return Cause(
+        slug=clean(cause["slug"]),
+        title=title,
+        explanation="" if explanation == title else explanation,
+        known=phrases.how_known(cause, incident) if rank == 0 else phrases.likelihood(cause["confidence"]),
+        confidence=f"{cause['confidence']:.0%}",
+        evidence=tuple(clean(fact) for fact in cause["evidence"]),
+    )
+
+
+def _remedy(remedy: Json) -> Remedy:
+    state = {True: "yes", False: "no"}.get(remedy["proved"], "untried")
+    return Remedy(
+        slug=clean(remedy["slug"]),
+        title=clean(remedy["title"]),
+        mark=phrases.REMEDY_MARKS[state],
+        state=state,
+        where=_optional(remedy.get("where")),
+        outcome=_optional(remedy.get("outcome")),
+        patch=_patch(remedy.get("patch")),
+    )
+
+
+def _patch(patch: str | None) -> tuple[PatchLine, ...]:
+    lines = words.clean_lines(patch.strip("\n")) if patch else ()
+    is_diff = any(line.startswith(("@@", "--- ", "+++ ")) for line in lines) or all(
+        line.startswith(("+", "-", " ")) for line in lines
+    )
+    return tuple(PatchLine(_patch_kind(line) if is_diff else "same", line.rstrip()) for line in lines)
+
+
+def _patch_kind(line: str) -> str:
+    if line.startswith(("@@", "--- ", "+++ ")):
+        return "meta"
+    return {"+": "add", "-": "del"}.get(line[:1], "same")
+
+
+def _term(term: Json) -> Term:
+    note = "first to be non-finite" if term.get("first_nonfinite") else ""
+    return Term(clean(term["name"]), words.number(term["value"]), words.is_nonfinite(term["value"]), note)
+
+
+def _step(step: Json) -> Step:
+    return Step(
+        op=phrases.operation(step),
+        place=words.place(step) or "line not known",
+        function=_optional(step.get("function")),
+        module=_optional(step.get("module")),
+        phase=clean(step["phase"]),
+        value=words.number(step["value"]),
+    )
+
+
+def _rerun(replay: Json, run: Json) -> str | None:
+    """Return the command that traces the failing step in a second run, where it could not be replayed in the first."""
+    if replay["method"] != "none" or not run["argv"]:
+        return None
+    return clean(f"whynan run --rerun {shlex.join(run['argv'])}")
+
+
+def _run(report: Json) -> tuple[tuple[str, str], ...]:
+    run = report["run"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    pairs = {
+        "command": shlex.join(run["argv"]),
+        "framework": run["framework"],
+        "device": run["device"],
+        "started": run["started"],
+        "steps": run["steps"],
+        "seconds": run["seconds"],
+        "versions": versions,
+        "whynan": report["whynan"],
+    }
+    return tuple((key, clean(value)) for key, value in pairs.items() if value not in (None, ""))
+
+
+def _optional(value: object) -> str | None:
+    return clean(value) if value not in (None, "") else None
