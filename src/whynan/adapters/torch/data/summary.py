@@ -183,6 +183,6 @@ def _extremes(dtype: Any) -> tuple[float | int, float | int]:
 
 def _distinct(values: Any) -> int | None:
     """Return how many distinct finite values there are, None where counting them would cost too much."""
-    if values.numel() > DISTINCT_LIMIT:
+    if values.is_complex() or values.numel() > DISTINCT_LIMIT:
         return None
     return int(torch.unique(values[torch.isfinite(values)]).numel())
