@@ -101,6 +101,8 @@ class Trace:
     forward: dict[int, ForwardOp] = field(default_factory=dict)
     scalars: dict[int, ScalarOp] = field(default_factory=dict)
     n_ops: int = 0
+    n_failed: int = 0
+    failure: str | None = None
     gathers: list["Gather"] = field(default_factory=list)
     loss_calls: list["LossCall"] = field(default_factory=list)
 

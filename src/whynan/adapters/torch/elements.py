@@ -1,0 +1,100 @@
+"""Single elements of tensors: which are non-finite, at which address they stand, what stands there."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from whynan.trace.graph import Kind
+
+_FEW = 8
+_COUNT_LIMIT = 200_000
+
+
+@dataclass(frozen=True)
+class Region:
+    """The addresses (in elements of the storage) that a tensor's elements span."""
+
+    low: int
+    high: int
+
+    @staticmethod
+    def of(tensor: Any) -> "Region":
+        low = tensor.storage_offset()
+        high = low + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()) if size > 0)
+        return Region(low, high)
+
+    def holds(self, address: int) -> bool:
+        return self.low <= address <= self.high
+
+
+def is_nonfinite(tensor: Any) -> bool:
+    """Whether any element is NaN or infinite. One pass for a finite tensor: its sum is finite."""
+    tensor = tensor.detach()
+    if tensor.numel() == 0:
+        return False
+    wide = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    elif tensor.dtype.itemsize == 1:
+        tensor, wide = tensor.float(), None
+    total = float(tensor.sum(dtype=wide))
+    if math.isfinite(total):
+        return False
+    return not bool(torch.isfinite(tensor).all())
+
+
+def nonfinite_elements(tensor: Any, n: int = _FEW) -> tuple[list[tuple[int, ...]], Kind]:
+    """Return up to `n` indices of non-finite elements, NaN before infinities, and the kind of the first."""
+    flat = _real(tensor.detach()).reshape(-1)
+    nan = torch.isnan(flat)
+    mask = nan if bool(nan.any()) else torch.isinf(flat)
+    if flat.numel() <= _COUNT_LIMIT:
+        found = mask.nonzero()[:, 0]
+        spread = sorted({0, *(len(found) * k // n for k in range(n))})
+        picked = [int(found[k]) for k in spread if k < len(found)]
+    else:
+        first = int(mask.to(torch.uint8).argmax())
+        probes = torch.linspace(0, flat.numel() - 1, 256, device=flat.device).long()
+        others = probes[mask[probes]].tolist()
+        picked = sorted({first, *others})[:n]
+    value = float(flat[picked[0]].to(torch.float64))
+    return [_unravel(index, tensor.shape) for index in picked], kind_of(value)  # type: ignore[return-value]
+
+
+def kind_of(value: float) -> Kind | None:
+    """Return what kind of non-finite a number is; None for a finite one."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return None
+
+
+def kind_at(tensor: Any, element: tuple[int, ...]) -> Kind | None:
+    """Return what kind of non-finite stands at one element; None where it is finite."""
+    value = tensor.detach()[element] if element else tensor.detach().reshape(-1)[0]
+    if value.is_complex():
+        value = value.real + value.imag
+    return kind_of(float(value.to(torch.float64)))
+
+
+def element_address(tensor: Any, element: tuple[int, ...]) -> int:
+    """Return the address of one element in its storage, in elements."""
+    return int(tensor.storage_offset()) + sum(i * stride for i, stride in zip(element, tensor.stride()))
+
+
+def _real(tensor: Any) -> Any:
+    if tensor.is_complex():
+        tensor = tensor.resolve_conj()
+        return tensor.real + tensor.imag
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
+
+
+def _unravel(index: int, shape: Any) -> tuple[int, ...]:
+    result = []
+    for size in reversed(shape):
+        result.append(index % size)
+        index //= size
+    return tuple(reversed(result))

@@ -1,0 +1,142 @@
+"""Which elements of an op's input can have made given elements of its output non-finite.
+
+The walk from a symptom must not leave its own elements: a mask's -inf beside the NaN is innocent. Ops are known by kind
+(pointwise, reductions, products, joins); for all others every non-finite element of the input counts.
+"""
+
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch.elements import kind_at, nonfinite_elements
+from whynan.adapters.torch.opfacts import broadcast_element
+
+_SAME_ROW = {"_softmax": 1, "_log_softmax": 1, "cumsum": 1, "cumprod": 1, "logcumsumexp": 1, "sort": 1, "_safe_softmax": 1}
+_SAME_ROW |= {"_softmax_backward_data": 2, "_log_softmax_backward_data": 2}
+_REDUCTIONS = {"sum", "mean", "amax", "amin", "prod", "logsumexp", "var", "std", "linalg_vector_norm", "norm", "max", "min"}
+_POINTWISE = {"where", "masked_fill", "masked_fill_", "clone", "_to_copy", "copy_", "to", "lerp_", "lerp", "threshold_backward"}
+_POINTWISE |= {"contiguous", "alias", "native_dropout", "native_dropout_backward", "addcdiv_", "addcmul_", "add", "mul", "div"}
+_MAX = 6
+
+
+def relevant_elements(
+    func: Any, name: str, args: Any, tensor: Any, value: Any, position: int, out: Any, elements: list[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Return up to a few non-finite elements of an input `value` that bear on the output's non-finite `elements`."""
+    if torch.Tag.pointwise in func.tags or name in _POINTWISE:
+        return _same_place(value, out, elements)
+    if name in ("cat", "stack") and args and isinstance(args[0], (list, tuple)):
+        return _joined(args, name, tensor, value, elements)
+    if name in ("mm", "bmm", "addmm", "baddbmm") and value.dim() >= 2:
+        return _product(name, tensor, value, args, elements)
+    if name in _SAME_ROW and value.shape == out.shape:
+        return _lines(value, elements, {_dim(args[_SAME_ROW[name]], value.dim())})
+    if name in _REDUCTIONS and value.dim() > 0 and position == 0:
+        return _reduced(args[1:] if "norm" in name else args, value, out, elements)
+    return _all(value)
+
+
+def _all(value: Any) -> list[tuple[int, ...]]:
+    return nonfinite_elements(value, _MAX)[0]
+
+
+def _same_place(value: Any, out: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    if value.numel() == 1:
+        return [(0,) * value.dim()]
+    found = []
+    for element in elements[:_MAX]:
+        place = broadcast_element(element, value.shape)
+        if place is None:
+            return _all(value)
+        if kind_at(value, place) is not None and place not in found:
+            found.append(place)
+    return found
+
+
+def _joined(args: Any, name: str, tensor: Any, value: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    parts = list(args[0])
+    which = next((i for i, part in enumerate(parts) if part is tensor), 0)
+    dim = args[1] if len(args) > 1 else 0
+    found = []
+    for element in elements[:_MAX]:
+        if name == "stack":
+            dim = dim % len(element)
+            if element[dim] == which:
+                found.append(element[:dim] + element[dim + 1 :])
+            continue
+        dim = dim % len(element)
+        start = sum(part.shape[dim] for part in parts[:which] if part.dim() == len(element))
+        if value.dim() == len(element) and start <= element[dim] < start + value.shape[dim]:
+            found.append((*element[:dim], element[dim] - start, *element[dim + 1 :]))
+    return [place for place in found if kind_at(value, place) is not None]
+
+
+def _product(name: str, tensor: Any, value: Any, args: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The row of the left factor, the column of the right one."""
+    left, right = (args[0], args[1]) if name in ("mm", "bmm") else (args[1], args[2])
+    for element in elements[:2]:
+        if tensor is left and value.shape[-2] > element[-2]:
+            line = value[(*element[:-2], element[-2])] if value.dim() == len(element) else value[element[-2]]
+            place = _first_in(line)
+            if place is not None:
+                return [(*element[: value.dim() - 2], element[-2], place)]
+        elif tensor is right and value.shape[-1] > element[-1]:
+            line = value[(*element[:-2], slice(None), element[-1])] if value.dim() > 2 else value[:, element[-1]]
+            place = _first_in(line)
+            if place is not None:
+                return [(*element[: value.dim() - 2], place, element[-1])]
+        elif tensor is not left and tensor is not right:
+            return _same_place(value, None, elements)
+    return []
+
+
+def _first_in(line: Any) -> int | None:
+    bad = (~torch.isfinite(line)).nonzero()
+    return int(bad[0, 0]) if len(bad) else None
+
+
+def _lines(value: Any, elements: list[tuple[int, ...]], dims: set[int]) -> list[tuple[int, ...]]:
+    """Non-finite elements of `value` on the lines through `elements` along `dims`."""
+    found: list[tuple[int, ...]] = []
+    for element in elements[:2]:
+        index = tuple(slice(None) if dim in dims else i for dim, i in enumerate(element))
+        part = value[index]
+        if part.dim() == 0:
+            places = [()] if kind_at(part, ()) else []
+        elif bool(torch.isfinite(part).all()):
+            places = []
+        else:
+            places = nonfinite_elements(part, _MAX)[0]
+        for place in places:
+            rest = iter(place)
+            found.append(tuple(next(rest) if dim in dims else i for dim, i in enumerate(element)))
+    return list(dict.fromkeys(found))[:_MAX]
+
+
+def _reduced(args: Any, value: Any, out: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    dims = _dims(args, value.dim())
+    if out.dim() == 0 or dims is None:
+        return _all(value)
+    if out.dim() == value.dim():
+        wide = [tuple(i for i in element) for element in elements]
+    elif out.dim() == value.dim() - len(dims):
+        wide = []
+        for element in elements:
+            rest = iter(element)
+            wide.append(tuple(0 if dim in dims else next(rest) for dim in range(value.dim())))
+    else:
+        return _all(value)
+    return _lines(value, wide, dims)
+
+
+def _dims(args: Any, n: int) -> set[int] | None:
+    for arg in args[1:4]:
+        if isinstance(arg, int) and not isinstance(arg, bool):
+            return {arg % n}
+        if isinstance(arg, (list, tuple)) and arg and all(isinstance(item, int) for item in arg):
+            return {item % n for item in arg}
+    return None
+
+
+def _dim(arg: Any, n: int) -> int:
+    return int(arg) % n if n else 0

@@ -1,0 +1,308 @@
+"""See every operation of a replayed step, and keep those with non-finite outputs and who wrote their inputs.
+
+A `TorchDispatchMode` sees each aten op of forward, backward and optimizer. Values are told apart by storage and element
+address, so that views and in-place writes are followed. A backward op is led to its forward line by autograd's
+sequence number, which is the same on the node and, at the time of the forward op, in autograd's own counter.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from whynan.adapters.torch.elements import Region, element_address, is_nonfinite, kind_at, nonfinite_elements
+from whynan.adapters.torch.frames import custom_backward_frames, user_frames
+from whynan.adapters.torch.modules import ModuleStack
+from whynan.adapters.torch.opfacts import (
+    LOSS_OPS,
+    args_by_name,
+    birth_facts,
+    gathered_rows,
+    is_literal,
+    written_arguments,
+)
+from whynan.adapters.torch.relevance import relevant_elements
+from whynan.adapters.torch.data.summary import summarize
+from whynan.records import Phase
+from whynan.trace.graph import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
+
+UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_"}
+IGNORED = {"detach", "_local_scalar_dense", "is_same_size", "_record_function_enter_new", "_record_function_exit"}
+_RECENT_OPS = 200_000
+
+
+class Tracer(TorchDispatchMode):
+    """Fill a `Trace` while it is entered. `in_optimizer` and `modules` are set from outside as the step goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.modules = ModuleStack()
+        self.in_optimizer = False
+        self.writes: dict[int, list[tuple[int, Region]]] = {}
+        self.last_writer: dict[int, int] = {}
+        self.lineage: list[tuple[str, tuple[int, ...]]] = []
+        self.absorbed: list[tuple[int, str, tuple[int, ...]]] = []
+        self.intercept: Any = None
+        self._keep: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.rpartition("::")[2]
+        if name in IGNORED:
+            return func(*args, **kwargs)
+        index = self.trace.n_ops
+        self.trace.n_ops += 1
+        node = torch._C._current_autograd_node()
+        sequence = torch._C._autograd._get_sequence_nr() - 1
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        written = written_arguments(func, name, args, kwargs)
+        before = [(tensor, tensor.detach().clone()) for tensor in written if _watched(tensor)]
+        out = func(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                self._see(func, name, index, node, sequence, args, kwargs, inputs, before, out)
+        except Exception as error:  # the replay goes on without this op
+            self.trace.n_failed += 1
+            self.trace.failure = self.trace.failure or f"{name}: {error!r}"
+        return out
+
+    def _see(
+        self,
+        func: Any,
+        name: str,
+        index: int,
+        node: Any,
+        sequence: int,
+        args: Any,
+        kwargs: Any,
+        inputs: list[Any],
+        before: list[tuple[Any, Any]],
+        out: Any,
+    ) -> None:
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        for tensor, _ in before:
+            if not any(tensor is other for other in outputs):
+                outputs.append(tensor)
+        in_keys = {_key(tensor) for tensor in inputs}
+        parents = tuple({self.last_writer[key] for key in in_keys if key in self.last_writer})
+        is_view = self._note_writes(name, index, outputs, in_keys, before, parents)
+        stack = None
+        if node is None and sequence not in self.trace.forward and not self.in_optimizer:
+            stack = user_frames(sys._getframe(2))
+            path, kind = self.modules.current()
+            self.trace.forward[sequence] = ForwardOp(name, stack, path, kind, index)
+        if is_view and not before:
+            return
+        if name in LOSS_OPS:
+            summaries = tuple(summarize(tensor) for tensor in inputs[:3])
+            self.trace.loss_calls.append(LossCall(LOSS_OPS[name], index, summaries, args_by_name(func, args, kwargs)))
+        self._note_gather(name, index, args, outputs)
+        for tensor in outputs:
+            if _watched(tensor) and tensor.numel() == 1 and name not in UNINITIALIZED:
+                stack = stack or user_frames(sys._getframe(2))
+                self._note_scalar(name, index, tensor, inputs, stack)
+        bad = [tensor for tensor in outputs if _watched(tensor) and is_nonfinite(tensor)]
+        suspicious = any(key in self.writes for key in in_keys)
+        if not bad:
+            if suspicious and node is None:
+                sources = tuple(self._writers_of(inputs))
+                if sources:
+                    self.absorbed.append((index, name, sources))
+            return
+        self._record(func, name, index, node, sequence, args, kwargs, inputs, before, bad, stack)
+
+    def _note_writes(
+        self, name: str, index: int, outputs: list[Any], in_keys: set[int], before: list[Any], parents: tuple[int, ...]
+    ) -> bool:
+        """Update who wrote which storage last; return whether the op only made views."""
+        is_view = bool(outputs)
+        mutated = {_key(tensor) for tensor, _ in before}
+        self.lineage.append((name, parents))
+        for tensor in outputs:
+            key = _key(tensor)
+            if key in in_keys and key not in mutated:
+                continue
+            is_view = False
+            if key not in in_keys:
+                self.writes.pop(key, None)
+                self._keep_alive(tensor)
+            self.last_writer[key] = index
+        return is_view
+
+    def _keep_alive(self, tensor: Any) -> None:
+        # A freed storage's address may be given to another tensor; addresses that records speak of must not be.
+        if _watched(tensor) and tensor.numel() <= 4096:
+            self._keep.append(tensor)
+
+    def _note_scalar(self, name: str, index: int, tensor: Any, inputs: list[Any], stack: Any) -> None:
+        operands = tuple(
+            self.last_writer[_key(t)] for t in inputs if t.numel() <= 64 and _key(t) in self.last_writer and t.is_floating_point()
+        )
+        value = float(tensor.detach().reshape(()).to(torch.float64))
+        address = (_key(tensor), tensor.storage_offset())
+        self.trace.scalars[index] = ScalarOp(index, name, stack, tuple(i for i in operands if i != index), value, address)
+
+    def _note_gather(self, name: str, index: int, args: Any, outputs: list[Any]) -> None:
+        if name not in ("index", "index_select", "slice", "embedding", "gather") or not outputs:
+            return
+        rows = gathered_rows(name, args)
+        if rows is not None:
+            frames = user_frames(sys._getframe(3))
+            frame = frames[0] if frames else None
+            source = args[0]
+            self.trace.gathers.append(Gather(index, _key(outputs[0]), rows, frame, int(source.shape[0])))
+
+    def _writers_of(self, inputs: list[Any]) -> list[int]:
+        found = []
+        for tensor in inputs:
+            if _watched(tensor) and _key(tensor) in self.writes and is_nonfinite(tensor):
+                writes = self.writes[_key(tensor)]
+                found.append(writes[-1][0])
+        return found
+
+    def _record(
+        self,
+        func: Any,
+        name: str,
+        index: int,
+        node: Any,
+        sequence: int,
+        args: Any,
+        kwargs: Any,
+        inputs: list[Any],
+        before: list[tuple[Any, Any]],
+        bad: list[Any],
+        stack: Any,
+    ) -> None:
+        out = bad[0]
+        elements, kind = nonfinite_elements(out)
+        old = {id(tensor): copy for tensor, copy in before}
+        values = [old.get(id(tensor), tensor) for tensor in inputs]
+        edges = self._edges(func, name, args, inputs, values, old, out, elements)
+        record = OpRecord(
+            index=index,
+            name=name,
+            framework_op=str(func),
+            phase=self._phase(node),
+            stack=stack or user_frames(sys._getframe(3)),
+            kind=kind,
+            edges=tuple(edges),
+            elements=tuple(elements),
+        )
+        self._place(record, node, sequence)
+        record.literal = is_literal(name, args, kwargs)
+        record.uninitialized = name in UNINITIALIZED
+        if not edges or (kind == "nan" and all(edge.kind != "nan" for edge in edges)):
+            record.inputs = tuple(summarize(value) for value in values if isinstance(value, torch.Tensor))[:6]
+            record.output = summarize(out)
+            record.args = args_by_name(func, args, kwargs)
+            record.facts = birth_facts(name, args, kwargs, values, out, elements)
+            record.facts["made_by"] = self._made_by(inputs, index)
+        for tensor in bad:
+            self.writes.setdefault(_key(tensor), []).append((index, Region.of(tensor)))
+            self._keep.append(tensor)
+        self.trace.records[index] = record
+
+    def _place(self, record: OpRecord, node: Any, sequence: int) -> None:
+        if node is None:
+            record.sequence = sequence
+            record.module, record.module_type = self.modules.current()
+            record.custom = self.modules.custom_function(record.stack)
+            return
+        record.node = node.name()
+        record.sequence = node._sequence_nr()
+        forward = self.trace.forward.get(record.sequence)
+        custom = custom_backward_frames(sys._getframe(4))
+        if custom:
+            record.stack, record.custom = custom, record.node.removesuffix("Backward")
+        elif forward is not None:
+            record.stack = forward.stack
+        if forward is not None:
+            record.module, record.module_type = forward.module, forward.module_type
+
+    def _phase(self, node: Any) -> Phase:
+        if node is not None:
+            return "backward"
+        return "optimizer" if self.in_optimizer else "forward"
+
+    def _edges(
+        self, func: Any, name: str, args: Any, inputs: list[Any], values: list[Any], old: dict[int, Any], out: Any, elements: Any
+    ) -> list[Edge]:
+        edges = []
+        for position, (tensor, value) in enumerate(zip(inputs, values)):
+            if not _watched(value) or value.numel() == 0 or not is_nonfinite(value):
+                continue
+            if name == "copy_" and position == 0:
+                continue  # what stood in the destination before does not matter
+            for element in relevant_elements(func, name, args, tensor, value, position, out, elements):
+                kind = kind_at(value, element)
+                if kind is None:
+                    continue
+                edges.append(self._edge(position, kind, tensor, element, id(tensor) in old))
+        return edges
+
+    def _edge(self, position: int, kind: Any, tensor: Any, element: tuple[int, ...], mutated: bool) -> Edge:
+        address = element_address(tensor, element)
+        for index, region in reversed(self.writes.get(_key(tensor), ())):
+            if region.holds(address):
+                return Edge(position, kind, index, None, element)
+        constant = self.last_writer.get(_key(tensor)) is not None and self._is_constant(self.last_writer[_key(tensor)])
+        leaf = Leaf(_key(tensor), address, summarize(tensor), constant, tuple(tensor.shape))
+        return Edge(position, kind, None, leaf, element)
+
+    def _is_constant(self, index: int) -> bool:
+        return index < len(self.lineage) and self.lineage[index][0] in ("lift_fresh", "lift_fresh_copy", "scalar_tensor")
+
+    def _made_by(self, inputs: list[Any], index: int) -> list[str]:
+        """Names of the ops which made the inputs, nearest first, through up to 12 generations of the main line."""
+        names: list[str] = []
+        todo = [self.last_writer[_key(tensor)] for tensor in inputs if _key(tensor) in self.last_writer]
+        seen: set[int] = {index}
+        while todo and len(names) < 24:
+            current = todo.pop(0)
+            if current in seen or current >= len(self.lineage):
+                continue
+            seen.add(current)
+            name, parents = self.lineage[current]
+            names.append(name)
+            todo.extend(parents)
+        return names
+
+    def is_ancestor(self, ancestor: int, index: int, limit: int = 4000) -> bool:
+        """Whether the output of op `ancestor` reaches op `index` along the ops of this trace."""
+        todo, seen = [index], set()
+        while todo and len(seen) < limit:
+            current = todo.pop()
+            if current == ancestor:
+                return True
+            if current in seen or current < ancestor or current >= len(self.lineage):
+                continue
+            seen.add(current)
+            todo.extend(self.lineage[current][1])
+        return False
+
+    def writer_at(self, tensor: Any, element: tuple[int, ...]) -> Edge | None:
+        """Return the edge that leads from a tensor's element to the op which wrote it; the walk's first step."""
+        kind = kind_at(tensor, element)
+        return None if kind is None else self._edge(0, kind, tensor, element, False)
+
+
+def _watched(tensor: Any) -> bool:
+    """Whether a tensor's values are looked at: floating point or complex, dense, with storage."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and (tensor.is_floating_point() or tensor.is_complex())
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        and not tensor.is_quantized
+    )
+
+
+def _key(tensor: Any) -> int:
+    try:
+        return int(tensor.untyped_storage().data_ptr()) or id(tensor)
+    except Exception:  # no storage: sparse, functorch wrappers
+        return id(tensor)
