@@ -1,0 +1,153 @@
+"""`whynan run`: options, and the order in which a run begins and ends."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from whynan.errors import NoScriptError
+from whynan.launch import ending, execfile, host
+from whynan.launch.options import Policy, RunOptions
+
+
+class _ProgramCommand(click.Command):
+    """A command whose own options stop at the program: what follows is the program's, whatever it looks like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        program = _where_module_starts(args)
+        if program is not None:
+            args = [*args[:program], "--", *args[program:]]
+        return super().parse_args(ctx, args)
+
+
+def _where_module_starts(args: list[str]) -> int | None:
+    """Return the index of the first argument that belongs to the module of `-m`; None where there is no `-m`."""
+    i = 0
+    while i < len(args) and args[i].startswith("-") and args[i] != "--":
+        if args[i].startswith("-m"):
+            return i + (2 if args[i] == "-m" else 1)
+        i += 2 if args[i] in ("--out", "--policy", "--budget") else 1
+    return None
+
+
+@click.command(
+    cls=_ProgramCommand,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("whynan-out"),
+    show_default=True,
+    metavar="DIR",
+    help="Where report.json and report.html are written.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(get_args(Policy)),
+    default="stop",
+    show_default=True,
+    help="At an incident: end with status 3; or repair and go on; or change nothing.",
+)
+@click.option("--prove/--no-prove", default=True, help="Try the remedies on the failing step (the default).")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds that one incident may take in all.",
+)
+@click.option("--rerun", is_flag=True, help="Start the script again where a step can't be replayed in place.")
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m MODULE` does.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def run(
+    out: Path, policy: Policy, prove: bool, budget: float, rerun: bool, module: str | None, program: tuple[str, ...]
+) -> Callable[[], None]:
+    """Run a training script unchanged and explain its first NaN or Inf.
+
+    SCRIPT runs as `python SCRIPT ARGS` would: same arguments, output, files and exit status. Options of whynan stand
+    before SCRIPT; everything after it is the script's own.
+
+    \b
+    Examples:
+      whynan run train.py --lr 0.1          watch train.py; stop at the first NaN and say why
+      whynan run --policy recover train.py  diagnose, skip or repair the step, go on
+      whynan run --out nan/ train.py        write nan/report.json and nan/report.html
+      whynan run -m project.train --epochs 3
+
+    Exit status: 3 where a run was stopped at an incident, else the script's own.
+    """
+    if module is None and not program:
+        raise click.UsageError("no script given; try `whynan run train.py`, or `whynan run -m MODULE`")
+    script = None if module is not None else program[0]
+    options = RunOptions(
+        out=out.absolute(),
+        policy=policy,
+        prove=prove,
+        budget=budget,
+        rerun=rerun,
+        argv=(module, *program) if module is not None else program,
+        script=script,
+        module=module,
+        root=Path(execfile.user_root(script)),
+    )
+    return lambda: launch(options)
+
+
+def launch(options: RunOptions) -> None:
+    """Run the program, watched from before its first line to its end."""
+    if options.script is not None:
+        try:
+            execfile.check_script(options.script)
+        except NoScriptError as missing:
+            print(f"whynan: {missing}", file=sys.stderr)
+            sys.exit(2)
+    _check_out(options.out)
+    host.install()
+    session = _start(options)
+    ending.before_exit(lambda: _finish(session, None))
+    ending.watch_exit()
+    error: BaseException | None = None
+    try:
+        execfile.execute(options)
+    except BaseException as raised:
+        error = ending.user_error(raised)
+    ending.end(error, _finish(session, error))
+
+
+def _start(options: RunOptions) -> Any:
+    try:
+        from whynan import pipeline
+
+        return pipeline.start(options)
+    except Exception as error:
+        host.tell("watching could not be started", error)
+        return None
+
+
+def _finish(session: Any, error: BaseException | None) -> int | None:
+    if session is None:
+        return None
+    try:
+        return session.finish(error)  # type: ignore[no-any-return]
+    except Exception as failure:
+        host.tell("writing the report failed", failure)
+        return None
+
+
+def _check_out(out: Path) -> None:
+    """Say before the run, and not after hours of it, that the report has no place to go."""
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        print(
+            f"whynan: can't write the report to {out}: {place} is not a directory that can be written to; "
+            "the script runs, give another --out next time",
+            file=sys.stderr,
+        )

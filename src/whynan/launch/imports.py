@@ -1,0 +1,152 @@
+"""Compiles the user's own modules with their loops rewritten, and tells when a framework has been imported.
+
+While an import runs none of whynan's frames is on the stack and every object is the one that a plain import makes: the
+standard finders find, the standard loaders load. Only a loader's `get_code` is answered once, with rewritten code.
+"""
+
+import importlib.machinery
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType, ModuleType
+from typing import Any
+
+from whynan.launch import host
+from whynan.launch.rewrite import Rewritten, rewrite
+
+Callback = Callable[[ModuleType], object]
+
+_callbacks: dict[str, list[Callback]] = {}
+
+
+def install(root: str) -> "UserFinder":
+    """Let imports of modules below the directory `root` be rewritten."""
+    finder = UserFinder(root)
+    sys.meta_path.insert(0, finder)
+    return finder
+
+
+def when_imported(name: str, callback: Callback) -> None:
+    """Call `callback(module)` right after the user's program has imported module `name`; now, if it has already."""
+    module = sys.modules.get(name)
+    if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+        _call(name, callback, module)
+    else:
+        _callbacks.setdefault(name, []).append(callback)
+
+
+class UserFinder:
+    """Finds what the finders after it find, and prepares the loaders of the user's modules."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+        self.installed = _installed_directories()
+        self._is_user_directory: dict[str, bool] = {}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find(name, path, target) if find else None
+            if spec is not None:
+                self._prepare(name, spec)
+                return spec
+        return None
+
+    def _prepare(self, name: str, spec: ModuleSpec) -> None:
+        try:
+            if name in _callbacks:
+                spec.__class__ = _ToldSpec
+            if type(spec.loader) is SourceFileLoader and spec.origin and self.is_user_path(spec.origin):
+                _rewrite_once(spec.loader, spec.origin)
+        except Exception as error:
+            host.tell(f"preparing module {name} failed", error)
+
+    def is_user_path(self, path: str) -> bool:
+        """Whether a source file is the user's own: below the root, and not installed."""
+        return self._is_user(os.path.dirname(os.path.realpath(path)))
+
+    def _is_user(self, directory: str) -> bool:
+        known = self._is_user_directory.get(directory)
+        if known is None:
+            known = self._is_user_directory[directory] = self._look_at(directory)
+        return known
+
+    def _look_at(self, directory: str) -> bool:
+        installed = (
+            directory in self.installed
+            or os.path.basename(directory) in ("site-packages", "dist-packages")
+            or os.path.exists(os.path.join(directory, "pyvenv.cfg"))
+        )
+        if installed or directory == _OURSELVES:
+            return False
+        parent = os.path.dirname(directory)
+        return directory == self.root or (parent != directory and self._is_user(parent))
+
+
+_OURSELVES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+
+def _installed_directories() -> frozenset[str]:
+    places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places += site.getsitepackages() if hasattr(site, "getsitepackages") else []
+    return frozenset(os.path.realpath(place) for place in places if place)
+
+
+def _rewrite_once(loader: SourceFileLoader, path: str) -> None:
+    """Let the next `loader.get_code` give rewritten code.
+
+    A module that doesn't compile is left to the import system, whose error then is the plain one.
+    """
+    try:
+        rewritten = rewrite(loader.get_data(path), path)
+    except Exception:
+        return
+    loader.get_code = _Once(loader, rewritten)  # type: ignore[method-assign]
+
+
+class _Once:
+    """`get_code` of one loader for one call; then the loader is as it was."""
+
+    def __init__(self, loader: SourceFileLoader, rewritten: Rewritten) -> None:
+        self.loader = loader
+        self.rewritten = rewritten
+
+    def __call__(self, name: str) -> CodeType | None:
+        vars(self.loader).pop("get_code", None)
+        # Reads or writes the .pyc just as a plain run does.
+        plain = self.loader.get_code(name)
+        code = self.rewritten.code
+        if plain is None or plain.co_filename != code.co_filename:
+            return plain
+        host.register(code.co_filename, self.rewritten.sites)
+        return code
+
+
+class _ToldSpec(ModuleSpec):
+    """A module's spec that calls back when the import system says that the module is complete."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_initializing" and not value:
+            self.__class__ = importlib.machinery.ModuleSpec
+            _module_complete(self.name)
+
+
+def _module_complete(name: str) -> None:
+    module = sys.modules.get(name)
+    # Where the import failed there is none; a later attempt may succeed.
+    if module is not None:
+        for callback in _callbacks.pop(name, ()):
+            _call(name, callback, module)
+
+
+def _call(name: str, callback: Callback, module: ModuleType) -> None:
+    try:
+        callback(module)
+    except Exception as error:
+        host.tell(f"watching {name} failed", error)

@@ -1,0 +1,25 @@
+"""What the user asked `whynan run` for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Policy = Literal["stop", "recover", "observe"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run. Exactly one of `script` and `module` is given; `argv` is the program's own `sys.argv`.
+
+    `out` is absolute, since the program may change the working directory. `root` is the directory of the user's code.
+    """
+
+    out: Path
+    policy: Policy = "stop"
+    prove: bool = True
+    budget: float = 60.0
+    rerun: bool = False
+    argv: tuple[str, ...] = ()
+    script: str | None = None
+    module: str | None = None
+    root: Path = field(default_factory=Path.cwd)

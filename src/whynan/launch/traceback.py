@@ -1,0 +1,48 @@
+"""Takes whynan's own frames out of tracebacks."""
+
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import Final
+
+_PACKAGE: Final = str(Path(__file__).resolve().parents[1]) + "/"
+_PACKAGE_AS_IMPORTED: Final = __file__.removesuffix("launch/traceback.py")
+
+
+def whynan_frame(code: CodeType) -> bool:
+    """Whether this code is part of whynan."""
+    return code.co_filename.startswith((_PACKAGE, _PACKAGE_AS_IMPORTED))
+
+
+def strip_frames(error: BaseException) -> None:
+    """Take whynan's frames out of the traceback of `error` and of all exceptions that it hangs on to."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        tb = one.__traceback__
+        if tb is not None:
+            stripped = without_whynan(tb)
+            if stripped is not tb:
+                one.__traceback__ = stripped
+        todo.append(one.__cause__)
+        todo.append(one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(one.exceptions)
+
+
+def without_whynan(tb: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without whynan's frames; the user's entries are the same objects."""
+    while tb is not None and whynan_frame(tb.tb_frame.f_code):
+        tb = tb.tb_next
+    kept = tb
+    while kept is not None:
+        following = kept.tb_next
+        while following is not None and whynan_frame(following.tb_frame.f_code):
+            following = following.tb_next
+        if following is not kept.tb_next:
+            kept.tb_next = following
+        kept = following
+    return tb
