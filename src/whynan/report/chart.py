@@ -1,0 +1,156 @@
+"""A series over the steps as the lines and marks of a drawing; the template turns them into SVG."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from whynan.report.words import number, plural
+
+WIDTH, HEIGHT = 720, 170
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 18, 26
+_MOST_POINTS = 600
+"""About one point for each pixel of the plot; more only makes the file larger."""
+_LOG_FROM = 100.0
+"""A series whose largest value is this many times its smallest is drawn on a logarithmic scale: two decades."""
+_MOST_TICKS = 5
+_TITLES = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate"}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A horizontal line of the grid with its label."""
+
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value that no line can show, at its step: NaN or an infinity."""
+
+    x: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing. `lines` are SVG point lists, broken where the series is non-finite."""
+
+    title: str
+    summary: str
+    lines: tuple[str, ...]
+    dots: tuple[tuple[float, float], ...]
+    marks: tuple[Mark, ...]
+    ticks: tuple[Tick, ...]
+    span: str
+    left: float = _LEFT
+    right: float = WIDTH - _RIGHT
+    top: float = _TOP
+    bottom: float = HEIGHT - _BOTTOM
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    is_log: bool
+
+    def y(self, value: float) -> float:
+        low, high, at = (_lg(v) if self.is_log else v for v in (self.low, self.high, value))
+        # Halved before they are subtracted: two finite values may be further apart than a float can say.
+        share = (at / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
+        return round(HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP), 1)
+
+
+def draw(name: str, values: Sequence[float]) -> Chart | None:
+    """Return a series as a drawing; None where there is nothing to see: fewer than two values."""
+    if len(values) < 2:
+        return None
+    finite = [value for value in values if math.isfinite(value)]
+    scale = _scale(finite)
+    runs = list(_runs(values, scale))
+    n_bad = len(values) - len(finite)
+    kind = " (logarithmic)" if scale.is_log else ""
+    return Chart(
+        title=_TITLES.get(name, name) + kind,
+        summary=_summary(finite, n_bad),
+        lines=tuple(" ".join(f"{x},{y}" for x, y in run) for run in runs if len(run) > 1),
+        dots=tuple(run[0] for run in runs if len(run) == 1),
+        marks=tuple(_marks(values)),
+        ticks=tuple(Tick(scale.y(value), number(value)) for value in _tick_values(scale)) if finite else (),
+        span=f"last {plural(len(values), 'step')} recorded, oldest on the left",
+    )
+
+
+def _summary(finite: Sequence[float], n_bad: int) -> str:
+    parts = (
+        [f"from {number(min(finite))} to {number(max(finite))}, last finite value {number(finite[-1])}"]
+        if finite
+        else []
+    )
+    if n_bad:
+        parts.append(f"{n_bad} non-finite")
+    return "; ".join(parts)
+
+
+def _scale(finite: Sequence[float]) -> _Scale:
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    is_log = low > 0 and high / low >= _LOG_FROM
+    return _Scale(low, high, is_log)
+
+
+def _tick_values(scale: _Scale) -> Iterator[float]:
+    if not scale.is_log:
+        yield from sorted({scale.low, scale.low / 2 + scale.high / 2, scale.high})
+        return
+    first, last = math.ceil(_lg(scale.low)), math.floor(_lg(scale.high))
+    step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
+    yield from (float(f"1e{exponent}") for exponent in range(first, last + 1, step))
+
+
+def _x(step: int, n: int) -> float:
+    return round(_LEFT + step / (n - 1) * (WIDTH - _LEFT - _RIGHT), 1)
+
+
+def _runs(values: Sequence[float], scale: _Scale) -> Iterator[list[tuple[float, float]]]:
+    """Yield stretches of finite values as points, thinned so that the extremes of each pixel stay."""
+    run: list[tuple[float, float]] = []
+    for step in _kept(values):
+        if math.isfinite(values[step]):
+            run.append((_x(step, len(values)), scale.y(values[step])))
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _kept(values: Sequence[float]) -> Iterator[int]:
+    width = max(1, math.ceil(2 * len(values) / _MOST_POINTS))
+    if width <= 2:
+        yield from range(len(values))
+        return
+    for start in range(0, len(values), width):
+        steps = range(start, min(start + width, len(values)))
+        finite = [step for step in steps if math.isfinite(values[step])]
+        kept = (
+            {min(finite, key=lambda step: values[step]), max(finite, key=lambda step: values[step])}
+            if finite
+            else set()
+        )
+        kept.update(step for step in steps if not math.isfinite(values[step]))
+        yield from sorted(kept)
+
+
+def _marks(values: Sequence[float]) -> Iterator[Mark]:
+    last = -math.inf
+    for step, value in enumerate(values):
+        x = _x(step, len(values))
+        # Marks closer than two pixels would lie on each other.
+        if not math.isfinite(value) and x - last >= 2:
+            last = x
+            yield Mark(x, "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf")
+
+
+def _lg(value: float) -> float:
+    return math.log10(value)
