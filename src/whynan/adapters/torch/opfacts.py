@@ -141,7 +141,9 @@ def _at_element(values: list[Any], out: Any, elements: list[Any]) -> list[float]
             continue
         element = broadcast_element(elements[0], value.shape)
         if element is not None:
-            found.append(float(value.detach()[element].to(torch.float64)) if element else float(value.detach().reshape(-1)[0]))
+            found.append(
+                float(value.detach()[element].to(torch.float64)) if element else float(value.detach().reshape(-1)[0])
+            )
     return found
 
 

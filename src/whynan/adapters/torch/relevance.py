@@ -11,11 +11,53 @@ import torch
 from whynan.adapters.torch.elements import kind_at, nonfinite_elements
 from whynan.adapters.torch.opfacts import broadcast_element
 
-_SAME_ROW = {"_softmax": 1, "_log_softmax": 1, "cumsum": 1, "cumprod": 1, "logcumsumexp": 1, "sort": 1, "_safe_softmax": 1}
+_SAME_ROW = {
+    "_softmax": 1,
+    "_log_softmax": 1,
+    "cumsum": 1,
+    "cumprod": 1,
+    "logcumsumexp": 1,
+    "sort": 1,
+    "_safe_softmax": 1,
+}
 _SAME_ROW |= {"_softmax_backward_data": 2, "_log_softmax_backward_data": 2}
-_REDUCTIONS = {"sum", "mean", "amax", "amin", "prod", "logsumexp", "var", "std", "linalg_vector_norm", "norm", "max", "min"}
-_POINTWISE = {"where", "masked_fill", "masked_fill_", "clone", "_to_copy", "copy_", "to", "lerp_", "lerp", "threshold_backward"}
-_POINTWISE |= {"contiguous", "alias", "native_dropout", "native_dropout_backward", "addcdiv_", "addcmul_", "add", "mul", "div"}
+_REDUCTIONS = {
+    "sum",
+    "mean",
+    "amax",
+    "amin",
+    "prod",
+    "logsumexp",
+    "var",
+    "std",
+    "linalg_vector_norm",
+    "norm",
+    "max",
+    "min",
+}
+_POINTWISE = {
+    "where",
+    "masked_fill",
+    "masked_fill_",
+    "clone",
+    "_to_copy",
+    "copy_",
+    "to",
+    "lerp_",
+    "lerp",
+    "threshold_backward",
+}
+_POINTWISE |= {
+    "contiguous",
+    "alias",
+    "native_dropout",
+    "native_dropout_backward",
+    "addcdiv_",
+    "addcmul_",
+    "add",
+    "mul",
+    "div",
+}
 _MAX = 6
 
 

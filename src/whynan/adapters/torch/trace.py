@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.elements import Region, element_address, is_nonfinite, kind_at, nonfinite_elements
 from whynan.adapters.torch.frames import custom_backward_frames, user_frames
 from whynan.adapters.torch.modules import ModuleStack
@@ -24,7 +25,6 @@ from whynan.adapters.torch.opfacts import (
     written_arguments,
 )
 from whynan.adapters.torch.relevance import relevant_elements
-from whynan.adapters.torch.data.summary import summarize
 from whynan.records import Phase
 from whynan.trace.graph import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 
@@ -139,11 +139,15 @@ class Tracer(TorchDispatchMode):
 
     def _note_scalar(self, name: str, index: int, tensor: Any, inputs: list[Any], stack: Any) -> None:
         operands = tuple(
-            self.last_writer[_key(t)] for t in inputs if t.numel() <= 64 and _key(t) in self.last_writer and t.is_floating_point()
+            self.last_writer[_key(t)]
+            for t in inputs
+            if t.numel() <= 64 and _key(t) in self.last_writer and t.is_floating_point()
         )
         value = float(tensor.detach().reshape(()).to(torch.float64))
         address = (_key(tensor), tensor.storage_offset())
-        self.trace.scalars[index] = ScalarOp(index, name, stack, tuple(i for i in operands if i != index), value, address)
+        self.trace.scalars[index] = ScalarOp(
+            index, name, stack, tuple(i for i in operands if i != index), value, address
+        )
 
     def _note_gather(self, name: str, index: int, args: Any, outputs: list[Any]) -> None:
         if name not in ("index", "index_select", "slice", "embedding", "gather") or not outputs:
@@ -229,7 +233,15 @@ class Tracer(TorchDispatchMode):
         return "optimizer" if self.in_optimizer else "forward"
 
     def _edges(
-        self, func: Any, name: str, args: Any, inputs: list[Any], values: list[Any], old: dict[int, Any], out: Any, elements: Any
+        self,
+        func: Any,
+        name: str,
+        args: Any,
+        inputs: list[Any],
+        values: list[Any],
+        old: dict[int, Any],
+        out: Any,
+        elements: Any,
     ) -> list[Edge]:
         edges = []
         for position, (tensor, value) in enumerate(zip(inputs, values)):
@@ -254,7 +266,11 @@ class Tracer(TorchDispatchMode):
         return Edge(position, kind, None, leaf, element)
 
     def _is_constant(self, index: int) -> bool:
-        return index < len(self.lineage) and self.lineage[index][0] in ("lift_fresh", "lift_fresh_copy", "scalar_tensor")
+        return index < len(self.lineage) and self.lineage[index][0] in (
+            "lift_fresh",
+            "lift_fresh_copy",
+            "scalar_tensor",
+        )
 
     def _made_by(self, inputs: list[Any], index: int) -> list[str]:
         """Names of the ops which made the inputs, nearest first, through up to 12 generations of the main line."""

@@ -1,0 +1,289 @@
+"""PyTorch's side of a snapshot: buffers, gradients, hyperparameters, random states, small tensors in the user's hands.
+
+Parameters and optimizer state are not copied at the start of an iteration: a non-finite gradient is found before the
+optimizer touches them. They are copied just before an optimizer's first step of the iteration (`save_before_step`), where
+that fits the time and memory budget, because a step whose *update* is non-finite cannot be withheld any more.
+"""
+
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+import torch
+
+from whynan.launch.host import is_user_file
+from whynan.launch.rewrite import LoopSite
+from whynan.snapshot.carried import carried_names
+from whynan.snapshot.python_state import (
+    GlobalRandomState,
+    NamesSnapshot,
+    ObjectsSnapshot,
+    frame_values,
+    is_module_frame,
+)
+
+MEMORY_BUDGET = 512 * 2**20
+_SMALL = 2**20
+_SMALL_TOTAL = 2**24
+
+
+class Snapshot:
+    """What one iteration of a loop will change, as it was before."""
+
+    def __init__(
+        self, frame: FrameType, site: LoopSite, known: "KnownState", *, small_tensors: bool, gradients: bool
+    ) -> None:
+        values = frame_values(frame)
+        self.names = NamesSnapshot(frame, carried_names(site), values)
+        namespaces = [values or {}] if is_module_frame(frame) else [values or {}, frame.f_globals]
+        roots = [value for space in namespaces for value in space.values()]
+        self.objects = ObjectsSnapshot(roots, is_users_type)
+        self.random = GlobalRandomState()
+        self.torch_random = torch.get_rng_state()
+        self.cuda_random = torch.cuda.get_rng_state_all() if _cuda_used() else None
+        known.modules_from(namespaces)
+        self.buffers = TensorCopies(known.buffers())
+        self.attributes = known.attributes()
+        self.hyperparameters = [(group, {k: v for k, v in group.items() if k != "params"}) for group in known.groups()]
+        self.gradients = GradientState(known.parameters(), copy=gradients)
+        self.optimizers: dict[int, OptimizerCopy] = {}
+        self.tensors = TensorCopies(_small_tensors(roots, known) if small_tensors else ())
+        self.versions = [(tensor, tensor._version) for tensor in _loose_tensors(roots)[:64]]
+
+    def save_before_step(self, optimizer: Any, copy: "OptimizerCopy") -> None:
+        self.optimizers.setdefault(id(optimizer), copy)
+
+    def restore(self, frame: FrameType, changed: dict[str, Any] | None = None) -> None:
+        """Put everything back; names last, so that a replaced batch wins."""
+        with torch.no_grad():
+            for copy in self.optimizers.values():
+                copy.restore()
+            self.buffers.restore()
+            self.tensors.restore()
+            self.gradients.restore()
+        for module, attributes, training in self.attributes:
+            vars(module).update(attributes)
+            module.training = training
+        for group, values in self.hyperparameters:
+            for key in [k for k in group if k != "params" and k not in values]:
+                del group[key]
+            group.update(values)
+        self.objects.restore()
+        self.random.restore()
+        torch.set_rng_state(self.torch_random)
+        if self.cuda_random is not None:
+            torch.cuda.set_rng_state_all(self.cuda_random)
+        self.names.restore(frame, changed)
+
+    def changed_in_place(self) -> list[Any]:
+        """Return tensors in the user's hands that the body wrote in place and that no copy covers."""
+        covered = {id(tensor) for tensor, _ in self.tensors.pairs} | {id(tensor) for tensor, _ in self.buffers.pairs}
+        return [tensor for tensor, version in self.versions if tensor._version != version and id(tensor) not in covered]
+
+
+class TensorCopies:
+    """Copies of tensors by value, put back in place."""
+
+    def __init__(self, tensors: Iterable[Any]) -> None:
+        self.pairs = [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def restore(self) -> None:
+        for tensor, copy in self.pairs:
+            # Left alone where nothing changed: a write would count as one for autograd's saved tensors.
+            if tensor.shape == copy.shape and not torch.equal(tensor.detach(), copy):
+                tensor.detach().copy_(copy)
+
+
+class GradientState:
+    """Which parameters had gradients when the iteration began, and their values where gradients are accumulated."""
+
+    def __init__(self, parameters: list[Any], *, copy: bool) -> None:
+        self.entries = []
+        for parameter in parameters:
+            grad = parameter.grad
+            self.entries.append((parameter, grad, grad.detach().clone() if copy and grad is not None else None))
+
+    def restore(self) -> None:
+        for parameter, grad, copy in self.entries:
+            if grad is None:
+                parameter.grad = None
+                continue
+            parameter.grad = grad
+            if copy is not None:
+                grad.detach().copy_(copy)
+            elif not bool(torch.isfinite(grad.detach().sum())):
+                grad.detach().zero_()  # the iteration's own; its value before is not known
+
+
+class OptimizerCopy:
+    """One optimizer's parameters and state by value."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.parameters = TensorCopies(p for group in optimizer.param_groups for p in group["params"])
+        self.state = {
+            parameter: {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+            for parameter, values in optimizer.state.items()
+        }
+
+    def restore(self) -> None:
+        self.parameters.restore()
+        state = self.optimizer.state
+        for parameter in [p for p in state if p not in self.state]:
+            del state[parameter]
+        for parameter, values in self.state.items():
+            current = state[parameter]
+            for key in [k for k in current if k not in values]:
+                del current[key]
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor) and isinstance(current.get(key), torch.Tensor):
+                    current[key].detach().copy_(value)
+                else:
+                    current[key] = value.clone() if isinstance(value, torch.Tensor) else value
+
+    @staticmethod
+    def n_bytes(optimizer: Any) -> int:
+        """Return how much memory a copy would take."""
+        total = 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                total += parameter.numel() * parameter.element_size()
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, torch.Tensor):
+                        total += value.numel() * value.element_size()
+        return total
+
+
+class KnownState:
+    """The run's modules and optimizers as far as they have been met."""
+
+    def __init__(self) -> None:
+        self.optimizers: list[Any] = []
+        self.modules: dict[int, Any] = {}
+        self.names: dict[int, str] = {}
+        self.leaves: dict[int, Any] = {}
+        self._buffers: list[Any] | None = None
+        self._users_modules: list[Any] | None = None
+        self._parameters: list[Any] | None = None
+
+    def add_optimizer(self, optimizer: Any) -> None:
+        if not any(known is optimizer for known in self.optimizers):
+            self.optimizers.append(optimizer)
+            self._parameters = None
+
+    def add_leaves(self, leaves: Iterable[Any]) -> None:
+        for leaf in leaves:
+            if id(leaf) not in self.leaves:
+                self.leaves[id(leaf)] = leaf
+                self._parameters = None
+
+    def modules_from(self, namespaces: list[dict[str, Any]]) -> None:
+        """Take in the root modules that the namespaces name, and those in the attributes of the user's objects."""
+        for space in namespaces:
+            for name, value in space.items():
+                self._meet(name, value, 0)
+
+    def _meet(self, name: str, value: Any, depth: int) -> None:
+        if isinstance(value, torch.nn.Module):
+            if id(value) not in self.modules:
+                self.modules[id(value)] = value
+                self.names[id(value)] = name
+                self._buffers = self._users_modules = self._parameters = None
+        elif isinstance(value, torch.optim.Optimizer):
+            self.add_optimizer(value)
+        elif depth < 2:
+            if isinstance(value, (list, tuple)) and 0 < len(value) <= 32:
+                for item in value:
+                    self._meet(name, item, depth + 1)
+            elif isinstance(value, dict) and 0 < len(value) <= 32:
+                for key, item in value.items():
+                    self._meet(str(key), item, depth + 1)
+            elif is_users_type(type(value)) and hasattr(value, "__dict__"):
+                for key, item in vars(value).items():
+                    self._meet(key, item, depth + 1)
+
+    def roots(self) -> dict[str, Any]:
+        """Return the outermost modules by name."""
+        inner = {id(m) for root in self.modules.values() for m in root.modules() if m is not root}
+        return {f"{self.names[key]}#{n}": m for n, (key, m) in enumerate(self.modules.items()) if key not in inner}
+
+    def buffers(self) -> list[Any]:
+        """Return all floating-point or counting buffers of all modules, once each."""
+        if self._buffers is None:
+            found = {id(b): b for m in self.modules.values() for b in m.buffers() if b.numel() <= 2**22}
+            self._buffers = list(found.values())
+        return self._buffers
+
+    def attributes(self) -> list[tuple[Any, dict[str, Any], bool]]:
+        """Return the plain attributes of modules whose class is the user's own, and every module's training flag."""
+        if self._users_modules is None:
+            found = {id(m): m for root in self.modules.values() for m in root.modules() if is_users_type(type(m))}
+            self._users_modules = list(found.values())
+        return [
+            (m, {k: v for k, v in vars(m).items() if not k.startswith("_") and k != "training"}, m.training)
+            for m in self._users_modules
+        ]
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def parameters(self) -> list[Any]:
+        """Return all trained tensors once each: of optimizers, of modules, and other leaves that got gradients."""
+        if self._parameters is None:
+            found = {id(p): p for group in self.groups() for p in group["params"]}
+            for module in self.modules.values():
+                found |= {id(p): p for p in module.parameters() if p.requires_grad}
+            self._parameters = list((found | self.leaves).values())
+        return self._parameters
+
+    def parameter_names(self) -> dict[int, str]:
+        """Return dotted names by id."""
+        found: dict[int, str] = {}
+        for root in self.roots().values():
+            for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
+                found.setdefault(id(tensor), name)
+        return found
+
+
+def is_users_type(kind: type) -> bool:
+    """Whether a class was defined in the user's own code."""
+    module = getattr(kind, "__module__", None)
+    cached = _USERS_TYPES.get(kind)
+    if cached is None:
+        import sys
+
+        file = getattr(sys.modules.get(module or ""), "__file__", None)
+        cached = _USERS_TYPES[kind] = bool(file) and is_user_file(str(file))
+    return cached
+
+
+_USERS_TYPES: dict[type, bool] = {}
+
+
+def _loose_tensors(roots: list[Any]) -> list[Any]:
+    found = []
+    for value in roots:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)) and len(value) <= 16:
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+        elif isinstance(value, dict) and len(value) <= 64:
+            found += [item for item in value.values() if isinstance(item, torch.Tensor)]
+    return found
+
+
+def _small_tensors(roots: list[Any], known: KnownState) -> list[Any]:
+    """Return loose tensors small enough to copy each time: hand-made weights, hidden states, the batch."""
+    covered = {id(p) for group in known.groups() for p in group["params"]}
+    total, found = 0, {}
+    for tensor in _loose_tensors(roots):
+        size = tensor.numel() * tensor.element_size()
+        if size > _SMALL or total + size > _SMALL_TOTAL or id(tensor) in covered or tensor.layout != torch.strided:
+            continue
+        total += size
+        found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _cuda_used() -> bool:
+    return bool(torch.cuda.is_available() and torch.cuda.is_initialized())

@@ -1,0 +1,206 @@
+"""Python's side of a snapshot: names, containers and plain objects that an iteration of a loop changes.
+
+No framework here. A snapshot holds references and shallow copies; what it cannot put back it names.
+"""
+
+import ctypes
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import FrameType, ModuleType
+from typing import Any
+
+_MAX_ITEMS = 4096
+_MAX_OBJECTS = 400
+_CONTAINERS = (list, dict, set, bytearray, deque)
+_MISSING = object()
+
+
+_READS_LOCALS = {"locals", "vars", "dir", "exec", "eval", "_getframe", "currentframe"}
+
+
+def frame_values(frame: FrameType) -> dict[str, Any] | None:
+    """Return a copy of what a frame's names stand for; None where looking could be noticed.
+
+    Up to Python 3.12 a function's `f_locals` is one dict that `locals()` hands out too, and that holds on to what
+    it holds. It is emptied after the look; in a function that asks for its locals it is not touched.
+    """
+    if is_module_frame(frame):
+        return dict(frame.f_globals)
+    if sys.version_info >= (3, 13):
+        return dict(frame.f_locals)
+    if not _READS_LOCALS.isdisjoint(frame.f_code.co_names):
+        return None
+    local = frame.f_locals
+    values = dict(local)
+    local.clear()
+    return values
+
+
+def is_module_frame(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>"
+
+
+class NamesSnapshot:
+    """The values of some names in a frame: locals of a function, or a module's globals."""
+
+    def __init__(self, frame: FrameType, names: Iterable[str], values: dict[str, Any] | None) -> None:
+        self.is_module = is_module_frame(frame)
+        self.complete = values is not None
+        names = list(names) if values is not None else []
+        self.values = {name: values.get(name, _MISSING) for name in names} if values is not None else {}
+        self.globals = {
+            name: frame.f_globals.get(name, _MISSING)
+            for name in names
+            if not self.is_module and name in frame.f_globals
+        }
+
+    def restore(self, frame: FrameType, changed: dict[str, Any] | None = None) -> None:
+        """Bind the names as they were; `changed` overrides single values (another batch, for an experiment)."""
+        values = {**self.values, **(changed or {})}
+        if self.is_module:
+            _update(frame.f_globals, values)
+            return
+        _update(frame.f_globals, self.globals)
+        if not values:
+            return
+        local = frame.f_locals
+        for name, value in values.items():
+            if value is not _MISSING:
+                local[name] = value
+            elif sys.version_info < (3, 13):
+                local.pop(name, None)
+        if sys.version_info < (3, 13):
+            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(1))
+            local.clear()
+
+
+def _update(namespace: dict[str, Any], values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if value is _MISSING:
+            namespace.pop(name, None)
+        else:
+            namespace[name] = value
+
+
+class ObjectsSnapshot:
+    """Shallow copies of containers and of the attributes of the user's own objects, by identity."""
+
+    def __init__(self, roots: Iterable[Any], is_users: Callable[[type], bool]) -> None:
+        self.copies: list[tuple[Any, Any]] = []
+        self.generators: list[tuple[Any, Any]] = []
+        self.too_large: list[str] = []
+        self._seen: set[int] = set()
+        for root in roots:
+            self._visit(root, is_users, 0)
+
+    def _visit(self, value: Any, is_users: Callable[[type], bool], depth: int) -> None:
+        if (
+            id(value) in self._seen
+            or len(self._seen) > _MAX_OBJECTS
+            or isinstance(value, (ModuleType, type, str, int, float))
+        ):
+            return
+        self._seen.add(id(value))
+        kind = type(value)
+        if kind in _CONTAINERS or (isinstance(value, (dict, list)) and depth < 3):
+            self._container(value, is_users, depth)
+        elif state := generator_state(value):
+            self.generators.append((value, state))
+        elif is_users(kind) and hasattr(value, "__dict__") and depth < 4:
+            self.copies.append((value, {k: v for k, v in vars(value).items() if type(v).__name__ != "ndarray"}))
+            for item in list(vars(value).values())[:64]:
+                self._visit(item, is_users, depth + 1)
+
+    def _container(self, value: Any, is_users: Callable[[type], bool], depth: int) -> None:
+        if len(value) > _MAX_ITEMS:
+            if isinstance(value, (list, deque)):
+                self.copies.append((value, len(value)))
+            return
+        self.copies.append((value, _plain_copy(value)))
+        if depth < 2 and len(value) <= 64:
+            for item in list(value.values() if isinstance(value, dict) else value):
+                self._visit(item, is_users, depth + 1)
+
+    def restore(self) -> None:
+        for value, copy in self.copies:
+            _put_back(value, copy)
+        for generator, state in self.generators:
+            set_generator_state(generator, state)
+
+
+def _plain_copy(value: Any) -> Any:
+    for kind in (dict, list, set, bytearray):
+        if isinstance(value, kind):
+            return kind(value)
+    return list(value)
+
+
+def _put_back(value: Any, copy: Any) -> None:
+    if isinstance(copy, int):  # only the length was kept: a long list that grows at its end
+        while len(value) > copy:
+            value.pop()
+    elif isinstance(value, (list, bytearray)):
+        value[:] = copy
+    elif isinstance(value, deque):
+        value.clear()
+        value.extend(copy)
+    elif isinstance(value, set):
+        value.clear()
+        value.update(copy)
+    elif isinstance(value, dict):
+        if not _same_items(value, copy):
+            value.clear()
+            value.update(copy)
+    else:
+        # Arrays are left out: a reference more would keep `ndarray.resize` from working.
+        attributes = vars(value)
+        for key in [k for k, v in attributes.items() if k not in copy and type(v).__name__ != "ndarray"]:
+            del attributes[key]
+        attributes.update(copy)
+
+
+def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    return len(left) == len(right) and all(left.get(key, _MISSING) is item for key, item in right.items())
+
+
+def generator_state(value: Any) -> Any:
+    """Return the state of a random generator (Python's, NumPy's; PyTorch's has get_state); None for anything else."""
+    if isinstance(value, random.Random):
+        return ("python", value.getstate())
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and hasattr(numpy, "random"):
+        if isinstance(value, numpy.random.Generator):
+            return ("numpy", value.bit_generator.state)
+        if isinstance(value, numpy.random.RandomState):
+            return ("numpy-legacy", value.get_state())
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Generator):
+        return ("torch", value.get_state())
+    return None
+
+
+def set_generator_state(value: Any, state: Any) -> None:
+    """Put back what `generator_state` returned."""
+    kind, saved = state
+    if kind == "python":
+        value.setstate(saved)
+    elif kind == "numpy":
+        value.bit_generator.state = saved
+    else:
+        value.set_state(saved)
+
+
+class GlobalRandomState:
+    """Python's and NumPy's global random streams."""
+
+    def __init__(self) -> None:
+        self.python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self.numpy = numpy.random.get_state() if numpy is not None and hasattr(numpy, "random") else None
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
