@@ -4,7 +4,6 @@ While an import runs none of whynan's frames is on the stack and every object is
 standard finders find, the standard loaders load. Only a loader's `get_code` is answered once, with rewritten code.
 """
 
-import importlib.machinery
 import os
 import site
 import sys
@@ -106,7 +105,7 @@ def _rewrite_once(loader: SourceFileLoader, path: str) -> None:
         rewritten = rewrite(loader.get_data(path), path)
     except Exception:
         return
-    loader.get_code = _Once(loader, rewritten)  # type: ignore[method-assign]
+    vars(loader)["get_code"] = _Once(loader, rewritten)
 
 
 class _Once:
@@ -133,7 +132,7 @@ class _ToldSpec(ModuleSpec):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "_initializing" and not value:
-            self.__class__ = importlib.machinery.ModuleSpec
+            self.__class__ = ModuleSpec  # type: ignore[assignment]
             _module_complete(self.name)
 
 

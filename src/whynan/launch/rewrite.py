@@ -58,7 +58,7 @@ def rewrite(source: bytes, filename: str) -> Rewritten:
         for depth in itertools.chain([None], range(6, -1, -1)):
             rewriter = _Rewriter(filename, depth)
             # A new tree each time: a rewriter changes the tree that it gets.
-            tree = compile(source, filename, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+            tree = ast.parse(source, filename)
             try:
                 tree = ast.fix_missing_locations(rewriter.rewrite(tree))
                 return Rewritten(compile(tree, filename, "exec", dont_inherit=True), tuple(rewriter.sites))
@@ -74,16 +74,16 @@ def _silent_warnings() -> Iterator[None]:
     Not `catch_warnings`: that would make every warning that was shown once be shown again.
     """
     filters = warnings.filters
-    warnings.filters = [("ignore", None, Warning, None, 0)]  # type: ignore[assignment]
+    warnings.filters = [("ignore", None, Warning, None, 0)]
     try:
         yield
     finally:
-        warnings.filters = filters  # type: ignore[misc]
+        warnings.filters = filters
 
 
 @dataclass
 class _Scope:
-    """A module, function or class body being rewritten. `loops` says of each loop around here whether it is rewritten."""
+    """A module, function or class body being rewritten. `loops`: of each loop around here, whether it is rewritten."""
 
     kind: str
     qualname: str
@@ -104,7 +104,7 @@ class _Rewriter(ast.NodeTransformer):
         self.scopes = [_Scope("module", "<module>", 0, [])]
         self.own_next = False
 
-    def rewrite(self, tree: ast.AST) -> ast.AST:
+    def rewrite(self, tree: ast.Module) -> ast.Module:
         # A program with a `next` of its own means that one.
         self.own_next = binds_anywhere(tree, "next")
         return self.visit(tree)  # type: ignore[no-any-return]
