@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whynan.records.incident import LossTerm, ReplayResult, Sample, Symptom
-from whynan.records.op import Op, PathStep
+from whynan.records.op import Op, PathStep, SourceLine
 from whynan.records.tensor import TensorSummary
 
 
@@ -39,6 +39,9 @@ class History:
     weight_abs_max_now: float | None = None
     largest_growth: tuple[tuple[str, float], ...] = ()
     """Parameters by name with how much their norm has grown since the start, largest first, a few of them."""
+    largest_gain_start: tuple[tuple[str, float], ...] = ()
+    """Matrices and kernels by name with std * sqrt(fan_in) at the start, largest first, a few of them, embeddings left
+    out. Usual initializations give 0.5 to 1.5."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class OptimizerFacts:
     n_parameters: int = 0
     state_zeros: dict[str, int] = field(default_factory=dict)
     """How many elements of each state tensor ("exp_avg_sq", "square_avg") are exactly 0."""
+    source: SourceLine | None = None
+    """The user's line that made the optimizer, where it is known."""
 
 
 @dataclass(frozen=True)

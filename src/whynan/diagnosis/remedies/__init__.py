@@ -1,0 +1,1 @@
+"""The remedies, one file each. A file is found by being here; other packages add theirs as `whynan.remedies`."""

@@ -1,0 +1,125 @@
+"""All causes and remedies: found as files, looked up by slug, read as pages."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+from inspect import cleandoc, isabstract
+from types import ModuleType
+from typing import TypeVar
+
+from whynan.diagnosis import causes as causes_package
+from whynan.diagnosis import remedies as remedies_package
+from whynan.diagnosis.cause import Cause
+from whynan.diagnosis.remedy import Remedy
+from whynan.errors import UsageError
+
+SECTIONS = ("Symptoms", "Given", "Bad", "Good", "Code")
+GROUPS = ("data", "math", "optimization", "precision", "architecture", "loss", "machine")
+Kind = TypeVar("Kind")
+
+
+class UnknownSlugError(UsageError):
+    """No cause and no remedy has this slug."""
+
+    slug = "unknown-slug"
+
+    def __init__(self, asked: str, close: tuple[str, ...]):
+        self.asked, self.close = asked, close
+        hint = f"Close to it: {', '.join(close)}." if close else "Nothing comes close."
+        super().__init__(f"no cause or remedy is called {asked!r}. {hint} `whynan explain` lists all of them.")
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of the catalogue: a docstring taken apart. Sections that a page lacks are empty."""
+
+    text: str
+    sections: dict[str, str]
+
+
+@cache
+def all_causes() -> tuple[Cause, ...]:
+    """Return every cause, ours by file and others' by entry point, ordered by group and slug."""
+    found = {cause.slug: cause for cause in load(causes_package, "whynan.causes", Cause)}  # type: ignore[type-abstract]
+    return tuple(sorted(found.values(), key=lambda cause: (GROUPS.index(cause.group), cause.slug)))
+
+
+@cache
+def all_remedies() -> tuple[Remedy, ...]:
+    """Return every remedy, ordered by slug."""
+    found = {remedy.slug: remedy for remedy in load(remedies_package, "whynan.remedies", Remedy)}
+    return tuple(sorted(found.values(), key=lambda remedy: remedy.slug))
+
+
+def look_up(slug: str) -> Cause | Remedy:
+    """Return the cause or remedy of that slug; an unknown one raises UnknownSlugError with what comes close."""
+    entries: dict[str, Cause | Remedy] = {cause.slug: cause for cause in all_causes()}
+    entries.update({remedy.slug: remedy for remedy in all_remedies()})
+    wanted = slug.strip().lower().replace("_", "-").replace(" ", "-")
+    if wanted not in entries:
+        raise UnknownSlugError(slug, close_to(wanted, tuple(entries)))
+    return entries[wanted]
+
+
+def remedy(slug: str) -> Remedy | None:
+    """Return the remedy of that slug, None where there is none."""
+    return next((found for found in all_remedies() if found.slug == slug), None)
+
+
+def causes_helped_by(slug: str) -> tuple[Cause, ...]:
+    """Return the causes that name this remedy."""
+    return tuple(cause for cause in all_causes() if slug in cause.remedies)
+
+
+def page_of(entry: Cause | Remedy) -> Page:
+    """Return the page that an entry's docstring holds."""
+    text, sections, current = [], {}, ""
+    for line in cleandoc(type(entry).__doc__ or "").splitlines():
+        name, colon, rest = line.partition(":")
+        if colon and name in SECTIONS:
+            current = name
+            sections[current] = [rest.strip()] if rest.strip() else []
+        elif current:
+            sections[current].append(line)
+        else:
+            text.append(line)
+    return Page("\n".join(text).strip(), {name: unindent(lines) for name, lines in sections.items()})
+
+
+def unindent(lines: list[str]) -> str:
+    return cleandoc("\n" + "\n".join(lines)).strip()
+
+
+def close_to(slug: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return slugs like this one: by spelling first, then those that share a word."""
+    close = get_close_matches(slug, known, n=4, cutoff=0.5)
+    words = {word for word in slug.split("-") if len(word) > 2}
+    close += [name for name in known if name not in close and words & set(name.split("-"))]
+    return tuple(close[:6])
+
+
+def load(package: ModuleType, group: str, kind: type[Kind]) -> Iterator[Kind]:
+    """Yield an instance of every class of that kind in the package's files and in the entry points of the group.
+
+    A file or an entry point that can't be loaded is passed over: one broken plugin must not take the catalogue along.
+    """
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for value in vars(module).values():
+            if is_entry(value, kind) and value.__module__ == module.__name__:
+                yield value()
+    for point in entry_points(group=group):
+        try:
+            value = point.load()
+            if is_entry(value, kind):
+                yield value()
+        except Exception:
+            continue
+
+
+def is_entry(value: object, kind: type[Kind]) -> bool:
+    return isinstance(value, type) and issubclass(value, kind) and value is not kind and not isabstract(value)

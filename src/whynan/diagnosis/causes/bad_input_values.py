@@ -1,0 +1,72 @@
+"""bad-input-values: the batch itself holds NaN or Inf."""
+
+from whynan.diagnosis import facts
+from whynan.diagnosis.cause import Cause, Match
+from whynan.records.evidence import Evidence
+
+# Fill values for "missing" (9.97e36, 1e20, float's largest) are this large; measured quantities are not.
+FILL_VALUE = 1e18
+
+
+class BadInputValues(Cause):
+    """The input of the model holds NaN or Inf before any operation has touched it: an empty cell in a table, a sensor
+    that failed, a fill value for "missing" that means nothing to the model.
+
+    Symptoms:
+        The loss is NaN at one batch, another one for every shuffle, and from then on for good. Every activation
+        of that sample is NaN, from the first layer on.
+
+    Given:
+        x = torch.tensor([[0.2, float("nan")], [0.4, 0.1]])
+        model = nn.Linear(2, 1)
+    Bad:
+        loss = model(x).mean()
+    Good:
+        x = x[torch.isfinite(x).all(dim=1)]
+        loss = model(x).mean()
+    """
+
+    slug = "bad-input-values"
+    title = "the input holds NaN or Inf"
+    group = "data"
+    remedies = ("drop-sample", "normalize-inputs", "fix-labels")
+
+    def match(self, evidence: Evidence) -> Match | None:
+        leaf = evidence.bad_leaf
+        if leaf is not None and leaf.tensor.role == "batch":
+            # An operation of the dataset is known to have made it: then that operation is the better answer.
+            made = facts.is_data(evidence) and bool(evidence.origin and evidence.origin.inputs)
+            facts_found = (f"batch: {facts.describe(leaf.tensor)}", *((leaf.detail,) if leaf.detail else ()))
+            return Match(
+                0.6 if made else 0.95,
+                f"The batch came with {leaf.tensor.n_nonfinite} non-finite input values; no operation of the step "
+                "made them.",
+                facts_found,
+            )
+        bad = next((t for t in evidence.batch.tensors if t.role == "batch" and t.n_nonfinite), None)
+        if bad is not None:
+            return Match(
+                0.55 if evidence.intended_infinity or evidence.origin is not None else 0.85,
+                f"The batch came with {bad.n_nonfinite} non-finite input values.",
+                (f"batch: {facts.describe(bad)}",),
+            )
+        return self.match_value(evidence)
+
+    def match_value(self, evidence: Evidence) -> Match | None:
+        """Match finite values that mean nothing: a fill value, a raw input outside a function's domain."""
+        extreme = facts.extreme_tensor(evidence)
+        if extreme is not None and extreme.role == "batch" and extreme.abs_max >= FILL_VALUE:
+            return Match(
+                facts.local(evidence, 0.86),
+                f"The batch holds a value of {facts.number(extreme.abs_max)}: a fill value for missing data, not a "
+                "measurement.",
+                (f"batch: {facts.describe(extreme)}",),
+            )
+        first = facts.first(evidence)
+        if first is None or first.role != "batch" or not facts.is_forward(evidence):
+            return None
+        if facts.op_of(evidence) in ("log", "log2", "log10", "log1p", "sqrt") and first.n_negative:
+            return Match(
+                0.8, "A raw input is negative where only positive values make sense.", (facts.describe(first),)
+            )
+        return None

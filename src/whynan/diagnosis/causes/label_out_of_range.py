@@ -1,0 +1,60 @@
+"""label-out-of-range: a class index that names no class."""
+
+import re
+
+from whynan.diagnosis import facts
+from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.growth import growth_of
+from whynan.records.evidence import Evidence
+
+ERROR = re.compile(r"out of (bounds|range)|n_classes|class values must be|t >= 0", re.IGNORECASE)
+
+
+class LabelOutOfRange(Cause):
+    """A label is outside [0, number of classes), or outside [0, 1] for a binary loss: labels counted from 1, a 255 that
+    nobody declared as "ignore", a -1 for "unknown".
+
+    Symptoms:
+        An index error on the CPU, a device-side assertion on a GPU; with a hand-written loss, log of a negative
+        number or a loss that falls below 0 and goes to -inf, because a label of 2 pays for ever larger logits.
+
+    Given:
+        p = torch.tensor([0.2, 0.7, 0.9], requires_grad=True)
+        y = torch.tensor([0, 2, 1])
+    Bad:
+        loss = -torch.log(p * y + (1 - p) * (1 - y)).mean()
+    Good:
+        y = (y == 2).long()
+        loss = -torch.log(p * y + (1 - p) * (1 - y)).mean()
+    """
+
+    slug = "label-out-of-range"
+    title = "a label names a class that does not exist"
+    group = "data"
+    remedies = ("fix-labels", "drop-sample")
+
+    def match(self, evidence: Evidence) -> Match | None:
+        wrong = evidence.batch.labels_out_of_range
+        if wrong:
+            position, label = wrong[0]
+            return Match(
+                0.5 if growth_of(evidence).diverged else 0.93,
+                f"The label {facts.number(label)} at position {position} of the batch names no class.",
+                tuple(f"position {position}: label {facts.number(label)}" for position, label in wrong[:5]),
+            )
+        if evidence.error and ERROR.search(evidence.error) and not facts.is_overflow(evidence):
+            return Match(0.85, f"The step ended with: {evidence.error.splitlines()[0]}", (evidence.error[:200],))
+        return self.match_binary(evidence)
+
+    def match_binary(self, evidence: Evidence) -> Match | None:
+        if not (evidence.loss_function or "").startswith("binary_cross_entropy") or len(evidence.loss_inputs) < 2:
+            return None
+        target = evidence.loss_inputs[1]
+        if target.min is None or target.max is None or (target.min >= 0 and target.max <= 1):
+            return None
+        return Match(
+            0.91,
+            f"{evidence.loss_function} got targets from {facts.number(target.min)} to {facts.number(target.max)}; "
+            "outside [0, 1] it has no lower bound.",
+            (f"target: {facts.describe(target)}",),
+        )

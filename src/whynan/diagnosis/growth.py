@@ -1,0 +1,113 @@
+"""Whether the run was diverging before the step failed: an overflow after growth is an effect, at step 0 a cause."""
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from whynan.records.evidence import Evidence
+
+LOSS_UP = 1e3
+GRADIENT_UP = 1e3
+WEIGHTS_UP = 10.0
+# A step counts as part of the growth when its value stands this many times above the early ones.
+RISEN = 5.0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many times loss, gradient norm and weights have grown since the first steps; 1 where nothing is known.
+
+    `n_risen` is how many steps in a row before the failing one stood above the early values; `jump` how many times
+    the last gradient norm exceeds the ones just before it.
+    """
+
+    loss: float = 1.0
+    gradient: float = 1.0
+    weights: float = 1.0
+    n_risen: int = 0
+    n_steps: int = 0
+    jump: float = 1.0
+
+    @property
+    def large(self) -> bool:
+        return self.loss >= LOSS_UP or self.gradient >= GRADIENT_UP or self.weights >= WEIGHTS_UP
+
+    @property
+    def diverged(self) -> bool:
+        """Large growth that went on for some steps, not one bad step."""
+        return self.large and (self.n_risen >= 3 or self.weights >= 100 * WEIGHTS_UP)
+
+    @property
+    def jumped(self) -> bool:
+        """One gradient out of nowhere: orders of magnitude within a step, on weights that have hardly changed."""
+        return self.jump >= 1e3 and self.n_risen <= 2
+
+    def facts(self) -> tuple[str, ...]:
+        """Return the growth as facts that a reader can check against the history."""
+        found = []
+        if self.loss >= 10:
+            found.append(f"loss: {self.loss:.3g} times its early value")
+        if self.gradient >= 10:
+            found.append(f"gradient norm: {self.gradient:.3g} times its early value")
+        if self.weights >= 2:
+            found.append(f"weight norm: {self.weights:.3g} times its start")
+        if self.n_risen >= 2:
+            found.append(f"growth over the last {self.n_risen} of {self.n_steps} steps")
+        if self.jump >= 100:
+            found.append(f"gradient norm: {self.jump:.3g} times the steps just before")
+        return tuple(found)
+
+    def sentence(self) -> str:
+        """Return the largest growth in words."""
+        parts = []
+        if self.loss >= 10:
+            parts.append(f"the loss {self.loss:.3g}-fold")
+        if self.gradient >= 10:
+            parts.append(f"the gradient norm {self.gradient:.3g}-fold")
+        if self.weights >= 2:
+            parts.append(f"the weights {self.weights:.3g}-fold")
+        grown = " and ".join(parts) if len(parts) < 3 else f"{parts[0]}, {parts[1]} and {parts[2]}"
+        return f"{grown} since the first steps" if grown else "nothing measured"
+
+
+def growth_of(evidence: Evidence) -> Growth:
+    """Return how the run grew before the failing step."""
+    history = evidence.history
+    losses, gradients = finite(history.loss), finite(history.grad_norm)
+    loss, n_loss = rise(losses)
+    gradient, n_gradient = rise(gradients)
+    # A loss that starts next to 0 doubles for nothing; a diverging one gets large as a number too.
+    if not losses or max(losses[-5:]) < 10:
+        loss, n_loss = 1.0, 0
+    weights = 1.0
+    if history.weight_norm_start and history.weight_norm_now and history.weight_norm_start > 0:
+        now = history.weight_norm_now
+        weights = now / history.weight_norm_start if math.isfinite(now) else 1.0
+    return Growth(loss, gradient, weights, max(n_loss, n_gradient), max(len(losses), len(gradients)), jump(gradients))
+
+
+def finite(series: tuple[float, ...]) -> list[float]:
+    """Return the magnitudes of the finite values, oldest first."""
+    return [abs(value) for value in series if math.isfinite(value)]
+
+
+def rise(series: list[float]) -> tuple[float, int]:
+    """Return how many times the last values exceed the early median, and for how many last steps in a row."""
+    if len(series) < 2:
+        return 1.0, 0
+    n_early = max(1, min(20, len(series) // 5))
+    early = max(median(series[:n_early]), 1e-12)
+    n_risen = 0
+    for value in reversed(series[n_early:]):
+        if value < RISEN * early:
+            break
+        n_risen += 1
+    return max(series[-3:]) / early, n_risen
+
+
+def jump(series: list[float]) -> float:
+    """Return how many times the last value exceeds the median of the ten before it."""
+    if len(series) < 3:
+        return 1.0
+    before = median(series[-11:-1])
+    return series[-1] / before if before > 0 else 1.0

@@ -1,0 +1,27 @@
+"""drop-sample: train without the offending sample."""
+
+from whynan.diagnosis.remedy import Remedy
+from whynan.records.evidence import Evidence
+
+
+class DropSample(Remedy):
+    """Leave the offending sample out of the dataset. Right where the sample is broken (NaN, a box without area, an empty
+    document); where it is legitimate, mend the operation instead.
+
+    Code:
+        bad = {4021}
+        dataset = torch.utils.data.Subset(dataset, [i for i in range(len(dataset)) if i not in bad])
+    """
+
+    slug = "drop-sample"
+    title = "leave the offending sample out"
+
+    def where(self, evidence: Evidence) -> str | None:
+        return None
+
+    def patch(self, evidence: Evidence, cause: str) -> str | None:
+        indices = sorted({sample.index for sample in evidence.samples if sample.index is not None})
+        if not indices or len(indices) > 16:
+            return None
+        inside = ", ".join(map(str, indices))
+        return f"dataset = torch.utils.data.Subset(dataset, [i for i in range(len(dataset)) if i not in {{{inside}}}])"

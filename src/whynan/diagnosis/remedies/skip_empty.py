@@ -1,0 +1,52 @@
+"""skip-empty: nothing to learn from gives a loss of 0."""
+
+import ast
+
+from whynan.diagnosis import facts
+from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.rewrite import calls, is_method, parse, replaced, set_keyword, text_of
+from whynan.records.evidence import Evidence
+
+
+class SkipEmpty(Remedy):
+    """Where nothing is selected, let the loss be 0: sum and divide by the count, at least 1. Exactly the mean in all other
+    cases, and the gradient is 0 where there is nothing to learn from.
+
+    Code:
+        loss = error[mask].sum() / mask.sum().clamp(min=1)
+        loss = F.cross_entropy(out, y, ignore_index=-100, reduction="sum") / (y != -100).sum().clamp(min=1)
+    """
+
+    slug = "skip-empty"
+    title = "a loss of 0 where there is nothing to learn from"
+
+    def patch(self, evidence: Evidence, cause: str) -> str | None:
+        code = evidence.origin.source.code if evidence.origin else None
+        parsed = parse(code)
+        if parsed is None:
+            return None
+        line, tree = parsed
+        op = facts.op_of(evidence)
+        if op in ("nll_loss", "cross_entropy"):
+            return cross_entropy(line, tree)
+        if op in ("mean", "sum", "div"):
+            for call in calls(tree, "mean"):
+                # x[mask].mean() -> x[mask].sum() / mask.sum().clamp(min=1)
+                if is_method(call) and isinstance(call.func, ast.Attribute) and not call.args and not call.keywords:
+                    x = text_of(line, call.func.value)
+                    return replaced(line, call, f"{x}.sum() / max({x}.numel(), 1)")
+        return None
+
+
+def cross_entropy(line: str, tree: ast.AST) -> str | None:
+    """Return the line with the mean written as a sum over the number of targets that count."""
+    for call in calls(tree, "cross_entropy", "nll_loss"):
+        if len(call.args) < 2 or any(given.arg == "reduction" for given in call.keywords):
+            continue
+        ignore = next((ast.unparse(given.value) for given in call.keywords if given.arg == "ignore_index"), "-100")
+        target = call.args[1]
+        y = text_of(line, target)
+        summed = set_keyword(text_of(line, call), "reduction", '"sum"')
+        if summed is not None:
+            return replaced(line, call, f"{summed} / ({y} != {ignore}).sum().clamp(min=1)")
+    return None

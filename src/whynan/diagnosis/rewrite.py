@@ -1,0 +1,145 @@
+"""One line of the user's code, with one expression on it replaced and every other character as it was."""
+
+import ast
+from collections.abc import Callable, Iterator
+
+Replace = Callable[[str], str]
+
+
+def parse(code: str | None) -> tuple[str, ast.AST] | None:
+    """Return the stripped line and its syntax tree; None where the line alone is no statement."""
+    line = (code or "").strip()
+    # The head of a block is a statement once it has a body; a bare expression over several lines never is.
+    for candidate in (line, f"{line} pass", line.removeprefix("el") + " pass"):
+        try:
+            return line, ast.parse(candidate)
+        except (SyntaxError, ValueError):
+            continue
+    return None
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+    """Yield the calls of these functions or methods, the innermost last."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and name_of(node) in names:
+            yield node
+
+
+def name_of(call: ast.Call) -> str:
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def owner_of(call: ast.Call) -> str:
+    """Return what stands before the dot: "torch" in torch.log(x), "x" in x.log(), "" for log(x)."""
+    return ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+
+
+def is_method(call: ast.Call) -> bool:
+    """Return whether the call works on what stands before the dot rather than on its first argument."""
+    owner = owner_of(call)
+    return bool(owner) and owner not in ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional", "jnp", "tf",
+                                         "torch.nn.functional", "tf.math", "torch.special", "linalg", "ops", "np.linalg")  # fmt: skip
+
+
+def argument_of(call: ast.Call) -> ast.expr | None:
+    """Return the expression that the function works on."""
+    if is_method(call) and isinstance(call.func, ast.Attribute):
+        return call.func.value
+    return call.args[0] if call.args else None
+
+
+def text_of(line: str, node: ast.expr) -> str:
+    """Return the node's source text; columns count bytes of UTF-8."""
+    data = line.encode()
+    return data[node.col_offset : node.end_col_offset].decode()
+
+
+def replaced(line: str, node: ast.expr, new: str) -> str:
+    """Return the line with the node's text replaced."""
+    data = line.encode()
+    return (data[: node.col_offset] + new.encode() + data[node.end_col_offset :]).decode()
+
+
+def bracketed(line: str, node: ast.expr) -> str:
+    """Return the node's text, in brackets where a method call or an operator behind it would bind more tightly."""
+    text = text_of(line, node)
+    simple = isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    return text if simple else f"({text})"
+
+
+def wrap_argument(code: str | None, names: tuple[str, ...], new: Callable[[str, str], str]) -> str | None:
+    """Return the line with the argument x of the call of one of these functions replaced by new(x, owner).
+
+    x comes bracketed where it has to be; owner is what stands before the dot of a function ("torch", "np").
+    """
+    parsed = parse(code)
+    if parsed is None:
+        return None
+    line, tree = parsed
+    for call in calls(tree, *names):
+        argument = argument_of(call)
+        if argument is None or isinstance(argument, ast.Starred):
+            continue
+        owner = "" if is_method(call) else owner_of(call)
+        text = new(bracketed(line, argument), owner)
+        if is_method(call) and not text.endswith(")"):
+            text = f"({text})"
+        # A method's receiver that is in brackets already: their columns are not the node's.
+        return replaced(line, argument, text)
+    return None
+
+
+def replace_divisor(code: str | None, new: Callable[[str], str]) -> str | None:
+    """Return the line with the divisor of its only division replaced; None where it has none or several."""
+    parsed = parse(code)
+    if parsed is None:
+        return None
+    line, tree = parsed
+    divisions = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
+    # x / 2 can't be it.
+    divisions = [node for node in divisions if not isinstance(node.right, ast.Constant)]
+    if len(divisions) != 1:
+        return None
+    node = divisions[0].right
+    inner = text_of(line, node)
+    before = line.encode()[: node.col_offset].decode().rstrip()
+    # The columns of a bracketed node lie inside its brackets.
+    in_brackets = before.endswith("(") and isinstance(node, (ast.BinOp, ast.UnaryOp))
+    return replaced(line, node, new(inner) if in_brackets else f"({new(inner)})")
+
+
+def replace_power_base(code: str | None, new: Callable[[str], str]) -> str | None:
+    """Return the line with the base of its only power replaced."""
+    parsed = parse(code)
+    if parsed is None:
+        return None
+    line, tree = parsed
+    powers = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+    if len(powers) != 1:
+        return None
+    node = powers[0].left
+    before = line.encode()[: node.col_offset].decode().rstrip()
+    in_brackets = before.endswith("(") and isinstance(node, (ast.BinOp, ast.UnaryOp))
+    text = new(text_of(line, node))
+    return replaced(line, node, text if in_brackets else f"({text})")
+
+
+def set_keyword(code: str | None, keyword: str, value: str) -> str | None:
+    """Return the line with the keyword of a call set to another value, added to the last call where it is missing."""
+    parsed = parse(code)
+    if parsed is None:
+        return None
+    line, tree = parsed
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in found:
+        for given in call.keywords:
+            if given.arg == keyword:
+                return replaced(line, given.value, value)
+    if not found:
+        return None
+    end = found[0].end_col_offset or len(line)
+    data = line.encode()
+    comma = ", " if found[0].args or found[0].keywords else ""
+    return (data[: end - 1] + f"{comma}{keyword}={value}".encode() + data[end - 1 :]).decode()
