@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from whynan.report.words import number, plural
+from whynan.report.words import clean, plural, short_number
 
 WIDTH, HEIGHT = 720, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 18, 26
@@ -72,22 +72,21 @@ def draw(name: str, values: Sequence[float]) -> Chart | None:
     n_bad = len(values) - len(finite)
     kind = " (logarithmic)" if scale.is_log else ""
     return Chart(
-        title=_TITLES.get(name, name) + kind,
+        title=clean(_TITLES.get(name, name)) + kind,
         summary=_summary(finite, n_bad),
         lines=tuple(" ".join(f"{x},{y}" for x, y in run) for run in runs if len(run) > 1),
         dots=tuple(run[0] for run in runs if len(run) == 1),
         marks=tuple(_marks(values)),
-        ticks=tuple(Tick(scale.y(value), number(value)) for value in _tick_values(scale)) if finite else (),
+        ticks=tuple(Tick(scale.y(value), short_number(value)) for value in _tick_values(scale)) if finite else (),
         span=f"last {plural(len(values), 'step')} recorded, oldest on the left",
     )
 
 
 def _summary(finite: Sequence[float], n_bad: int) -> str:
-    parts = (
-        [f"from {number(min(finite))} to {number(max(finite))}, last finite value {number(finite[-1])}"]
-        if finite
-        else []
-    )
+    parts = []
+    if finite:
+        low, high, last = (short_number(value) for value in (min(finite), max(finite), finite[-1]))
+        parts.append(f"from {low} to {high}, last finite value {last}")
     if n_bad:
         parts.append(f"{n_bad} non-finite")
     return "; ".join(parts)

@@ -143,7 +143,7 @@ def _incident(item: Json, report: Json, roots: Sequence[Path]) -> Incident:
         no_cause=phrases.no_cause(item),
         other_causes=causes[1:],
         samples=tuple(phrases.sample(sample) for sample in item["samples"]),
-        remedies=tuple(_remedy(remedy) for remedy in item["remedies"]),
+        remedies=tuple(_remedy(remedy, item["replay"]) for remedy in item["remedies"]),
         terms=tuple(_term(term) for term in item["loss_terms"]),
         path=tuple(_step(step) for step in item["path"]),
         not_restored=tuple(clean(name) for name in item["replay"].get("not_restored") or ()),
@@ -177,12 +177,12 @@ def _cause(cause: Json, incident: Json, rank: int) -> Cause:
     )
 
 
-def _remedy(remedy: Json) -> Remedy:
-    state = {True: "yes", False: "no"}.get(remedy["proved"], "untried")
+def _remedy(remedy: Json, replay: Json) -> Remedy:
+    state, mark = phrases.remedy_mark(remedy, replay)
     return Remedy(
         slug=clean(remedy["slug"]),
         title=clean(remedy["title"]),
-        mark=phrases.REMEDY_MARKS[state],
+        mark=mark,
         state=state,
         where=_optional(remedy.get("where")),
         outcome=_optional(remedy.get("outcome")),

@@ -8,7 +8,7 @@ from whynan.report.words import clean
 
 Json = Mapping[str, Any]
 
-REMEDY_MARKS = {"yes": "confirmed", "no": "tried, did not help", "untried": "not tried"}
+_REMEDY_MARKS = {True: ("yes", "confirmed"), False: ("no", "tried, did not help"), None: ("untried", "not tried")}
 
 _MEASURED_FROM = 0.9
 _LIKELY_FROM = 0.5
@@ -23,7 +23,7 @@ def run_headline(report: Json) -> str:
     if report["outcome"] == "diverging":
         return f"the run is diverging: finite in {steps}, but growing"
     if report["outcome"] == "script-error":
-        return f"the script ended with an error; nothing non-finite was seen in {steps}"
+        return f"the script ended with an error of its own; nothing non-finite was seen in {steps}"
     if report["outcome"] == "non-finite":
         return f"something non-finite was seen in {steps}, and nothing more is known of it"
     return f"healthy: nothing non-finite was seen in {steps}"
@@ -38,7 +38,7 @@ def headline(incident: Json, outcome: str) -> str:
 
 def symptom(found: Json, outcome: str) -> str:
     """Return what the user sees: "loss is NaN", "gradient of fc.weight has NaN", "loss is diverging: 3.2e+08"."""
-    value = words.number(found["value"])
+    value = words.number(words.as_number(found["value"]))
     subject = _subject(clean(found["what"]), clean(found["name"] or ""))
     if not words.is_nonfinite(found["value"]):
         return f"{subject} is diverging: {value}" if outcome == "diverging" else f"{subject} is {value}"
@@ -90,8 +90,18 @@ def elements(origin: Json) -> str | None:
     return f"at {', '.join(shown)}" if shown else None
 
 
+def remedy_mark(remedy: Json, replay: Json) -> tuple[str, str]:
+    """Return what a trial of a remedy showed, as a state ("yes", "no", "untried") and in words."""
+    if remedy["proved"] and not replay["reproduced"]:
+        # Finite with the remedy says nothing where the step is finite without it.
+        return "untried", "not proved"
+    return _REMEDY_MARKS[remedy["proved"]]
+
+
 def no_origin(incident: Json) -> str:
     """Return why no origin can be named."""
+    if not words.is_nonfinite(incident["symptom"]["value"]):
+        return "no single operation: nothing is non-finite yet, the values grow from step to step"
     if not incident["replay"]["reproduced"]:
         return "not known: the failing step was not seen op by op"
     return "not known: no operation of the step made it from finite inputs"
@@ -144,4 +154,5 @@ def script_error(report: Json) -> str | None:
     if not report.get("error"):
         return None
     lines = [line for line in str(report["error"]).strip().splitlines() if line.strip()]
-    return f"the script ended with {clean(lines[-1].strip())}" if lines else None
+    start = "the script then ended with " if report["incidents"] else ""
+    return start + clean(lines[-1].strip()) if lines else None

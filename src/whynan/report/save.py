@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from whynan.errors import OutputError
 from whynan.records import Recording
 from whynan.records.numbers import to_jsonable
 from whynan.report.npz import to_npz
+from whynan.report.source import add_contexts
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -23,6 +24,7 @@ def save(recording: Recording, out: Path) -> None:
     """
     _make(out)
     report = recording.to_json()
+    add_contexts(report)
     failures = []
     for name, make in (
         (REPORT, lambda: to_json_text(report).encode("ascii")),
@@ -37,9 +39,11 @@ def save(recording: Recording, out: Path) -> None:
         raise OutputError("; ".join(failures))
 
 
-def save_page(report: dict[str, Any], history: dict[str, tuple[float, ...]], out: Path) -> None:
+def save_page(
+    report: dict[str, Any], history: dict[str, tuple[float, ...]], out: Path, roots: Sequence[Path] = ()
+) -> None:
     """Write report.html again from a report that was read. Raises OutputError."""
-    _write_made(out / PAGE, lambda: _page(report, history))
+    _write_made(out / PAGE, lambda: _page(report, history, roots))
 
 
 def to_json_text(report: dict[str, Any]) -> str:
@@ -56,11 +60,11 @@ def _plain(value: object) -> Any:
         return str(value)
 
 
-def _page(report: dict[str, Any], history: dict[str, tuple[float, ...]]) -> bytes:
+def _page(report: dict[str, Any], history: dict[str, tuple[float, ...]], roots: Sequence[Path] = ()) -> bytes:
     # Imported here: report.json must not depend on the page, not even on its templates being there.
     from whynan.report.html import render
 
-    return render(json.loads(to_json_text(report)), history).encode("utf-8", "backslashreplace")
+    return render(json.loads(to_json_text(report)), history, roots).encode("utf-8", "backslashreplace")
 
 
 def _make(out: Path) -> None:

@@ -24,6 +24,8 @@ class SourceRow:
 
 def read_context(origin: Mapping[str, Any], roots: Sequence[Path]) -> tuple[SourceRow, ...]:
     """Return the origin's line with two lines around it; the recorded line alone where the file has changed or gone."""
+    if origin.get("context"):
+        return tuple(_recorded_row(row, origin) for row in origin["context"])
     line = origin.get("line")
     lines = _read_lines(origin, roots) if origin.get("file") and isinstance(line, int) else None
     if lines is None or line is None:
@@ -31,6 +33,19 @@ def read_context(origin: Mapping[str, Any], roots: Sequence[Path]) -> tuple[Sour
     first = max(1, line - _AROUND)
     rows = [SourceRow(n, clean(lines[n - 1]), n == line) for n in range(first, min(len(lines), line + _AROUND) + 1)]
     return _dedented(rows)
+
+
+def add_contexts(report: Mapping[str, Any], roots: Sequence[Path] = (Path(),)) -> None:
+    """Put the source around each origin into the report: it is shown later where the file is not, or has changed."""
+    for incident in (*report["incidents"], *report["skipped"]):
+        origin = incident["origin"]
+        rows = read_context(origin, roots) if origin else ()
+        if len(rows) > 1:
+            origin["context"] = [{"line": row.number, "code": row.code} for row in rows]
+
+
+def _recorded_row(row: Mapping[str, Any], origin: Mapping[str, Any]) -> SourceRow:
+    return SourceRow(row["line"], clean(row["code"]), row["line"] == origin.get("line"))
 
 
 def first_line(origin: Mapping[str, Any]) -> str:

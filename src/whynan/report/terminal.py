@@ -59,9 +59,12 @@ def render(
     if page.is_silent and not is_asked:
         return
     probe = Console(file=file)
-    is_styled = probe.is_terminal and not probe.is_dumb_terminal and not probe.legacy_windows
+    is_plain = probe.is_dumb_terminal or probe.no_color or probe.legacy_windows
+    is_styled = probe.is_terminal and not is_plain
     width = max(_NARROWEST, min(probe.width, _WIDEST)) if probe.is_terminal else _PIPE_WIDTH
-    write_safely(_to_text(page, width, is_styled, out), file)
+    # The script may have left the cursor behind a progress bar.
+    start = "" if is_asked else "\n"
+    write_safely(start + _to_text(page, width, is_styled, out), file)
 
 
 def _to_text(page: model.Page, width: int, is_styled: bool, out: Path | None) -> str:
@@ -93,7 +96,9 @@ def _lines(row: Row, width: int, console: Console) -> Iterator[Text]:
         row.text.truncate(room, overflow="ellipsis")
     if row.max_lines is not None and len(body) > row.max_lines:
         body = body[: row.max_lines]
-        body[-1] = Text.assemble(body[-1], " …")
+        body[-1].rstrip()
+        body[-1].truncate(room - 2)
+        body[-1].append(" …")
     for number, line in enumerate(body):
         line.rstrip()
         yield line if row.label == "#" else Text.assemble(_label(row.label if number == 0 else ""), line)
@@ -109,7 +114,7 @@ def _rows(page: model.Page, out: Path | None) -> Iterator[Row]:
     if not page.incidents:
         yield Row("#", Text(page.headline, "bold"))
     if len(page.incidents) > 1 + _MAX_MORE:
-        yield Row("", Text(f"and {len(page.incidents) - 1 - _MAX_MORE} more incidents"))
+        yield Row("#", Text(f"and {len(page.incidents) - 1 - _MAX_MORE} more"))
     if page.script_error:
         yield Row("error", Text(page.script_error), max_lines=_MAX_EXPLANATION_LINES)
     if page.skipped:

@@ -41,6 +41,21 @@ def number(value: object) -> str:
     return text if len(text) <= 12 else f"{value:.6g}"
 
 
+def as_number(value: object) -> object:
+    """Return the finite number that a text spells out, anything else as it is."""
+    if not isinstance(value, str) or is_nonfinite(value):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def short_number(value: float) -> str:
+    """Return a number in four digits, for an axis or an overview."""
+    return number(value) if value in (float("inf"), float("-inf")) or value != value else f"{value:.4g}"
+
+
 def is_nonfinite(value: object) -> bool:
     """Return whether a value of a report stands for NaN, +Inf or -Inf."""
     return isinstance(value, str) and value in _NAMES

@@ -1,0 +1,123 @@
+"""The page: whole, self-contained, and nothing in it acts."""
+
+from html.parser import HTMLParser
+
+import pytest
+from tests.report.recordings import HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile
+
+from whynan.report.chart import HEIGHT, WIDTH, draw
+from whynan.report.html import render
+
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """The elements, attributes and text of a page; it fails where an element is not closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_page_is_well_formed_and_self_contained(name):
+    page = Page(render(VARIANTS[name].to_json(), HISTORY))
+    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    for key, value in page.attributes:
+        assert not key.startswith("on")
+        assert "://" not in (value or "")
+    assert "None" not in page.text
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_nothing_is_injected(text):
+    recorded = hostile(text)
+    written = render(recorded.to_json(), recorded.history)
+    innocent = hostile("innocent")
+    page, like = Page(written), Page(render(innocent.to_json(), innocent.history))
+    tags = [tag for tag in page.tags if tag != "span"]
+    assert tags == [tag for tag in like.tags if tag != "span"]
+    assert not any(key.startswith("on") or key == "src" for key, _ in page.attributes)
+    assert "49" not in page.text
+    assert not set(written) & set("\x1b\x07\x9b\u202e")
+
+
+def test_page_holds_what_matters():
+    text = Page(render(VARIANTS["everything"].to_json(), HISTORY)).text
+    for part in (
+        "loss is NaN at step 1417 (epoch 3)",
+        "train.py:58",
+        "angle = torch.acos(cos)",
+        "domain-error",
+        "largest input 1.0000001",
+        "dataset index 9310",
+        "tried, did not help",
+        "loss_box",
+        "the file log.txt",
+        "found by bisection",
+        "gradient norm (logarithmic)",
+        "train.py --data 'my data'",
+    ):
+        assert part in text
+
+
+def test_not_reproduced_stands_before_the_origin():
+    text = Page(render(VARIANTS["not-reproduced"].to_json())).text
+    assert text.index("Not reproduced") < text.index("Where it began")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.0, 2.0, 3.0),
+        (0.0, 0.0),
+        (1e-300, 1e300),
+        (5e-324, 1.7e308),
+        (-1.7e308, 1.7e308),
+        (1.7e308, 1.7e308),
+        (NAN, NAN),
+        (NAN, 1.0, INF, 2.0, -INF),
+        tuple(float(n) for n in range(50_000)),
+        tuple(NAN if n % 3 == 0 else float(n) for n in range(5_000)),
+    ],
+)
+def test_chart_stays_in_its_frame(values):
+    chart = draw("loss", values)
+    points = [tuple(map(float, point.split(","))) for line in chart.lines for point in line.split()]
+    points += chart.dots
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    assert all(0 <= tick.y <= HEIGHT for tick in chart.ticks)
+    assert len(points) <= 1300 or NAN in values
+    assert bool(chart.marks) == any(value != value or abs(value) == INF for value in values)
+
+
+def test_chart_keeps_a_single_peak():
+    values = [1.0] * 10_000
+    values[7_777] = 50.0
+    heights = [float(point.split(",")[1]) for line in draw("loss", values).lines for point in line.split()]
+    assert min(heights) < 20
+
+
+def test_chart_needs_two_values():
+    assert draw("loss", ()) is None
+    assert draw("loss", (1.0,)) is None
