@@ -1,0 +1,44 @@
+"""Boxes without width or height, by the convention that the other boxes of the batch follow."""
+
+from typing import Any
+
+import torch
+
+_MAJORITY = 0.6
+
+
+def degenerate_boxes(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, tuple[float, ...]]]:
+    """Return (position, box) for each degenerate box among (position, float tensor [n, 4], format or None).
+
+    Corners (x1, y1, x2, y2) and sizes (x, y, w, h or centre first) look alike in one box. Where no format is given,
+    the batch decides: ordered corners in most boxes mean corners. Where neither reading fits most boxes, nothing is
+    claimed.
+    """
+    known = next((format_ for _, _, format_ in samples if format_), None)
+    boxes = torch.cat([rows for _, rows, _ in samples]) if samples else torch.zeros(0, 4)
+    boxes = boxes[torch.isfinite(boxes).all(1) & ~_is_padding(boxes)]
+    if not len(boxes):
+        return []
+    as_corners = known == "xyxy" if known else _share(_ordered(boxes)) >= _MAJORITY
+    if not known and not as_corners and _share((boxes[:, 2:] > 0).all(1)) < _MAJORITY:
+        return []
+    found = []
+    for position, rows, _ in samples:
+        sizes = rows[:, 2:] - rows[:, :2] if as_corners else rows[:, 2:]
+        bad = (sizes <= 0).any(1) & torch.isfinite(rows).all(1) & ~_is_padding(rows)
+        found += [(position, tuple(box)) for box in rows[bad].tolist()]
+    return found
+
+
+def _ordered(boxes: Any) -> Any:
+    """Corners in order, equal ones included: the box in question may be the only one."""
+    return (boxes[:, 2:] >= boxes[:, :2]).all(1)
+
+
+def _is_padding(boxes: Any) -> Any:
+    """Rows of 0 or -1 fill a batch up to the image with the most boxes."""
+    return (boxes == 0).all(1) | (boxes == -1).all(1)
+
+
+def _share(truths: Any) -> float:
+    return float(truths.double().mean())

@@ -1,0 +1,232 @@
+"""What is wrong in a batch, as far as its values tell without the model: `BatchFacts` from named items."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from whynan.adapters.torch.data import structure
+from whynan.adapters.torch.data.batch import batch_size
+from whynan.adapters.torch.data.boxes import degenerate_boxes
+from whynan.adapters.torch.data.summary import summarize, unseen
+from whynan.records.evidence import BatchFacts
+from whynan.records.tensor import Role
+
+N_TENSORS = 40
+"""Tensors that are summarized; a detection batch of 64 images has hundreds."""
+N_FINDINGS = 64
+"""Entries of each kind that are kept."""
+
+_WORD = r"(?:^|[^a-z])(?:{})s?\d*(?:$|[^a-z])"
+_TARGET = re.compile(
+    _WORD.format("y|t|target|label|lbl|mask|masks|box|boxes|bbox|gt|truth|seg|class|classes|tgt|ys"), re.I
+)
+_NOT_TARGET = re.compile(r"attention|attn|pad|key|src|valid|token_type|input|feature|image|img", re.I)
+_LENGTH = re.compile(r"len|length|width|n_frames|num_", re.I)
+_NO_LABEL = re.compile(r"len|size|area|(^|[^a-z])id|idx|index|crowd|shape|orig|width|height|box|count|num_", re.I)
+_BOX = re.compile(r"box|roi", re.I)
+
+_IGNORED = (-100, -1, 255)
+_MIN_CONSTANT = 8
+"""A sample of fewer values may well be constant by chance."""
+_MIN_MASK = 16
+
+
+class _Part(NamedTuple):
+    """A tensor of the batch; `position` is the sample that it belongs to, None where it holds all of them."""
+
+    name: str
+    values: Any
+    role: Role
+    position: int | None
+
+    def samples(self, size: int) -> list[tuple[int, Any]]:
+        if self.position is not None:
+            return [(self.position, self.values)]
+        return list(enumerate(self.values)) if structure.leading(self.values) == size else []
+
+
+def describe(named_items: dict[str, Any], num_classes: int | None = None) -> BatchFacts:
+    """Return the facts of a batch whose items have the names that the script gives them.
+
+    `num_classes` is the number of classes of the model's output, where that is known.
+    """
+    size = _common_size(named_items)
+    with unseen():
+        parts = list(_parts(named_items, size))
+        tensors = tuple(summarize(part.values, part.role, part.name) for part in parts[:N_TENSORS])
+        if size is None:
+            return BatchFacts(None, tensors)
+        return BatchFacts(
+            size=size,
+            tensors=tensors,
+            degenerate_boxes=_safe(_boxes, parts, size),
+            constant_samples=_safe(_constant, parts, size),
+            ignored_samples=_safe(_ignored, parts, size),
+            empty_targets=_safe(_empty, parts, size),
+            labels_out_of_range=_safe(lambda found, n: _out_of_range(found, n, num_classes), parts, size),
+        )
+
+
+def _safe(find: Any, parts: list[_Part], size: int) -> Any:
+    """One kind of finding that fails on an odd batch must not cost the others."""
+    try:
+        return tuple(find(parts, size))[:N_FINDINGS]
+    except Exception:
+        return ()
+
+
+def _common_size(named_items: dict[str, Any]) -> int | None:
+    if len(named_items) == 1:
+        return batch_size(next(iter(named_items.values())))
+    return batch_size(dict(named_items))
+
+
+def _parts(named_items: dict[str, Any], size: int | None) -> Iterator[_Part]:
+    found = list(_walk(named_items, size))
+    names = [name for name, _, _ in found]
+    fields = list(dict.fromkeys(_field(name) for name in names))
+    roles = [_role_by_name(name) for name in names]
+    if "target" not in roles and len(fields) > 1:
+        # Nothing is called a target: by custom the second field is.
+        second = fields[1]
+        roles = ["target" if _field(name) == second and role is None else role for name, role in zip(names, roles)]
+    for (name, values, position), role in zip(found, roles):
+        tensor = values if isinstance(values, torch.Tensor) else _as_tensor(values)
+        if tensor is not None:
+            yield _Part(name, tensor, role or "batch", position)
+
+
+def _as_tensor(array: Any) -> Any:
+    return torch.as_tensor(array) if array.dtype.kind in "biuf" else None
+
+
+def _field(name: str) -> str:
+    """The part of a name that says which field it is: not which sample of a list."""
+    steps = re.findall(r"[^.\[\]]+|\[[^\]]*\]", name)
+    return "".join(steps[:2]) if len(steps) > 1 and steps[1].startswith("[") else steps[0] if steps else ""
+
+
+def _role_by_name(name: str) -> Role | None:
+    last = re.sub(r"\[\d+\]", "", name)
+    for step in reversed(last.split(".")):
+        if _NOT_TARGET.search(step):
+            return "batch"
+        if _TARGET.search(step):
+            return "target"
+    return None
+
+
+def _walk(named_items: dict[str, Any], size: int | None) -> Iterator[tuple[str, Any, int | None]]:
+    for name, item in named_items.items():
+        yield from _walk_one(name, item, size, top=len(named_items) == 1, position=None, depth=structure.DEPTH)
+
+
+def _walk_one(
+    name: str, value: Any, size: int | None, top: bool, position: int | None, depth: int
+) -> Iterator[tuple[str, Any, int | None]]:
+    if structure.is_leaf(value):
+        yield name, value, position
+        return
+    if depth == 0:
+        return
+    if structure.is_sequence(value):
+        each = position is None and structure.is_list_of_samples(value, top, size)
+        for place, part in enumerate(value):
+            yield from _walk_one(f"{name}[{place}]", part, size, False, place if each else position, depth - 1)
+        return
+    for step, part in structure.fields_of(value) or ():
+        yield from _walk_one(f"{name}{step}", part, size, False, position, depth - 1)
+
+
+def _boxes(parts: list[_Part], size: int) -> list[tuple[int, tuple[float, ...]]]:
+    samples = []
+    for part in parts:
+        named = bool(_BOX.search(part.name)) or hasattr(part.values, "canvas_size")
+        if not named and (part.role != "target" or not part.values.is_floating_point()):
+            continue
+        format_ = str(getattr(getattr(part.values, "format", None), "value", "")).lower() or None
+        for position, sample in part.samples(size):
+            if sample.shape[-1:] == (4,) and (named or (sample.ndim == 2 and part.position is not None)):
+                samples.append((position, sample.reshape(-1, 4).double(), format_))
+    return degenerate_boxes(samples)
+
+
+def _constant(parts: list[_Part], size: int) -> list[int]:
+    found: set[int] = set()
+    for part in parts:
+        if part.role != "batch" or part.values.dtype == torch.bool:
+            continue
+        constant, others = set(), 0
+        for position, sample in part.samples(size):
+            if sample.numel() >= _MIN_CONSTANT and bool((sample == sample.reshape(-1)[0]).all()):
+                constant.add(position)
+            else:
+                others += 1
+        if others or size == 1:  # all of them: a mask of ones, a column of placeholders
+            found |= constant
+    return sorted(found)
+
+
+def _ignored(parts: list[_Part], size: int) -> list[int]:
+    found = set()
+    for part in _labels(parts):
+        for position, sample in part.samples(size):
+            if (
+                sample.numel()
+                and _is_ignore_value(sample.reshape(-1)[0].item(), sample, part.values)
+                and (bool((sample == sample.reshape(-1)[0]).all()))
+            ):
+                found.add(position)
+    return sorted(found)
+
+
+def _is_ignore_value(value: int, sample: Any, all_values: Any) -> bool:
+    """-100 is PyTorch's own; -1 needs something to be ignored among, 255 a map of labels."""
+    if value == -100:
+        return True
+    if value == 255:
+        return bool(sample.ndim >= 2)
+    return value == -1 and (sample.numel() > 1 or bool((all_values >= 0).any()))
+
+
+def _labels(parts: list[_Part]) -> Iterator[_Part]:
+    for part in parts:
+        dtype = part.values.dtype
+        is_integer = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        if part.role == "target" and is_integer and not _NO_LABEL.search(part.name):
+            yield part
+
+
+def _empty(parts: list[_Part], size: int) -> list[int]:
+    found = set()
+    for part in parts:
+        lengths = _LENGTH.search(part.name) is not None and not part.values.is_floating_point()
+        for position, sample in part.samples(size):
+            no_rows = part.role == "target" and sample.ndim >= 1 and sample.numel() == 0
+            no_length = lengths and sample.numel() == 1 and int(sample) == 0
+            if no_rows or no_length or (part.role == "target" and _is_blank_mask(sample)):
+                found.add(position)
+    return sorted(found)
+
+
+def _is_blank_mask(sample: Any) -> bool:
+    return sample.ndim >= 2 and sample.numel() >= _MIN_MASK and not bool((sample != 0).any())
+
+
+def _out_of_range(parts: list[_Part], size: int, num_classes: int | None) -> list[tuple[int, float]]:
+    found: Counter[tuple[int, float]] = Counter()
+    for part in _labels(parts):
+        for position, sample in part.samples(size):
+            values = sample.to(torch.int64)
+            bad = (values < 0) & (values != -100) & (values != -1)
+            if num_classes is not None:
+                above = values >= num_classes
+                if sample.ndim >= 2 or sample.dtype == torch.uint8:
+                    above &= values != 255
+                bad |= above
+            for value in torch.unique(values[bad]).tolist():
+                found[position, float(value)] += 1
+    return sorted(found)
