@@ -1,0 +1,87 @@
+"""`whynan demo`: a training run that really fails, in a temporary folder, diagnosed before the user's eyes.
+
+A demo is a folder of `whynan/demos` with a `train.py`; what it needs and what it is about stand in that script alone.
+"""
+
+import ast
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import click
+
+FOLDER = Path(__file__).parents[1] / "demos"
+MAIN = "coins"
+INCIDENT_STATUS = 3
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One shipped training script."""
+
+    name: str
+    script: Path
+
+    @cached_property
+    def _tree(self) -> ast.Module:
+        return ast.parse(self.script.read_text(encoding="utf-8"))
+
+    @property
+    def title(self) -> str:
+        """The first line of the script's docstring."""
+        return (ast.get_docstring(self._tree) or "").partition("\n")[0]
+
+    def missing(self) -> list[str]:
+        """Packages that the script imports and this environment lacks."""
+        names: set[str] = set()
+        for node in self._tree.body:
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+        packages = {name.partition(".")[0] for name in names}
+        return sorted(package for package in packages if importlib.util.find_spec(package) is None)
+
+
+def find_demos() -> dict[str, Demo]:
+    """Shipped demos by name, the main one first."""
+    scripts = sorted(FOLDER.glob("*/train.py"), key=lambda script: (script.parent.name != MAIN, script))
+    return {script.parent.name: Demo(script.parent.name, script) for script in scripts}
+
+
+def run_demo(found: Demo) -> int:
+    """Run it as a user would, in sight; return the status of `whynan run`."""
+    folder = Path(tempfile.mkdtemp(prefix=f"whynan-demo-{found.name}-"))
+    shutil.copy(found.script, folder)
+    click.echo(f"{found.title}\n$ {shlex.join(['cd', str(folder)])} && whynan run train.py\n")
+    status = subprocess.run([sys.executable, "-m", "whynan", "run", "train.py"], cwd=folder, check=False).returncode
+    click.echo(f"\nThe script and its report: {folder / 'train.py'}, {folder / 'whynan-out' / 'report.html'}")
+    return status
+
+
+@click.command("demo")
+@click.argument("name", default=MAIN)
+@click.option("--list", "list_them", is_flag=True, help="Name the demos and end.")
+def demo(name: str, list_them: bool) -> None:
+    """A training run that really fails, diagnosed."""
+    demos = find_demos()
+    if list_them:
+        width = max(map(len, demos))
+        for found in demos.values():
+            click.echo(f"{found.name:{width}}  {found.title}")
+        return
+    if name not in demos:
+        raise click.UsageError(f"there is no demo {name!r}; there are {', '.join(demos)}")
+    if missing := demos[name].missing():
+        raise click.ClickException(
+            f"demo {name!r} needs {', '.join(missing)}, not installed here: pip install 'whynan[demo]'"
+        )
+    status = run_demo(demos[name])
+    if status != INCIDENT_STATUS:
+        raise click.ClickException(f"`whynan run` ended with status {status}; {INCIDENT_STATUS} was to be expected")
