@@ -124,7 +124,7 @@ def exp_limit(dtype: str) -> float:
 
 
 def is_overflow(evidence: Evidence) -> bool:
-    """Return whether the origin's numbers were too large for its dtype: finite inputs, large ones, no singular point."""
+    """Return whether the numbers were too large for the dtype: finite and large inputs, no singular point."""
     origin = evidence.origin
     if origin is None or op_of(evidence) in SINGULAR or any(tensor.n_nonfinite for tensor in inputs(evidence)):
         return False

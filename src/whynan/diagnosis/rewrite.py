@@ -3,7 +3,9 @@
 import ast
 from collections.abc import Callable, Iterator
 
-Replace = Callable[[str], str]
+# What stands before the dot of a function, not of a method.
+MODULES = ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional", "jnp", "tf", "torch.nn.functional",
+           "tf.math", "torch.special", "linalg", "ops", "np.linalg")  # fmt: skip
 
 
 def parse(code: str | None) -> tuple[str, ast.AST] | None:
@@ -39,8 +41,7 @@ def owner_of(call: ast.Call) -> str:
 def is_method(call: ast.Call) -> bool:
     """Return whether the call works on what stands before the dot rather than on its first argument."""
     owner = owner_of(call)
-    return bool(owner) and owner not in ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional", "jnp", "tf",
-                                         "torch.nn.functional", "tf.math", "torch.special", "linalg", "ops", "np.linalg")  # fmt: skip
+    return bool(owner) and owner not in MODULES
 
 
 def argument_of(call: ast.Call) -> ast.expr | None:
@@ -107,7 +108,16 @@ def replace_divisor(code: str | None, new: Callable[[str], str]) -> str | None:
     before = line.encode()[: node.col_offset].decode().rstrip()
     # The columns of a bracketed node lie inside its brackets.
     in_brackets = before.endswith("(") and isinstance(node, (ast.BinOp, ast.UnaryOp))
-    return replaced(line, node, new(inner) if in_brackets else f"({new(inner)})")
+    text = new(inner)
+    return replaced(line, node, text if in_brackets or is_atom(text) else f"({text})")
+
+
+def is_atom(text: str) -> bool:
+    """Return whether the text needs no brackets beside an operator."""
+    try:
+        return isinstance(ast.parse(text, mode="eval").body, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    except SyntaxError:
+        return False
 
 
 def replace_power_base(code: str | None, new: Callable[[str], str]) -> str | None:

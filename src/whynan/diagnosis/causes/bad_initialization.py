@@ -12,8 +12,8 @@ SINGULAR = ("div", "sqrt", "norm", "rsqrt", "reciprocal", "log")
 
 
 class BadInitialization(Cause):
-    """The weights start far too large (`torch.randn` for a wide layer has a gain of sqrt(fan_in)) or in a singular point
-    (all zeros under a norm). Each layer multiplies the signal by the gain, and a few are enough to overflow.
+    """The weights start far too large (`torch.randn` for a wide layer has a gain of sqrt(fan_in)) or in a singular
+    point (all zeros under a norm). Each layer multiplies the signal by the gain, and a few are enough to overflow.
 
     Symptoms:
         Non-finite at the first steps, or a loss that starts at millions and does not grow any more; no learning

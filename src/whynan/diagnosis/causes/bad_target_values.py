@@ -42,7 +42,8 @@ class BadTargetValues(Cause):
         if self.is_impossible_alignment(evidence):
             return Match(
                 0.9,
-                "CTC is inf for finite inputs: a target is longer than the frames there are for it (repeated symbols need "
+                "CTC is inf for finite inputs: a target is longer than the frames there are for it (repeated "
+                "symbols need "
                 "one frame more each).",
                 facts.input_facts(evidence),
             )

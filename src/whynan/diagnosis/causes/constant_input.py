@@ -62,6 +62,7 @@ class ConstantInput(Cause):
             return None
         return Match(
             0.6,
-            f"{leaf.tensor.n_nan // per_sample} sample(s) are NaN throughout, as standardizing a constant one makes them.",
+            f"{leaf.tensor.n_nan // per_sample} sample(s) are NaN throughout, as standardizing a constant one "
+            "makes them.",
             (f"batch: {facts.describe(leaf.tensor)}",),
         )

@@ -6,8 +6,8 @@ from whynan.records.evidence import Evidence
 
 
 class CustomBackward(Cause):
-    """A hand-written autograd function returned NaN or inf although what it got was finite: a formula that is right except
-    at one point, a division by a norm that can be 0, a tensor changed after it was saved.
+    """A hand-written autograd function returned NaN or inf although what it got was finite: a formula that is right
+    except at one point, a division by a norm that can be 0, a tensor changed after it was saved.
 
     Symptoms:
         Loss and forward values are finite; gradients are NaN below one custom function. The framework's own

@@ -39,7 +39,8 @@ class DivisionByZero(Cause):
         if op in DECOMPOSITIONS:
             return Match(
                 facts.local(evidence, 0.6),
-                f"The {'derivative of ' if facts.is_backward(evidence) else ''}{op} divides by pivots or by differences of "
+                f"The {'derivative of ' if facts.is_backward(evidence) else ''}{op} divides by pivots or by "
+                "differences of "
                 "singular values, and one of them is 0.",
                 facts.input_facts(evidence),
             )

@@ -7,14 +7,14 @@ from whynan.diagnosis.cause import Cause, Match
 from whynan.records.evidence import Evidence
 
 REDUCTIONS = ("mean", "std", "var", "median", "nll_loss", "cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss",
-              "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div", "nanmedian", "average",
-              "soft_margin_loss")  # fmt: skip
+              "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div", "nanmedian",
+              "average", "soft_margin_loss")  # fmt: skip
 ERROR = re.compile(r"zero elements|empty tensor|degrees of freedom|no identity", re.IGNORECASE)
 
 
 class EmptyReduction(Cause):
-    """A mean was taken over no elements (0 / 0), or a standard deviation over one (it divides by n - 1). A selection by a
-    mask, the last incomplete batch, or a loss whose targets are all ignored leaves nothing to reduce.
+    """A mean was taken over no elements (0 / 0), or a standard deviation over one (it divides by n - 1). A selection
+    by a mask, the last incomplete batch, or a loss whose targets are all ignored leaves nothing to reduce.
 
     Symptoms:
         NaN at single batches with finite numbers all around; with `std`, at a batch or a group of size 1.

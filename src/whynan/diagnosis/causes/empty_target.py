@@ -49,6 +49,7 @@ class EmptyTarget(Cause):
             confidence = 0.3
         return Match(
             facts.local(evidence, confidence),
-            f"{len(positions)} of {batch.size or 'the'} samples of the batch have {what}; a mean over targets divides by 0.",
+            f"{len(positions)} of {batch.size or 'the'} samples of the batch have {what}; a mean over targets "
+            "divides by 0.",
             (f"positions with {what}: {', '.join(map(str, positions[:8]))}", *facts.input_facts(evidence)),
         )

@@ -7,13 +7,18 @@ from whynan.diagnosis.cause import Cause, Match
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 
-PENALTY = re.compile(r"(?<![a-z])(l[12]_?(reg|penalty|loss|norm|term|decay)?|\w*regulari[sz]\w*|reg|\w+_reg|reg_\w+|ridge|lasso"
-                     r"|weight_?(norm|penalty|decay)|decay|penalty|orth\w*|spectral)(?![a-z])", re.IGNORECASE)  # fmt: skip
+PENALTY = re.compile(
+    r"(?<![a-z])(l[12](_?(reg|penalty|term|decay))?|\w*regulari[sz]\w*|reg|\w+_reg|reg_\w+|ridge|lasso"
+    r"|weight_?(norm|penalty|decay)|decay|penalty|orth\w*|spectral)(?![a-z])",
+    re.IGNORECASE,
+)
+
+DETECTOR = re.compile(r"box|rpn|cls|classif|obj|anchor|loc(?![a-z])|centerness", re.IGNORECASE)
 
 
 class ExcessiveRegularization(Cause):
-    """Weight decay or a penalty on the weights is so strong that its own updates overshoot: a step multiplies the weights
-    by 1 - lr * decay, and beyond lr * decay = 2 that is less than -1, so they grow.
+    """Weight decay or a penalty on the weights is so strong that its own updates overshoot: a step multiplies the
+    weights by 1 - lr * decay, and beyond lr * decay = 2 that is less than -1, so they grow.
 
     Symptoms:
         The data term of the loss stays modest while the penalty and the weights grow by a constant factor per
@@ -59,13 +64,13 @@ class ExcessiveRegularization(Cause):
                     (f"lr {facts.number(lr)}, weight_decay {facts.number(optimizer.weight_decay)}", *growth.facts()),
                 )
         term = next((term for term in evidence.loss_terms if term.first_nonfinite), None)
-        named = term.name if term is not None and PENALTY.search(term.name) else None
+        named = term.name if term is not None and is_penalty(term.name, evidence) else None
         source = evidence.origin.source if evidence.origin else None
         if named is None and source is not None and facts.is_forward(evidence) and facts.is_overflow(evidence):
             # The line of the overflow itself adds up a penalty.
             words = f"{source.function or ''} {source.code or ''}"
             hit = PENALTY.search(words)
-            named = hit.group(0) if hit else None
+            named = hit.group(0) if hit and is_penalty(hit.group(0), evidence) else None
         if named is None or not moved:
             return None
         return Match(
@@ -73,3 +78,11 @@ class ExcessiveRegularization(Cause):
             f"The penalty {named!r} is what overflowed first: it grew faster than the data term.",
             (*(f"loss term {t.name} = {facts.number(t.value)}" for t in evidence.loss_terms), *growth.facts()),
         )
+
+
+def is_penalty(name: str, evidence: Evidence) -> bool:
+    """Return whether a name means a penalty; beside boxes and classes "reg" means regression."""
+    if not PENALTY.search(name):
+        return False
+    names = " ".join((name, *(term.name for term in evidence.loss_terms)))
+    return not ("reg" in name.lower() and "regul" not in name.lower() and DETECTOR.search(names))

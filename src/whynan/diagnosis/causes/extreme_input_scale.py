@@ -7,8 +7,9 @@ from whynan.records.evidence import Evidence
 
 
 class ExtremeInputScale(Cause):
-    """Features or targets come in their own units (euros, hertz, seconds since 1970): thousands or millions where layers
-    and step sizes are made for values around 1. Products overflow, or the first updates are a million times too large.
+    """Features or targets come in their own units (euros, hertz, seconds since 1970): thousands or millions where
+    layers and step sizes are made for values around 1. Products overflow, or the first updates are a million times
+    too large.
 
     Symptoms:
         The loss starts huge and grows by orders of magnitude per step, or `exp` overflows at step 0. A model

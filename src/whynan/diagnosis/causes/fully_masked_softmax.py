@@ -36,7 +36,8 @@ class FullyMaskedSoftmax(Cause):
         if evidence.masked_rows and (attends or evidence.intended_infinity):
             return Match(
                 0.96 if attends else 0.85,
-                f"{evidence.masked_rows} row(s) of the input of {op} are -inf throughout: the mask leaves nothing to attend to.",
+                f"{evidence.masked_rows} row(s) of the input of {op} are -inf throughout: the mask leaves "
+                "nothing to attend to.",
                 given,
             )
         if attends and any(tensor.n_neginf for tensor in facts.inputs(evidence)):

@@ -7,8 +7,8 @@ from whynan.records.evidence import Evidence
 
 
 class HalfPrecisionOverflow(Cause):
-    """float16 ends at 65504. A sum over many elements, a product of activations, a squared value or an unscaled attention
-    score is soon beyond it; in float32 or bfloat16 the same step is finite.
+    """float16 ends at 65504. A sum over many elements, a product of activations, a squared value or an unscaled
+    attention score is soon beyond it; in float32 or bfloat16 the same step is finite.
 
     Symptoms:
         NaN or inf only with float16 or autocast; the same script in float32 trains. Often a large model's later

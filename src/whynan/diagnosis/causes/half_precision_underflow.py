@@ -64,7 +64,8 @@ class HalfPrecisionUnderflow(Cause):
             return None
         return Match(
             0.88,
-            f"The optimizer's state is float16: its squared gradients and its eps of {eps:g} are 0 there, and it divides by "
+            f"The optimizer's state is float16: its squared gradients and its eps of {eps:g} are 0 there, and "
+            "it divides by "
             "their sum.",
             facts.input_facts(evidence),
         )

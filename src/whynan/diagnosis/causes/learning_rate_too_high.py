@@ -68,12 +68,17 @@ class LearningRateTooHigh(Cause):
         lr = max(evidence.history.lr[-20:], default=None) or (evidence.optimizer.lr if evidence.optimizer else None)
         said = f"With a learning rate of {facts.number(lr)} for {name}" if lr else "Step by step"
         tail = " That is a large one for this optimizer." if large >= 1 else ""
+        grown = evidence.history.largest_growth[:3]
         return Match(
             confidence,
             f"{said}, the run grew before it failed: {growth.sentence()}.{tail}",
-            (*growth.facts(), *((f"learning rate {facts.number(lr)} ({name})",) if lr else ()), *self.schedule(evidence),
-             *(f"{name} grew {times:.3g}-fold" for name, times in evidence.history.largest_growth[:3] if times >= 5)),
-        )  # fmt: skip
+            (
+                *growth.facts(),
+                *((f"learning rate {facts.number(lr)} ({name})",) if lr else ()),
+                *self.schedule(evidence),
+                *(f"{parameter} grew {times:.3g}-fold" for parameter, times in grown if times >= 5),
+            ),
+        )
 
     def confidence(self, evidence: Evidence, growth: Growth, large: float) -> float | None:
         if growth.diverged:

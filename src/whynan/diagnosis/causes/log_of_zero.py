@@ -47,7 +47,8 @@ class LogOfZero(Cause):
         slope = "its slope there is infinite" if facts.is_backward(evidence) else "it is -inf there"
         return Match(
             facts.local(evidence, confidence),
-            f"{op} got {'an exact 0' if op != 'log1p' else 'an exact -1'} {count} times of {argument.n_elements}; {slope}.",
+            f"{op} got {'an exact 0' if op != 'log1p' else 'an exact -1'} {count} times of "
+            f"{argument.n_elements}; {slope}.",
             facts.input_facts(evidence),
         )
 

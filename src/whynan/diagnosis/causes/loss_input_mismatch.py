@@ -8,8 +8,10 @@ from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 from whynan.records.tensor import TensorSummary
 
-ERROR = re.compile(r"elements of (input|target) should be between 0 and 1|expects? (log-?)?probabilit|entry/entries of var",
-                   re.IGNORECASE)  # fmt: skip
+ERROR = re.compile(
+    r"elements of (input|target) should be between 0 and 1|expects? (log-?)?probabilit|entry/entries of var",
+    re.IGNORECASE,
+)
 PROBABILITIES = ("binary_cross_entropy", "bce", "bceloss")
 LOG_PROBABILITIES = ("nll_loss", "kl_div", "ctc_loss")
 

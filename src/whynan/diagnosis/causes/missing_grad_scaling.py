@@ -6,8 +6,9 @@ from whynan.records.evidence import Evidence
 
 
 class MissingGradScaling(Cause):
-    """float16 gradients were used as they came, with no dynamic scale. Small ones are 0, which an optimizer or a hand-written
-    normalisation divides by; large ones (or a fixed factor on the loss) are inf, and nobody skips that step.
+    """float16 gradients were used as they came, with no dynamic scale. Small ones are 0, which an optimizer or a
+    hand-written normalisation divides by; large ones (or a fixed factor on the loss) are inf, and nobody skips that
+    step.
 
     Symptoms:
         Mixed precision with float16 and without GradScaler: gradients that are exactly 0, or weights that are NaN
@@ -50,7 +51,8 @@ class MissingGradScaling(Cause):
                 return Match(0.5, "The gradient is float16 and not scaled.", used)
             return Match(
                 0.88,
-                "A float16 gradient overflowed, and there is no GradScaler that would skip the step and lower the scale.",
+                "A float16 gradient overflowed, and there is no GradScaler that would skip the step and lower "
+                "the scale.",
                 (*used, *facts.input_facts(evidence)),
             )
         if facts.is_optimizer(evidence):

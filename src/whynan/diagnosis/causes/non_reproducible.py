@@ -5,8 +5,8 @@ from whynan.records.evidence import Evidence
 
 
 class NonReproducible(Cause):
-    """The failing step was run again from the same state and came out finite: a faulty device, a race between streams or
-    processes, memory changed behind the framework's back, or a kernel whose sums come in another order each time.
+    """The failing step was run again from the same state and came out finite: a faulty device, a race between streams
+    or processes, memory changed behind the framework's back, or a kernel whose sums come in another order each time.
 
     Symptoms:
         The run fails at another step each time in spite of fixed seeds, or on one machine only.
@@ -40,7 +40,8 @@ class NonReproducible(Cause):
         confidence = 0.4 if evidence.origin is not None or evidence.bad_leaf is not None else 0.85
         return Match(
             confidence,
-            "The same step with the same state, batch and random numbers came out finite when it ran again: the machine, a "
+            "The same step with the same state, batch and random numbers came out finite when it ran again: the "
+            "machine, a "
             "race or a kernel that is not deterministic.",
             (f"replayed by {replay.method}: finite", *((replay.why,) if replay.why else ())),
         )

@@ -12,8 +12,8 @@ OPS = ("div", "std", "var", "sqrt", "rsqrt", "reciprocal", "pow", "norm")
 
 
 class NormalizationZeroVariance(Cause):
-    """A normalisation (batch, layer, instance or group norm, or one by hand) met a group of values that are all the same:
-    their variance is 0, and without an eps that the dtype can hold x - mean is divided by 0.
+    """A normalisation (batch, layer, instance or group norm, or one by hand) met a group of values that are all the
+    same: their variance is 0, and without an eps that the dtype can hold x - mean is divided by 0.
 
     Symptoms:
         NaN behind a normalisation layer: a batch of one, a 1x1 feature map under instance norm, a dead channel,

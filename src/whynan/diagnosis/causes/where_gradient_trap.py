@@ -35,7 +35,8 @@ class WhereGradientTrap(Cause):
         op = facts.op_of(evidence)
         return Match(
             0.94,
-            f"`where` leaves out the bad values of {op} in the forward pass; in the backward pass they get the gradient 0, "
+            f"`where` leaves out the bad values of {op} in the forward pass; in the backward pass they get the "
+            "gradient 0, "
             f"and 0 times the infinite slope of {op} is NaN.",
             ("a `where` lies between the operation and the loss", *facts.input_facts(evidence)),
         )

@@ -12,8 +12,8 @@ NUMPY = ("np", "numpy")
 
 
 class ClampOrEps(Remedy):
-    """Clamp the argument to where the function is finite, or add a small number to it: under a root and in a divisor add,
-    under a logarithm and in acos clamp. The number must exist in the dtype: 1e-8 is 0 in float16.
+    """Clamp the argument to where the function is finite, or add a small number to it: under a root and in a divisor
+    add, under a logarithm and in acos clamp. The number must exist in the dtype: 1e-8 is 0 in float16.
 
     Code:
         torch.log(p.clamp(min=1e-7))

@@ -9,8 +9,8 @@ from whynan.records.evidence import Evidence
 
 
 class ClipGradients(Remedy):
-    """Scale the gradient down to a given norm before the optimizer's step. Bounds a single huge gradient; a gradient that
-    is NaN already is not mended by it.
+    """Scale the gradient down to a given norm before the optimizer's step. Bounds a single huge gradient; a gradient
+    that is NaN already is not mended by it.
 
     Code:
         loss.backward()

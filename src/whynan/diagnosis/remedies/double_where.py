@@ -7,8 +7,8 @@ from whynan.records.evidence import Evidence
 
 
 class DoubleWhere(Remedy):
-    """Replace the argument where it is bad by a harmless number *before* the function, and choose the result by the same
-    condition after it. Then the branch that was not taken has a finite slope, and 0 times it is 0.
+    """Replace the argument where it is bad by a harmless number *before* the function, and choose the result by the
+    same condition after it. Then the branch that was not taken has a finite slope, and 0 times it is 0.
 
     Code:
         ok = x > 0
@@ -22,6 +22,9 @@ class DoubleWhere(Remedy):
     def patch(self, evidence: Evidence, cause: str) -> str | None:
         code = evidence.origin.source.code if evidence.origin else None
         op = facts.op_of(evidence)
+        if facts.is_data(evidence):
+            # A dataset's transform may be NumPy or plain Python; there a slope is of no interest either.
+            return None
         if op in ("log", "log2", "log10", "sqrt", "rsqrt"):
             return wrap_argument(code, ("log", "log2", "log10", "sqrt", "rsqrt"), lambda x, owner: positive(x, owner))
         if op in ("acos", "asin"):

@@ -5,8 +5,8 @@ from whynan.records.evidence import Evidence
 
 
 class DropSample(Remedy):
-    """Leave the offending sample out of the dataset. Right where the sample is broken (NaN, a box without area, an empty
-    document); where it is legitimate, mend the operation instead.
+    """Leave the offending sample out of the dataset. Right where the sample is broken (NaN, a box without area, an
+    empty document); where it is legitimate, mend the operation instead.
 
     Code:
         bad = {4021}

@@ -7,8 +7,8 @@ from whynan.records.evidence import Evidence
 
 
 class FixCustomOp(Remedy):
-    """Make the hand-written derivative right at its singular points, and check it there with `torch.autograd.gradcheck`; fill
-    every buffer before it is read; synchronize before memory is reused.
+    """Make the hand-written derivative right at its singular points, and check it there with
+    `torch.autograd.gradcheck`; fill every buffer before it is read; synchronize before memory is reused.
 
     Code:
         torch.autograd.gradcheck(MyFunction.apply, (x.double().requires_grad_(),))

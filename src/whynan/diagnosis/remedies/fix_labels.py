@@ -5,8 +5,8 @@ from whynan.records.evidence import Evidence
 
 
 class FixLabels(Remedy):
-    """Mend the target where it is made: count classes from 0, declare the "ignore" value, swap the corners of a box back,
-    replace a missing value. Right where several samples have the same mistake.
+    """Mend the target where it is made: count classes from 0, declare the "ignore" value, swap the corners of a box
+    back, replace a missing value. Right where several samples have the same mistake.
 
     Code:
         y = y - 1                                    # classes counted from 1

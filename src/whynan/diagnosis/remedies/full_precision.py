@@ -7,8 +7,8 @@ from whynan.records.evidence import Evidence
 
 
 class FullPrecision(Remedy):
-    """Compute the operation in float32 (or in bfloat16, which has float32's range), and the rest as before. Losses, norms,
-    exponentials and long sums belong there. In float32 already: float64 for this one operation.
+    """Compute the operation in float32 (or in bfloat16, which has float32's range), and the rest as before. Losses,
+    norms, exponentials and long sums belong there. In float32 already: float64 for this one operation.
 
     Code:
         with torch.autocast("cuda", enabled=False):

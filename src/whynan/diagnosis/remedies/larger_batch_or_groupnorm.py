@@ -5,8 +5,8 @@ from whynan.records.evidence import Evidence
 
 
 class LargerBatchOrGroupnorm(Remedy):
-    """Give the normalisation more values to take statistics over: a larger batch, `drop_last=True` in the loader, or group
-    norm, which does not depend on the batch.
+    """Give the normalisation more values to take statistics over: a larger batch, `drop_last=True` in the loader, or
+    group norm, which does not depend on the batch.
 
     Code:
         loader = DataLoader(dataset, batch_size=16, drop_last=True)

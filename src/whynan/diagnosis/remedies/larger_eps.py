@@ -7,8 +7,8 @@ from whynan.records.evidence import Evidence
 
 
 class LargerEps(Remedy):
-    """Give the optimizer or the normalisation layer an eps that exists in the dtype it computes in: 1e-8 for float32, 1e-4
-    for float16; for a normalisation 1e-5. Under the root, not behind it.
+    """Give the optimizer or the normalisation layer an eps that exists in the dtype it computes in: 1e-8 for float32,
+    1e-4 for float16; for a normalisation 1e-5. Under the root, not behind it.
 
     Code:
         torch.optim.Adam(model.parameters(), eps=1e-8)

@@ -11,8 +11,8 @@ INFINITY = re.compile(
 
 
 class MaskFix(Remedy):
-    """Mask with the dtype's lowest finite number in place of -inf: a row that is masked throughout gets equal weights in
-    place of NaN, all others stay the same to the last digit. Multiply the result by the mask where it must be 0.
+    """Mask with the dtype's lowest finite number in place of -inf: a row that is masked throughout gets equal weights
+    in place of NaN, all others stay the same to the last digit. Multiply the result by the mask where it must be 0.
 
     Code:
         scores = scores.masked_fill(mask, torch.finfo(scores.dtype).min)

@@ -6,8 +6,8 @@ from whynan.records.evidence import Evidence
 
 
 class NormalizeInputs(Remedy):
-    """Subtract the training set's mean and divide by its standard deviation, for targets too; take the logarithm of what
-    spans many orders of magnitude. Undo it on the predictions.
+    """Subtract the training set's mean and divide by its standard deviation, for targets too; take the logarithm of
+    what spans many orders of magnitude. Undo it on the predictions.
 
     Code:
         mean, std = x_train.mean(0), x_train.std(0) + 1e-6   # over the training set, once

@@ -9,8 +9,8 @@ from whynan.records.evidence import Evidence
 
 
 class SkipEmpty(Remedy):
-    """Where nothing is selected, let the loss be 0: sum and divide by the count, at least 1. Exactly the mean in all other
-    cases, and the gradient is 0 where there is nothing to learn from.
+    """Where nothing is selected, let the loss be 0: sum and divide by the count, at least 1. Exactly the mean in all
+    other cases, and the gradient is 0 where there is nothing to learn from.
 
     Code:
         loss = error[mask].sum() / mask.sum().clamp(min=1)
@@ -29,10 +29,11 @@ class SkipEmpty(Remedy):
         op = facts.op_of(evidence)
         if op in ("nll_loss", "cross_entropy"):
             return cross_entropy(line, tree)
-        if op in ("mean", "sum", "div"):
+        if op == "mean":
             for call in calls(tree, "mean"):
-                # x[mask].mean() -> x[mask].sum() / mask.sum().clamp(min=1)
-                if is_method(call) and isinstance(call.func, ast.Attribute) and not call.args and not call.keywords:
+                # Only what reads the same without brackets: x[mask].mean(), error.mean()
+                plain = isinstance(call.func, ast.Attribute) and isinstance(call.func.value, (ast.Subscript, ast.Name))
+                if plain and is_method(call) and isinstance(call.func, ast.Attribute) and not call.args:
                     x = text_of(line, call.func.value)
                     return replaced(line, call, f"{x}.sum() / max({x}.numel(), 1)")
         return None

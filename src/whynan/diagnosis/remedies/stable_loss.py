@@ -16,9 +16,9 @@ ON_LOGITS = {
 
 
 class StableLoss(Remedy):
-    """Use the form of the loss that takes logits and never makes a probability that can be rounded to 0 or 1: log-softmax
-    for log(softmax), logsigmoid for log(sigmoid), logsumexp for log(sum(exp)), `..._with_logits`; CTC with
-    `zero_infinity=True`. Same value, finite for every finite input.
+    """Use the form of the loss that takes logits and never makes a probability that can be rounded to 0 or 1:
+    log-softmax for log(softmax), logsigmoid for log(sigmoid), logsumexp for log(sum(exp)), `..._with_logits`; CTC
+    with `zero_infinity=True`. Same value, finite for every finite input.
 
     Code:
         F.binary_cross_entropy_with_logits(logit, y)   # not F.binary_cross_entropy(torch.sigmoid(logit), y)
