@@ -5,6 +5,12 @@ from typing import Any
 
 import pytest
 
+
+def nested_loops(depth: int) -> str:
+    loops = "".join("    " * level + f"for i{level} in [str({level})]:\n" for level in range(depth))
+    return loops + "    " * depth + "print(i3)\n"
+
+
 PROGRAMS = {
     "namespace": """
         import sys
@@ -147,7 +153,7 @@ PROGRAMS = {
                 import traceback
                 print(traceback.format_exc())
                 print([f.name for f in traceback.extract_tb(error.__traceback__)])
-                raise RuntimeError(f"{len(str(k))}") 
+                raise RuntimeError(f"{len(str(k))}")
     """,
     "sys.exit text": "import sys\nfor i in range(3):\n    print(i)\n    sys.exit('no more')\n",
     "sys.exit in finally": """
@@ -159,7 +165,14 @@ PROGRAMS = {
                 sys.exit(7)
     """,
     "sys.exit none": "import sys\nprint('x')\nsys.exit()\n",
-    "bare raise": "for i in range(2):\n    try:\n        int('x')\n    except ValueError:\n        print('caught')\n        raise\n",
+    "bare raise": """
+        for i in range(2):
+            try:
+                int("x")
+            except ValueError:
+                print("caught")
+                raise
+    """,
     "exception group": """
         for i in range(2):
             try:
@@ -376,14 +389,8 @@ PROGRAMS = {
     """,
     "syntax error": "x = 1\nfor i in range(3):\n    print(i\ny = 2\n",
     "compiler error": "def f():\n    pass\nreturn 3\n",
-    "many blocks": "\n".join("    " * d + f"for i{d} in [str({d})]:" for d in range(18))
-    + "\n"
-    + "    " * 18
-    + "print(i3)\n",
-    "too many blocks": "\n".join("    " * d + f"for i{d} in [str({d})]:" for d in range(21))
-    + "\n"
-    + "    " * 21
-    + "print(i3)\n",
+    "many blocks": nested_loops(18),
+    "too many blocks": nested_loops(21),
     "closed stdin and broken pipe": """
         import os, sys
         r, w = os.pipe()
@@ -481,7 +488,14 @@ IMPORTS = {
     """,
     "config.py": "for i in range(3):\n    value = str(i)\nprint('config', __name__)\n",
     "package/__init__.py": "",
-    "package/part.py": "from . import other\nclass Thing: pass\ndef f():\n    for i in range(3):\n        if str(i) == '1':\n            return other.g(i)\n",
+    "package/part.py": """
+        from . import other
+        class Thing: pass
+        def f():
+            for i in range(3):
+                if str(i) == "1":
+                    return other.g(i)
+    """,
     "package/other.py": "def g(x):\n    return x + 1\n",
     "space/inside.py": "for i in range(1):\n    print(__package__)\n",
     "broken.py": "for i in range(3)\n    print(i)\n",

@@ -18,7 +18,9 @@ TRAINING = """
         model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 1))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         context = method if n_workers else None
-        loader = DataLoader(Points(), batch_size=8, shuffle=True, num_workers=n_workers, multiprocessing_context=context)
+        loader = DataLoader(
+            Points(), batch_size=8, shuffle=True, num_workers=n_workers, multiprocessing_context=context
+        )
         for epoch in range(2):
             total = 0.0
             for step, (x, y) in enumerate(loader):
@@ -64,13 +66,20 @@ def test_training_is_like_python(method: str, n_workers: str, like_python: Any) 
 COMPILED = """
     import torch
 
+    def scaled(x):
+        for k in range(2):
+            if k == 3:
+                return x
+            x = x * float(k + 1)
+        return x
+
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.layers = torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(3))
         def forward(self, x):
             for layer in self.layers:
-                x = layer(x).relu()
+                x = scaled(layer(x)).relu()
             return x
 
     torch.manual_seed(0)
@@ -81,7 +90,13 @@ COMPILED = """
         print(torch.equal(compiled(x), model(x)))
     print(torch._dynamo.utils.counters["stats"])
     print(torch.jit.script(model)(x).shape, torch.fx.symbolic_trace(model).code)
-    print(torch.export.export(model, (x,)).graph_signature.user_inputs)
+    @torch.compile(backend="eager")
+    def broken_graph(x):
+        for k in range(2):
+            print("graph break", k)
+            x = scaled(x)
+        return x.sum()
+    print(broken_graph(x))
 """
 
 

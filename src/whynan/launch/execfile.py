@@ -10,6 +10,7 @@ from types import CodeType, ModuleType
 
 from whynan.errors import NoScriptError
 from whynan.launch import host, imports
+from whynan.launch.bytecode import serve_readers
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import rewrite
 
@@ -50,6 +51,7 @@ def execute(options: RunOptions) -> None:
         sys.path[0] = root
     _forget_shadowed(root)
     imports.install(root)
+    serve_readers()
     main = _fresh_main()
     if options.module is not None:
         sys.argv[0] = "-m"
@@ -93,7 +95,7 @@ def _script_code(main: ModuleType, path: str) -> CodeType:
     except Exception as error:
         host.tell("preparing the script's loops failed", error)
         return plain
-    host.register(path, rewritten.sites)
+    host.register(path, rewritten.sites, rewritten.code, plain)
     return rewritten.code
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any, Final, Protocol
 
+from whynan.launch.plain import remember
 from whynan.launch.rewrite import LoopSite
 from whynan.launch.traceback import strip_frames, whynan_frame
 
@@ -98,8 +99,12 @@ def set_replaying(replaying: bool) -> None:
     builtins.__dict__["__whynan_replaying__"] = replaying
 
 
-def register(filename: str, sites: Iterable[LoopSite]) -> None:
+def register(
+    filename: str, sites: Iterable[LoopSite], rewritten: CodeType | None = None, plain: CodeType | None = None
+) -> None:
     """Make the loops of a file known and runnable; called before its code runs."""
+    if rewritten is not None and plain is not None:
+        remember(rewritten, plain)
     user_codes[filename] = list(sites)
     for site in user_codes[filename]:
         _sites[site.index] = site

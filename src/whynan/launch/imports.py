@@ -122,7 +122,7 @@ class _Once:
         code = self.rewritten.code
         if plain is None or plain.co_filename != code.co_filename:
             return plain
-        host.register(code.co_filename, self.rewritten.sites)
+        host.register(code.co_filename, self.rewritten.sites, code, plain)
         return code
 
 
