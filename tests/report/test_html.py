@@ -118,6 +118,11 @@ def test_chart_keeps_a_single_peak():
     assert min(heights) < 20
 
 
+def test_flat_series_is_told_in_words():
+    assert draw("lr", (0.001,) * 9).is_flat
+    assert draw("lr", (0.001,) * 9).summary == "0.001 throughout"
+
+
 def test_chart_needs_two_values():
     assert draw("loss", ()) is None
     assert draw("loss", (1.0,)) is None

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jsonschema
@@ -72,6 +74,14 @@ def test_source_is_kept_in_the_report(tmp_path, monkeypatch):
     save(EVERYTHING, tmp_path / "out")
     (tmp_path / "train.py").unlink()
     assert "return angle" in html.render(load(tmp_path / "out"))
+
+
+def test_source_is_found_though_the_script_has_moved(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("\n" * 57 + "    angle = torch.acos(cos)\n    return angle\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    save(EVERYTHING, tmp_path / "out", roots=(tmp_path,))
+    assert "return angle" in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_failing_replace_leaves_the_old_report_whole(tmp_path, monkeypatch):
@@ -196,3 +206,11 @@ def test_schema_is_a_schema_and_uses_only_what_our_check_knows():
 def test_nan_survives(tmp_path):
     save(recording(history={"loss": (NAN,)}), tmp_path)
     assert load_history(load(tmp_path), tmp_path)["loss"][0] != 0
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, whynan.report.save, whynan.report.html, whynan.report.terminal, whynan.report.read\n"
+        "sys.exit(bool({'numpy', 'torch', 'jsonschema'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -46,9 +46,12 @@ def test_golden(name):
     assert text == golden.read_text("utf-8")
 
 
-def test_first_screen_answers_everything(tmp_path):
+@pytest.mark.parametrize("columns", ["80", "110"])
+def test_first_screen_answers_everything(tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "train.py").write_text(SOURCE)
-    screen = "\n".join(text_of(VARIANTS["everything"]).splitlines()[:24])
+    screen = "\n".join(text_of(VARIANTS["everything"], Terminal()).splitlines()[:24])
     for answer in (
         "loss is NaN at step 1417 (epoch 3)",
         "train.py:58 in rotation_loss",

@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """One drawing. `lines` are SVG point lists, broken where the series is non-finite."""
+    """One drawing. `lines` are SVG point lists, broken where the series is non-finite; a flat one needs words only."""
 
     title: str
     summary: str
@@ -43,6 +43,7 @@ class Chart:
     marks: tuple[Mark, ...]
     ticks: tuple[Tick, ...]
     span: str
+    is_flat: bool
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -79,12 +80,15 @@ def draw(name: str, values: Sequence[float]) -> Chart | None:
         marks=tuple(_marks(values)),
         ticks=tuple(Tick(scale.y(value), short_number(value)) for value in _tick_values(scale)) if finite else (),
         span=f"last {plural(len(values), 'step')} recorded, oldest on the left",
+        is_flat=n_bad == 0 and scale.low == scale.high,
     )
 
 
 def _summary(finite: Sequence[float], n_bad: int) -> str:
     parts = []
-    if finite:
+    if finite and min(finite) == max(finite):
+        parts.append(f"{short_number(finite[0])} throughout")
+    elif finite:
         low, high, last = (short_number(value) for value in (min(finite), max(finite), finite[-1]))
         parts.append(f"from {low} to {high}, last finite value {last}")
     if n_bad:

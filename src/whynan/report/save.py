@@ -17,14 +17,15 @@ PAGE = "report.html"
 HISTORY = "history.npz"
 
 
-def save(recording: Recording, out: Path) -> None:
+def save(recording: Recording, out: Path, *, roots: Sequence[Path] = (Path(),)) -> None:
     """Write a recording's report into `out`, which is made if it is not there. Nothing else is written.
 
+    The files that the recording names are looked for below `roots`: the script may have left its working directory.
     Raises OutputError with path and reason; whatever else could be written has been written then.
     """
     _make(out)
     report = recording.to_json()
-    add_contexts(report)
+    add_contexts(report, roots)
     failures = []
     for name, make in (
         (REPORT, lambda: to_json_text(report).encode("ascii")),
