@@ -31,7 +31,6 @@ def run(directory: Path, command: list[str], interrupt: signal.Signals | None = 
     shutil.copytree(directory, place)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
     environment["PYTHONHASHSEED"] = "0"
-    pipe = subprocess.PIPE
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=place,

@@ -135,7 +135,7 @@ def _finish(session: Any, error: BaseException | None) -> int | None:
         return None
     try:
         return session.finish(error)  # type: ignore[no-any-return]
-    except Exception as failure:
+    except (Exception, KeyboardInterrupt) as failure:
         host.tell("writing the report failed", failure)
         return None
 

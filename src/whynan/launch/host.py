@@ -80,7 +80,7 @@ def set_host(host: Host) -> None:
     global _host
     _host = host
     names = builtins.__dict__
-    if isinstance(host, PlainHost):
+    if type(host) is PlainHost:
         names.update(__whynan_failed__=host.failed, __whynan_leave__=host.leave)
         names.update(__whynan_drawn__=host.drawn, __whynan_redrawn__=host.redrawn)
     else:
@@ -144,7 +144,7 @@ def _is_of(site: LoopSite, code: CodeType) -> bool:
 def tell(what: str, error: BaseException | None = None) -> None:
     """Say once on standard error that a part of whynan failed; the run goes on without it."""
     text = f"{what}: {type(error).__name__}: {error}" if error is not None else what
-    if text not in _told:
+    if text not in _told and sys.__stderr__ is not None:
         _told.add(text)
         print(f"whynan: {text}; the run goes on without it", file=sys.__stderr__)
 
