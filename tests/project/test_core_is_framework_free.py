@@ -1,0 +1,34 @@
+"""The core imports no framework: proved in a fresh process, and then that the proof can fail."""
+
+import subprocess
+import sys
+
+FRAMEWORKS = ("torch", "torchvision", "tensorflow", "keras", "jax", "mindspore", "numpy")
+
+IMPORT_CORE = f"""
+import importlib, pkgutil, sys, whynan
+names = [module.name for module in pkgutil.walk_packages(whynan.__path__, "whynan.", onerror=lambda name: None)
+         if not module.name.startswith(("whynan.adapters.torch", "whynan.demos", "whynan.__main__"))]
+assert len(names) > 20, names
+for name in names:
+    importlib.import_module(name)
+EXTRA
+found = [name for name in {FRAMEWORKS!r} if name in sys.modules]
+sys.exit(f"imported: {{found}}" if found else 0)
+"""
+
+
+def import_core(extra: str = "") -> subprocess.CompletedProcess[str]:
+    code = IMPORT_CORE.replace("EXTRA", extra)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_core_imports_no_framework() -> None:
+    done = import_core()
+    assert done.returncode == 0, done.stderr
+
+
+def test_that_proof_can_fail() -> None:
+    done = import_core("import numpy")
+    assert done.returncode == 1
+    assert "imported: ['numpy']" in done.stderr

@@ -1,0 +1,70 @@
+"""What the documents say is so: their commands, options, targets, links and code."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+IDS = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
+
+
+def whynan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "whynan", *arguments], capture_output=True, text=True, check=False)
+
+
+def code_of(text: str) -> str:
+    """The code of a document: its blocks and what stands between backquotes."""
+    return "\n".join(re.findall(r"`+([^`]+)`+", text))
+
+
+def test_there_are_documents() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= set(IDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_links_lead_to_files(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    for link in links:
+        assert "://" in link or (document.parent / link).exists(), link
+
+
+def test_commands_exist() -> None:
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"\bwhynan ([a-z]+)\b", code_of(document.read_text(encoding="utf-8")))
+    }
+    assert named >= {"run", "report", "explain", "demo"}
+    for name in named:
+        assert whynan(name, "--help").returncode == 0, f"whynan {name}"
+
+
+def test_options_of_run_exist() -> None:
+    listed = re.findall(r"^- `(--[a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(listed) >= 4
+    help_text = whynan("run", "--help").stdout
+    assert [option for option in listed if option not in help_text] == []
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for document in DOCUMENTS:
+        for named in re.findall(r"\bmake ([a-z]+)\b", code_of(document.read_text(encoding="utf-8"))):
+            assert named in targets, f"{document.name}: make {named}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_python_parses(document: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+        ast.parse(block)
+
+
+def test_scripts_named_in_documents_exist() -> None:
+    for document in DOCUMENTS:
+        for script in re.findall(r"\b(benchmarks/\w+\.py)\b", document.read_text(encoding="utf-8")):
+            assert (ROOT / script).exists(), script
