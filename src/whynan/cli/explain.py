@@ -1,5 +1,6 @@
 """whynan explain: the catalogue of causes and remedies, as an overview or one page at a time."""
 
+import io
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -33,24 +34,19 @@ def explain(slug: str | None) -> None:
         entry = None if slug is None else catalogue.look_up(slug)
     except catalogue.UnknownSlugError as error:
         raise _UnknownSlug(str(error)) from error
-    console = _console()
-    console.print(_overview() if entry is None else _page(entry))
+    _show(_overview() if entry is None else _page(entry))
 
 
-def _console() -> Console:
-    """Return a console that writes colours to a terminal only; a pipe gets the same words in plain text."""
-    is_terminal = sys.stdout.isatty()
-    width = None if is_terminal else WIDTH
-    console = Console(
-        file=sys.stdout,
-        width=width,
-        force_terminal=is_terminal,
-        color_system="auto" if is_terminal else None,
-        highlight=False,
-    )
-    if is_terminal and console.width > WIDTH:
-        console.width = WIDTH
-    return console
+def _show(page: RenderableType) -> None:
+    """Print with colours to a terminal; a pipe or a file gets the same words in plain text."""
+    if sys.stdout.isatty():
+        console = Console(file=sys.stdout, highlight=False)
+        console.width = min(console.width, WIDTH)
+        console.print(page)
+        return
+    plain = io.StringIO()
+    Console(file=plain, width=WIDTH, force_terminal=False, color_system=None, highlight=False).print(page)
+    click.echo("\n".join(line.rstrip() for line in plain.getvalue().splitlines()))
 
 
 def _overview() -> RenderableType:

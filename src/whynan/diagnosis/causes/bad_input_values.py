@@ -57,7 +57,7 @@ class BadInputValues(Cause):
         extreme = facts.extreme_tensor(evidence)
         if extreme is not None and extreme.role == "batch" and extreme.abs_max >= FILL_VALUE:
             return Match(
-                facts.local(evidence, 0.86),
+                0.94,
                 f"The batch holds a value of {facts.number(extreme.abs_max)}: a fill value for missing data, not a "
                 "measurement.",
                 (f"batch: {facts.describe(extreme)}",),

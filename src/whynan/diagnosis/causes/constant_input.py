@@ -17,7 +17,7 @@ class ConstantInput(Cause):
         normalisation; another batch for every shuffle.
 
     Given:
-        image = torch.full((4, 4), 0.7)
+        image = torch.full((4, 4), 1.0)
         model = nn.Linear(4, 1)
     Bad:
         x = (image - image.mean()) / image.std()

@@ -2,8 +2,10 @@
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.causes.bad_input_values import FILL_VALUE
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
+from whynan.records.tensor import TensorSummary
 
 
 class ExtremeInputScale(Cause):
@@ -47,6 +49,8 @@ class ExtremeInputScale(Cause):
             return None
         growth = growth_of(evidence)
         op = facts.op_of(evidence)
+        if extreme.role == "batch" and extreme.abs_max >= FILL_VALUE:
+            return Match(0.6, self.sentence(extreme), (f"{extreme.role}: {facts.describe(extreme)}",))
         few = bool(evidence.samples) and len(evidence.samples) <= 2 < (evidence.batch.size or 0)
         if growth.diverged or growth.large:
             confidence = 0.93 if extreme.abs_max > 1e4 else 0.86
@@ -59,9 +63,13 @@ class ExtremeInputScale(Cause):
             confidence = 0.55
         else:
             return None
-        kind = "targets" if extreme.role == "target" else "inputs"
         return Match(
             confidence,
-            f"The {kind} reach {facts.number(extreme.abs_max)}; layers and step sizes are made for values around 1.",
+            self.sentence(extreme),
             (f"{extreme.role}: {facts.describe(extreme)}", *growth.facts()),
         )
+
+    def sentence(self, extreme: TensorSummary) -> str:
+        kind = "targets" if extreme.role == "target" else "inputs"
+        size = facts.number(extreme.abs_max)
+        return f"The {kind} reach {size}; layers and step sizes are made for values around 1."

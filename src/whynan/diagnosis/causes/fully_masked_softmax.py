@@ -45,7 +45,7 @@ class FullyMaskedSoftmax(Cause):
         if not evidence.intended_infinity:
             return self.match_by_hand(evidence)
         if op in ("sub", "exp") and facts.mentions(evidence, r"max|softmax|mask|attn|attention|score"):
-            return Match(0.85, "A softmax by hand subtracts a maximum of -inf from -inf: its row is masked.", given[1:])
+            return Match(0.9, "A softmax by hand subtracts a maximum of -inf from -inf: its row is masked.", given[1:])
         return None
 
     def match_by_hand(self, evidence: Evidence) -> Match | None:

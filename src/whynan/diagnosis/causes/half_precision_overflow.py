@@ -38,6 +38,8 @@ class HalfPrecisionOverflow(Cause):
         if not facts.is_overflow(evidence) and not facts.output_has_infinity(evidence):
             return None
         confidence = 0.92
+        if facts.op_of(evidence).startswith("exp") and largest > facts.exp_limit("float32"):
+            confidence = 0.75
         if facts.is_backward(evidence):
             # A scaler is made for this: it halves its scale and goes on. Only a run of skipped steps is an incident.
             confidence = 0.72 if not evidence.precision.scaler else 0.85

@@ -19,7 +19,7 @@ class LabelOutOfRange(Cause):
         number or a loss that falls below 0 and goes to -inf, because a label of 2 pays for ever larger logits.
 
     Given:
-        p = torch.tensor([0.2, 0.7, 0.9], requires_grad=True)
+        p = torch.tensor([0.2, 0.3, 0.9], requires_grad=True)
         y = torch.tensor([0, 2, 1])
     Bad:
         loss = -torch.log(p * y + (1 - p) * (1 - y)).mean()
