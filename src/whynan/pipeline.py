@@ -1,6 +1,52 @@
-"""A run is watched, replayed, traced, sliced, diagnosed and reported."""
+"""A run is watched, replayed, traced, sliced, diagnosed and reported. The first file to read.
 
+`start` is called before the user's program runs, `finish` after it has ended. Between the two an adapter does its work:
+it is attached when the program imports its framework, and hands over each incident as it is explained.
+"""
+
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import whynan
+from whynan.diagnosis.divergence import find_divergence
+from whynan.errors import OutputError
+from whynan.launch import imports
+from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
+from whynan.records import Incident, Outcome, Recording, RunInfo
+
+STOPPED = 3
+
+
+class Adapter(Protocol):
+    """What a framework's adapter offers once it is attached."""
+
+    framework: str
+
+    def versions(self) -> dict[str, str]:
+        """Return the framework's version by its name."""
+
+    def device(self) -> str | None:
+        """Return the device that the model is on."""
+
+    def n_steps(self) -> int:
+        """Return how many optimizer steps were made."""
+
+    def history(self) -> dict[str, tuple[float, ...]]:
+        """Return the series "loss", "grad_norm", "lr"."""
+
+    def skipped(self) -> tuple[Incident, ...]:
+        """Return incidents that the script itself handled and survived."""
+
+    def pending_incident(self) -> Incident | None:
+        """Return an incident that nothing has come of yet when the program ends."""
+
+    def detach(self) -> None:
+        """Undo everything that watching has set up."""
 
 
 class Session:
@@ -8,12 +54,109 @@ class Session:
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
+        self.began = time.monotonic()
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.root = Path.cwd()
+        self.incidents: list[Incident] = []
+        self.adapter: Adapter | None = None
+        self.is_finished = False
+
+    def attach_torch(self, module: Any) -> None:
+        """Called when the program has imported torch."""
+        from whynan.adapters.torch.adapter import TorchAdapter
+
+        self.adapter = TorchAdapter(self.options, self.record)
+
+    def record(self, incident: Incident) -> None:
+        self.incidents.append(incident)
 
     def finish(self, exit: BaseException | None) -> int | None:
-        """End the watching. Returns the exit status where it isn't the script's own."""
+        """Write the report and say what was found. Returns the exit status where it isn't the script's own."""
+        if self.is_finished:
+            return None
+        self.is_finished = True
+        if self.adapter is not None:
+            self._take_last_incident()
+            self.adapter.detach()
+        recording = self.recording(exit)
+        self._save(recording)
+        self._show(recording)
+        is_stopped = bool(self.incidents) and (isinstance(exit, Unwind) or self._ended_by_itself(exit))
+        return STOPPED if is_stopped and self.options.policy == "stop" else None
+
+    def _take_last_incident(self) -> None:
+        assert self.adapter is not None
+        pending = self.adapter.pending_incident()
+        if pending is not None:
+            self.record(pending)
+        if not self.incidents:
+            diverging = find_divergence(self.adapter.history(), self.adapter.n_steps())
+            if diverging is not None:
+                self.record(replace(diverging, policy=self.options.policy))
+
+    def _ended_by_itself(self, exit: BaseException | None) -> bool:
+        """A run that only diverged has ended as it would have: its status stays its own."""
+        return False
+
+    def recording(self, exit: BaseException | None) -> Recording:
+        """Return everything that is known of the run."""
+        adapter = self.adapter
+        versions = {"python": ".".join(map(str, sys.version_info[:3]))} | (adapter.versions() if adapter else {})
+        run = RunInfo(
+            argv=("-m", *self.options.argv) if self.options.module else self.options.argv,
+            framework=adapter.framework if adapter else None,
+            versions=versions,
+            device=adapter.device() if adapter else None,
+            started=self.started,
+            seconds=time.monotonic() - self.began,
+            steps=adapter.n_steps() if adapter else 0,
+        )
+        return Recording(
+            version=whynan.__version__,
+            run=run,
+            outcome=self.outcome(exit),
+            incidents=tuple(self.incidents),
+            skipped=adapter.skipped() if adapter else (),
+            history=adapter.history() if adapter else {},
+            error=_error_of(exit),
+        )
+
+    def outcome(self, exit: BaseException | None) -> Outcome:
+        if any(incident.symptom.value in ("nan", "inf", "-inf") for incident in self.incidents):
+            return "non-finite"
+        if self.incidents:
+            return "diverging"
+        return "script-error" if _error_of(exit) is not None else "healthy"
+
+    def _save(self, recording: Recording) -> None:
+        from whynan.report.save import save
+
+        try:
+            save(recording, self.options.out, roots=(self.root,))
+        except OutputError as error:
+            print(f"whynan: {error}", file=sys.__stderr__)
+
+    def _show(self, recording: Recording) -> None:
+        if recording.outcome in ("healthy", "script-error"):
+            return
+        from whynan.report.terminal import render
+
+        render(recording.to_json(), sys.__stderr__, out=self.options.out, roots=(self.root,))
+
+
+def _error_of(exit: BaseException | None) -> str | None:
+    if exit is None or isinstance(exit, (Unwind, KeyboardInterrupt)):
         return None
+    if isinstance(exit, SystemExit):
+        return None if exit.code in (None, 0) else f"SystemExit: {exit.code}"
+    return f"{type(exit).__name__}: {exit}"
 
 
 def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
-    return Session(options)
+    session = Session(options)
+    imports.when_imported("torch", session.attach_torch)
+    return session
+
+
+__all__ = ["STOPPED", "Adapter", "RunOptions", "Session", "start", "tell"]

@@ -112,10 +112,13 @@ class Gather:
     """Rows picked from a larger tensor: `rows[i]` of the source became row i. How hand-made batches are drawn."""
 
     index: int
+    kind: str
     key: int
+    source_key: int
     rows: tuple[int, ...]
     frame: Frame | None
     source_rows: int
+    row_stride: int
 
 
 @dataclass(frozen=True)

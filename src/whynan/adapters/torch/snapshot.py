@@ -75,6 +75,10 @@ class Snapshot:
             torch.cuda.set_rng_state_all(self.cuda_random)
         self.names.restore(frame, changed)
 
+    def tensors_changed(self) -> list[Any]:
+        """Return the copied tensors which the body wrote in place."""
+        return [tensor for tensor, copy in self.tensors.pairs if not torch.equal(tensor.detach(), copy)]
+
     def changed_in_place(self) -> list[Any]:
         """Return tensors in the user's hands that the body wrote in place and that no copy covers."""
         covered = {id(tensor) for tensor, _ in self.tensors.pairs} | {id(tensor) for tensor, _ in self.buffers.pairs}

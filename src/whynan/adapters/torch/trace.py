@@ -6,6 +6,7 @@ sequence number, which is the same on the node and, at the time of the forward o
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,27 +35,42 @@ _RECENT_OPS = 200_000
 
 
 class Tracer(TorchDispatchMode):
-    """Fill a `Trace` while it is entered. `in_optimizer` and `modules` are set from outside as the step goes on."""
+    """Fill a `Trace` while it is entered. `is_in_optimizer` tells whether an optimizer's step is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_in_optimizer: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
+        self.is_in_optimizer = is_in_optimizer
+        self.is_paused = False
+        self.tainted: set[int] = set()
         self.trace = Trace()
         self.modules = ModuleStack()
-        self.in_optimizer = False
         self.writes: dict[int, list[tuple[int, Region]]] = {}
         self.last_writer: dict[int, int] = {}
         self.lineage: list[tuple[str, tuple[int, ...]]] = []
         self.absorbed: list[tuple[int, str, tuple[int, ...]]] = []
-        self.intercept: Any = None
         self._keep: list[Any] = []
+        self.last_root: int | None = None
+
+    def taint(self, tensors: Iterable[Any]) -> None:
+        """Follow from here on which floating-point values depend on these tensors."""
+        self.tainted |= {_key(tensor) for tensor in tensors}
+
+    def depends_on_parameters(self, tensor: Any) -> bool:
+        return _key(tensor) in self.tainted
+
+    def pause(self) -> None:
+        """See nothing more; what has been seen can be asked about."""
+        self.is_paused = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.rpartition("::")[2]
-        if name in IGNORED:
+        if name in IGNORED or self.is_paused:
             return func(*args, **kwargs)
         index = self.trace.n_ops
         self.trace.n_ops += 1
+        if name == "ones_like":
+            self._note_root(args)
         node = torch._C._current_autograd_node()
         sequence = torch._C._autograd._get_sequence_nr() - 1
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -90,16 +106,16 @@ class Tracer(TorchDispatchMode):
         parents = tuple({self.last_writer[key] for key in in_keys if key in self.last_writer})
         is_view = self._note_writes(name, index, outputs, in_keys, before, parents)
         stack = None
-        if node is None and sequence not in self.trace.forward and not self.in_optimizer:
+        if node is None and sequence not in self.trace.forward and not self.is_in_optimizer():
             stack = user_frames(sys._getframe(2))
             path, kind = self.modules.current()
             self.trace.forward[sequence] = ForwardOp(name, stack, path, kind, index)
+        self._note_gather(name, index, args, outputs)
         if is_view and not before:
             return
         if name in LOSS_OPS:
             summaries = tuple(summarize(tensor) for tensor in inputs[:3])
             self.trace.loss_calls.append(LossCall(LOSS_OPS[name], index, summaries, args_by_name(func, args, kwargs)))
-        self._note_gather(name, index, args, outputs)
         for tensor in outputs:
             if _watched(tensor) and tensor.numel() == 1 and name not in UNINITIALIZED:
                 stack = stack or user_frames(sys._getframe(2))
@@ -114,6 +130,11 @@ class Tracer(TorchDispatchMode):
             return
         self._record(func, name, index, node, sequence, args, kwargs, inputs, before, bad, stack)
 
+    def _note_root(self, args: Any) -> None:
+        """A backward pass begins with a gradient of ones in the loss's likeness."""
+        if isinstance(args[0], torch.Tensor) and args[0].numel() == 1:
+            self.last_root = self.last_writer.get(_key(args[0]))
+
     def _note_writes(
         self, name: str, index: int, outputs: list[Any], in_keys: set[int], before: list[Any], parents: tuple[int, ...]
     ) -> bool:
@@ -121,6 +142,7 @@ class Tracer(TorchDispatchMode):
         is_view = bool(outputs)
         mutated = {_key(tensor) for tensor, _ in before}
         self.lineage.append((name, parents))
+        is_tainted = not self.tainted.isdisjoint(in_keys)
         for tensor in outputs:
             key = _key(tensor)
             if key in in_keys and key not in mutated:
@@ -128,7 +150,10 @@ class Tracer(TorchDispatchMode):
             is_view = False
             if key not in in_keys:
                 self.writes.pop(key, None)
+                self.tainted.discard(key)
                 self._keep_alive(tensor)
+            if is_tainted and _watched(tensor):
+                self.tainted.add(key)
             self.last_writer[key] = index
         return is_view
 
@@ -157,7 +182,10 @@ class Tracer(TorchDispatchMode):
             frames = user_frames(sys._getframe(3))
             frame = frames[0] if frames else None
             source = args[0]
-            self.trace.gathers.append(Gather(index, _key(outputs[0]), rows, frame, int(source.shape[0])))
+            stride = max(int(source.stride(0)), 1)
+            self.trace.gathers.append(
+                Gather(index, name, _key(outputs[0]), _key(source), rows, frame, int(source.shape[0]), stride)
+            )
 
     def _writers_of(self, inputs: list[Any]) -> list[int]:
         found = []
@@ -230,7 +258,7 @@ class Tracer(TorchDispatchMode):
     def _phase(self, node: Any) -> Phase:
         if node is not None:
             return "backward"
-        return "optimizer" if self.in_optimizer else "forward"
+        return "optimizer" if self.is_in_optimizer() else "forward"
 
     def _edges(
         self,

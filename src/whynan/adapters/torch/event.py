@@ -1,0 +1,23 @@
+"""What the watch tells the host: something is non-finite, here, now."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from whynan.records.incident import Stage, What
+
+
+@dataclass
+class Event:
+    """A non-finite value at a point where the program uses it. `tensors` are live; nobody keeps the event for long."""
+
+    what: What
+    when: str
+    tensors: list[Any] = field(repr=False)
+    name: str
+    kind: str
+    n_tensors: int = 1
+    line: tuple[str, int | None] | None = None
+    differentiable: bool = True
+    error: BaseException | None = None
+    stage: Stage = "train"
+    was_skipped: bool = False

@@ -1,0 +1,363 @@
+"""Measure the evidence that causes are matched on."""
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch import sources
+from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.names import forward_name
+from whynan.adapters.torch.samples import SampleSearch
+from whynan.launch.host import is_user_file, tell
+from whynan.records import (
+    BadLeaf,
+    BatchFacts,
+    Evidence,
+    History,
+    Op,
+    OptimizerFacts,
+    PathStep,
+    Precision,
+    ReplayResult,
+    Sample,
+    SourceLine,
+)
+from whynan.trace.graph import Leaf, OpRecord
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Plan
+
+_SQUASHES = {
+    "sigmoid",
+    "_softmax",
+    "softmax",
+    "_log_softmax",
+    "hardsigmoid",
+    "clamp",
+    "logsigmoid",
+    "log_sigmoid_forward",
+}
+_LAYERS = {"addmm", "mm", "bmm", "convolution", "baddbmm", "linear"}
+_DATA_BUDGET_S = 5.0
+
+
+def gather(
+    plan: "Plan",
+    traced: "Outcome",
+    search: SampleSearch,
+    replay: ReplayResult,
+    origin: Op | None,
+    leaf: Leaf | None,
+    path: tuple[PathStep, ...],
+) -> Evidence:
+    """Return everything measured on a replayed step."""
+    record = traced.slice.origin if traced.slice is not None else None
+    bad_leaf = _bad_leaf(plan, traced, leaf) if leaf is not None else None
+    samples = search.samples
+    extra: dict[str, Any] = {}
+    data = _data_origin(plan, search, bad_leaf)
+    if data is not None:
+        origin = data
+    elif origin is None and bad_leaf is not None:
+        origin = _leaf_origin(plan, traced, bad_leaf)
+    special = _special(plan, traced, record)
+    extra.update(special.pop("extra", {}))
+    return Evidence(
+        symptom=plan.pending.symptom(),
+        replay=replay,
+        origin=origin,
+        path=path,
+        bad_leaf=bad_leaf,
+        samples=samples,
+        loss_terms=traced.terms or (),
+        history=history_of(plan),
+        optimizer=optimizer_of(plan),
+        precision=precision_of(plan, traced),
+        batch=batch_of(plan),
+        error=_error_text(plan),
+        extra=extra,
+        **special,
+    )
+
+
+def gather_without_replay(plan: "Plan", replay: ReplayResult) -> Evidence:
+    """Return what watching alone tells: the symptom, where the program stood, the history."""
+    origin = None
+    if plan.pending.what == "parameter" and plan.pending.line is not None:
+        file, line = plan.pending.line
+        origin = Op("step", "optimizer.step", "optimizer", _line(file, line))
+    return Evidence(
+        symptom=plan.pending.symptom(),
+        replay=replay,
+        origin=origin,
+        history=history_of(plan),
+        optimizer=optimizer_of(plan),
+        precision=precision_of(plan, None),
+        error=_error_text(plan),
+    )
+
+
+def _line(file: str, line: int | None) -> SourceLine:
+    import linecache
+
+    from whynan.adapters.torch.explain import short_path
+
+    return SourceLine(short_path(file), line, None, linecache.getline(file, line or 0).strip() or None)
+
+
+def _error_text(plan: "Plan") -> str | None:
+    error = plan.pending.error
+    return f"{type(error).__name__}: {error}"[:2000] if error is not None else None
+
+
+# Leaves and data ---------------------------------------------------------------------------------------------------
+
+
+def _bad_leaf(plan: "Plan", traced: "Outcome", leaf: Leaf) -> BadLeaf:
+    role, name = sources.role_of(leaf, plan, traced)
+    since = None
+    detail = None
+    if role in ("parameter", "buffer"):
+        since = -1 if plan.host.watch.n_steps == 0 else None
+        detail = f"it held the value before this step; {plan.host.watch.n_steps} optimizer steps had been made"
+    summary = leaf.summary
+    fields = {**summary.__dict__, "role": role, "name": name}
+    return BadLeaf(type(summary)(**fields), since, detail)
+
+
+def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf) -> Op:
+    """A tensor that was bad before the step: the line is that which first used it."""
+    from whynan.adapters.torch.explain import source_line
+
+    path = traced.slice.path if traced.slice is not None else ()
+    frame = path[0].stack[0] if path and path[0].stack else None
+    phase = "data" if bad.tensor.role in ("batch", "target") else "forward"
+    module = path[0].module if path else None
+    return Op(
+        "data" if phase == "data" else bad.tensor.role,
+        "leaf",
+        phase,
+        source_line(frame),
+        module,
+        None,
+        (bad.tensor,),
+        bad.tensor,
+    )
+
+
+def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None) -> Op | None:
+    """Where the data set's own code made the value: fetch the sample again and look at each of its lines."""
+    if bad is None or bad.tensor.role not in ("batch", "target", "computed") or search.position is None:
+        return None
+    origin = sources.batch_origin(plan)
+    if origin is None:
+        return None
+    try:
+        from whynan.adapters.torch.data.refetch import find_data_origin
+
+        found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
+    except ImportError:
+        return None
+    except Exception as error:
+        tell("fetching the sample again failed", error)
+        return None
+    if found is None:
+        return None
+    from whynan.adapters.torch.explain import short_path
+
+    source = SourceLine(short_path(found.file) if found.file else None, found.line, found.function, found.code)
+    return Op(found.op, found.event or "data", "data", source, None, None, tuple(found.inputs), found.output)
+
+
+# Facts about the origin ----------------------------------------------------------------------------------------------
+
+
+def _special(plan: "Plan", traced: "Outcome", record: OpRecord | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"extra": {}}
+    tracer = traced.tracer
+    if tracer is None or traced.slice is None:
+        return result
+    calls = tracer.trace.loss_calls
+    if calls:
+        call = _loss_on_path(calls, traced)
+        result["loss_function"], result["loss_inputs"] = call.name, call.inputs
+        result["extra"]["loss_facts"] = call.facts
+    if record is None:
+        return result
+    known = record.facts
+    made_by = known.get("made_by", [])
+    result["intended_infinity"] = traced.slice.intended
+    result["masked_rows"] = int(known.get("masked_rows", 0))
+    result["reduces_nothing"] = bool(known.get("reduces_nothing", False))
+    result["in_custom_function"] = record.custom
+    result["custom_input_nonfinite"] = bool(record.edges)
+    result["through_where"] = _through_where(tracer, record)
+    result["zero_variance"] = _zero_variance(record, made_by)
+    result["logits_as_probabilities"] = _takes_logits(record, made_by)
+    result["extra"].update({key: value for key, value in known.items() if key != "made_by"})
+    result["extra"]["made_by"] = made_by
+    return result
+
+
+def _loss_on_path(calls: list[Any], traced: "Outcome") -> Any:
+    path = {record.index for record in traced.slice.path} if traced.slice is not None else set()
+    return next((call for call in calls if call.index in path), calls[-1])
+
+
+def _through_where(tracer: Any, record: OpRecord) -> bool:
+    """Whether a `where` in the forward pass drops the values that the origin's operation made."""
+    forward = record.index
+    if record.phase == "backward":
+        known = tracer.trace.forward.get(record.sequence)
+        if known is None:
+            return False
+        forward = known.index
+    wheres = [
+        i
+        for i, (name, _) in enumerate(tracer.lineage)
+        if name in ("where", "masked_fill", "index", "masked_select") and i > forward
+    ]
+    wheres = [i for i in wheres if _selects(tracer, i)]
+    if not any(tracer.is_ancestor(forward, index) for index in wheres[:200]):
+        return False
+    if record.phase == "backward":
+        values = record.facts.get("inputs_at_element", [])
+        return record.kind == "nan" and 0.0 in values[:1]
+    # A forward infinity that `where` drops comes back as 0 * inf in the backward pass.
+    return any(index in {i for i, _, _ in tracer.absorbed} for index in wheres)
+
+
+def _selects(tracer: Any, index: int) -> bool:
+    return tracer.lineage[index][0] in ("where", "masked_fill")
+
+
+def _zero_variance(record: OpRecord, made_by: list[str]) -> bool:
+    name = forward_name(record.node) if record.node else record.name
+    if "norm" in name and any(word in name for word in ("batch", "layer", "group", "instance")):
+        return True
+    if name not in ("div", "true_divide", "sqrt", "rsqrt", "std", "var", "std_mean", "var_mean", "reciprocal"):
+        return False
+    near = made_by[:6] if record.phase == "forward" else [name, *made_by[:6]]
+    return bool({"std", "var", "std_mean", "var_mean"} & set(near)) and not record.facts.get("reduces_nothing")
+
+
+def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
+    """Whether a logarithm (of a loss) got what a layer put out, with no squashing function between."""
+    if record.name not in ("log", "log2", "log10", "log1p", "binary_cross_entropy", "xlogy"):
+        return False
+    for name in made_by:
+        if name in _SQUASHES:
+            return False
+        if name in _LAYERS:
+            return True
+    return False
+
+
+# The run ---------------------------------------------------------------------------------------------------------------
+
+
+def history_of(plan: "Plan") -> History:
+    watch = plan.host.watch
+    start = watch.weight_norm_start
+    now = _finite_weight_norms(plan)
+    loss = list(watch.history.loss.values())
+    if watch.last_loss is not None and (not loss or loss[-1] != watch.last_loss):
+        loss.append(watch.last_loss)
+    norms = list(watch.history.grad_norm.values())
+    if plan.pending.grad_norm is not None and plan.pending.what == "gradient":
+        norms.append(plan.pending.grad_norm)
+    return History(
+        loss=tuple(loss[-4000:]),
+        grad_norm=tuple(norms[-4000:]),
+        lr=tuple(watch.history.lr.values()[-4000:]),
+        weight_norm_start=start[0] if start else None,
+        weight_norm_now=now[0],
+        weight_abs_max_start=start[1] if start else now[1],
+        weight_abs_max_now=now[1],
+        largest_growth=(),
+    )
+
+
+def _finite_weight_norms(plan: "Plan") -> tuple[float | None, float | None]:
+    snapshot = plan._target.snapshot if plan._target is not None else None
+    if snapshot is not None:
+        with torch.no_grad():
+            for copy in snapshot.optimizers.values():
+                copy.restore()
+    norm, largest = plan.host.watch.weight_norms()
+    return (norm if math.isfinite(norm) else None, largest if math.isfinite(largest) else None)
+
+
+def optimizer_of(plan: "Plan") -> OptimizerFacts | None:
+    if not plan.host.known.optimizers:
+        return None
+    optimizer = plan.host.known.optimizers[-1]
+    for candidate in plan.host.known.optimizers:
+        ids = {id(p) for group in candidate.param_groups for p in group["params"]}
+        if any(
+            p.grad is not None and not bool(torch.isfinite(p.grad).all())
+            for p in plan.host.known.parameters()
+            if id(p) in ids
+        ):
+            optimizer = candidate
+            break
+    group = optimizer.param_groups[0] if optimizer.param_groups else {}
+    betas = group.get("betas")
+    return OptimizerFacts(
+        name=type(optimizer).__name__,
+        lr=_number(group.get("lr")),
+        eps=_number(group.get("eps")),
+        weight_decay=_number(group.get("weight_decay")),
+        momentum=_number(group.get("momentum")),
+        betas=(float(betas[0]), float(betas[1])) if isinstance(betas, (tuple, list)) and len(betas) == 2 else None,
+        n_parameters=sum(p.numel() for g in optimizer.param_groups for p in g["params"]),
+        state_zeros=_state_zeros(optimizer),
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _state_zeros(optimizer: Any) -> dict[str, int]:
+    zeros: dict[str, int] = {}
+    for values in optimizer.state.values():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, torch.Tensor) and value.numel() > 1:
+                zeros[key] = zeros.get(key, 0) + int((value == 0).sum())
+    return zeros
+
+
+def precision_of(plan: "Plan", traced: "Outcome | None") -> Precision:
+    watch = plan.host.watch
+    dtypes = [str(p.dtype).removeprefix("torch.") for p in plan.host.known.parameters()]
+    record = traced.slice.origin if traced is not None and traced.slice is not None else None
+    autocast = watch.autocast
+    half = [s.dtype for s in (record.inputs if record else ()) if s.dtype in ("float16", "bfloat16")]
+    return (
+        Precision(
+            autocast=autocast,
+            parameters=dtypes[0] if dtypes else "float32",
+            scaler=watch.scaler.scale is not None,
+            scale=watch.scaler.scale,
+            n_skipped_in_a_row=watch.scaler.n_skipped,
+        )
+        if not half or autocast
+        else Precision(autocast, dtypes[0] if dtypes else half[0], watch.scaler.scale is not None, watch.scaler.scale)
+    )
+
+
+def batch_of(plan: "Plan") -> BatchFacts:
+    try:
+        return describe(sources.batch_items(plan))
+    except Exception as error:
+        tell("looking at the batch failed", error)
+        return BatchFacts()
+
+
+__all__ = ["Sample", "gather", "gather_without_replay", "re"]

@@ -1,0 +1,185 @@
+"""From a traced attempt to an incident: the origin as a report speaks of it, the evidence, the diagnosis."""
+
+import linecache
+import re
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch import evidence as facts
+from whynan.adapters.torch.elements import nonfinite_elements
+from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.sources import role_of, storage_key
+from whynan.adapters.torch.terms import find_terms
+from whynan.adapters.torch.trace import Tracer
+from whynan.adapters.torch.watch import sounds_like_loss
+from whynan.diagnosis.engine import diagnose
+from whynan.launch.host import tell
+from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, SourceLine
+from whynan.slicing.origin import Slice, find_origin
+from whynan.snapshot.python_state import frame_values
+from whynan.trace.graph import Frame, Leaf, OpRecord
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Pending, Plan
+
+_MAX_PATH = 60
+
+
+def slice_of(tracer: Tracer, event: Event) -> Slice | None:
+    """Walk back from the event's tensors."""
+    edges = []
+    for tensor in event.tensors[:12]:
+        if tensor is None or tensor.layout != torch.strided or tensor.numel() == 0:
+            continue
+        if bool(torch.isfinite(tensor.detach()).all()):
+            continue
+        for element in nonfinite_elements(tensor)[0]:
+            edge = tracer.writer_at(tensor, element)
+            if edge is not None:
+                edges.append(edge)
+    return find_origin(tracer.trace, edges, _is_mask)
+
+
+def _is_mask(leaf: Leaf) -> bool:
+    """An infinity that came with the step and not from it: all of one sign and no NaN beside it is a mask."""
+    summary = leaf.summary
+    return summary.n_nan == 0 and summary.n_neginf > 0 and summary.n_posinf == 0
+
+
+def live_namespaces(frame: FrameType) -> list[dict[str, Any]]:
+    """Return what the user's live frames' names stand for, innermost first, with the globals last."""
+    import sys
+
+    spaces: list[dict[str, Any]] = []
+    current = live_user_frame(sys._getframe(1))
+    while current is not None and len(spaces) < 8:
+        spaces.append(frame_values(current) or {})
+        current = live_user_frame(current.f_back)
+    return [*spaces, dict(frame.f_globals)]
+
+
+def terms_of(tracer: Tracer, event: Event, outcome: "Outcome") -> tuple[LossTerm, ...]:
+    try:
+        return find_terms(tracer, event, outcome.slice, outcome.frames)
+    except Exception as error:
+        tell("naming the loss terms failed", error)
+        return ()
+
+
+def is_loss(tracer: Tracer, event: Event, pending: "Pending") -> bool:
+    """Whether a number that the script read depends on the parameters and is made or called like a loss."""
+    if not any(tracer.depends_on_parameters(tensor) for tensor in event.tensors):
+        return False
+    text = pending.name
+    if pending.line is not None:
+        text += linecache.getline(pending.line[0], pending.line[1] or 0)
+    return sounds_like_loss(text) or bool(tracer.trace.loss_calls)
+
+
+def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
+    """Put together all that is known of the step."""
+    replay = plan.replay_result(traced)
+    origin, leaf = None, None
+    if traced.slice is not None:
+        if traced.slice.origin is not None:
+            origin = origin_op(traced.slice.origin)
+        elif traced.slice.leaf is not None:
+            leaf = traced.slice.leaf
+    path = tuple(_step(record) for record in traced.slice.path) if traced.slice is not None else ()
+    evidence = facts.gather(plan, traced, search, replay, origin, leaf, _shortened(path))
+    return _diagnosed(plan, evidence, search.note)
+
+
+def without_replay(plan: "Plan", why: str) -> Incident:
+    """What can be said from watching alone."""
+    evidence = facts.gather_without_replay(plan, ReplayResult(False, "none", why))
+    return _diagnosed(plan, evidence, None)
+
+
+def _diagnosed(plan: "Plan", evidence: Any, note: str | None) -> Incident:
+    notes: list[str] = [note] if note else []
+    causes, remedies = diagnose(evidence, notes)
+    return Incident(
+        symptom=evidence.symptom,
+        replay=evidence.replay,
+        origin=evidence.origin,
+        path=evidence.path,
+        samples=evidence.samples,
+        loss_terms=evidence.loss_terms,
+        causes=causes,
+        remedies=remedies,
+        policy=plan.host.options.policy,
+        action=_action(plan),
+        notes=tuple(notes),
+    )
+
+
+def _action(plan: "Plan") -> str:
+    if plan.pending.was_skipped:
+        return "the script skipped this step itself"
+    policy = plan.host.options.policy
+    if policy == "observe":
+        return "nothing was changed; the script went on"
+    if policy == "recover":
+        return "the batch was skipped, what it had changed was put back, the run goes on"
+    if plan.pending.when == "after optimizer.step()":
+        return "stopped; the parameters are those from before the step" if plan._target else "stopped"
+    return "stopped before the optimizer could use it"
+
+
+def origin_op(record: OpRecord) -> Op:
+    """Return the op record in a report's words."""
+    frame = record.stack[0] if record.stack else None
+    return Op(
+        op=plain_name(record),
+        framework_op=f"{record.node} ({record.framework_op})" if record.node else record.framework_op,
+        phase=record.phase,
+        source=source_line(frame),
+        module=record.module,
+        module_type=record.module_type,
+        inputs=record.inputs,
+        output=record.output,
+        elements=record.elements,
+        args=record.args,
+    )
+
+
+def source_line(frame: Frame | None) -> SourceLine:
+    """Return a frame's line as the user would name it, at the sub-expression's own line where it spans several."""
+    if frame is None:
+        return SourceLine(None, None, None, None)
+    code = linecache.getline(frame.file, frame.line).strip()
+    return SourceLine(short_path(frame.file), frame.line, frame.function, code or None)
+
+
+def short_path(file: str) -> str:
+    """Return a path relative to the working directory where it lies below it."""
+    try:
+        return str(Path(file).resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return file
+
+
+def _step(record: OpRecord) -> PathStep:
+    frame = record.stack[0] if record.stack else None
+    return PathStep(plain_name(record), record.phase, source_line(frame), record.module, record.kind)
+
+
+def _shortened(path: tuple[PathStep, ...]) -> tuple[PathStep, ...]:
+    """Leave out the middle of a long path, and steps that repeat the one before."""
+    kept: list[PathStep] = []
+    for step in path:
+        if not kept or (step.op, step.source, step.phase) != (kept[-1].op, kept[-1].source, kept[-1].phase):
+            kept.append(step)
+    if len(kept) > _MAX_PATH:
+        kept = [*kept[: _MAX_PATH // 2], *kept[-_MAX_PATH // 2 :]]
+    return tuple(kept)
+
+
+__all__ = ["is_loss", "re", "role_of", "storage_key"]

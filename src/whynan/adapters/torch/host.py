@@ -1,0 +1,357 @@
+"""Answers the rewritten loops: decides that a symptom is one, and drives the replay of the iteration it lies in."""
+
+import linecache
+import re
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch import suspects
+from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.plan import Decision, Pending, Plan
+from whynan.adapters.torch.sites import Loops, Pass, Site
+from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
+from whynan.adapters.torch.watch import Watch
+from whynan.launch.host import Unwind, strip_frames, tell
+from whynan.launch.options import RunOptions
+from whynan.launch.rewrite import LoopSite
+from whynan.records import Incident
+from whynan.watch.budget import Budget
+
+
+class Leaving(Unwind):
+    """Leaves the user's code up to one iteration, or (`target` None) for good."""
+
+    def __init__(self, target: Pass | None) -> None:
+        super().__init__()
+        self.target = target
+
+
+class TorchHost:
+    """The adapter's host. `record` takes finished incidents."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.options = options
+        self.record = record
+        self.known = KnownState()
+        self.watch = Watch(self.known, self.notify)
+        self.watch.before_step = self.before_step
+        self.watch.after_step = self.after_step
+        self.loops = Loops(
+            self.known,
+            lambda: self.watch.n_events,
+            lambda: self.watch.n_steps,
+            self.run_again,
+            lambda: self.plan is not None,
+        )
+        self.pending: Pending | None = None
+        self.plan: Plan | None = None
+        self.read: tuple[Event, Pass] | None = None
+        self.innocent_lines: set[tuple[str, int | None]] = set()
+        self.is_over = False
+        self.provisional: Incident | None = None
+        self.skipped: list[Incident] = []
+        self.n_skipped_in_a_row = 0
+        self._copies = Budget(0.008, n_first=3, free_s=1e-4)
+
+    # What rewritten code calls -----------------------------------------------------------------------------------------
+
+    def new_site(self, site: LoopSite) -> Site:
+        return self.loops.new_site(site)
+
+    def failed(self, index: int) -> bool:
+        error = sys.exc_info()[1]
+        frame = _caller()
+        if error is None or frame is None:
+            return False
+        current = self.loops.of(index, frame)
+        if isinstance(error, Unwind):
+            return isinstance(error, Leaving) and error.target is not None and error.target is current
+        if current is None or self.is_over or isinstance(error, GeneratorExit):
+            return False
+        if self.plan is not None:
+            return self._failed_in_replay(current, error)
+        strip_frames(error)
+        if self.pending is not None:
+            return self.pending.target is current
+        if isinstance(error, KeyboardInterrupt):
+            return False
+        return self._is_symptom_in(error, current)
+
+    def leave(self, value: Any = None) -> Any:
+        if self.is_over:
+            return value
+        frame = _caller()
+        if frame is None:
+            return value
+        leaving = self._left_by(frame)
+        if self.plan is not None:
+            if any(current is self.plan.target for current in leaving):
+                self.plan.ended_by(self._suspect(self.plan.target, frame))
+                raise Leaving(self.plan.target)
+            return value
+        if self.pending is None:
+            for current in leaving:
+                event = self._suspect(current, frame)
+                if event is not None:
+                    self._set_pending(event, current)
+                    break
+        if self.pending is not None and any(current is self.pending.target for current in leaving):
+            self.pending.leaves = True
+            raise Leaving(self.pending.target)
+        return value
+
+    def drawn(self, value: Any) -> Any:
+        for current in self.loops.alive():
+            if current.snapshot is not None:
+                current.drawn.append(value)
+        return value
+
+    def redrawn(self) -> Any:
+        if self.plan is None:
+            raise LookupError("nothing is being replayed")
+        return self.plan.redrawn()
+
+    # Events ------------------------------------------------------------------------------------------------------------
+
+    def notify(self, event: Event) -> None:
+        if self.is_over:
+            return
+        frame = live_user_frame(sys._getframe(1))
+        if event.line is None and frame is not None:
+            event.line = (frame.f_code.co_filename, frame.f_lineno)
+        if self.plan is not None:
+            if self.plan.takes(event):
+                raise Leaving(self.plan.target)
+            return
+        if self.pending is not None:
+            return
+        targets = self.loops.on_stack(frame)
+        if event.when == "read":
+            if targets and event.line not in self.innocent_lines:
+                self.read = (event, targets[0])
+            return
+        self._set_pending(event, next((t for t in targets if t.snapshot is not None), None))
+        assert self.pending is not None
+        if self.pending.target is None:
+            self._explain_without_replay(self.pending)
+        elif self.options.policy != "observe":
+            raise Leaving(self.pending.target)
+
+    def before_step(self, optimizer: Any) -> None:
+        """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
+        alive = self.loops.alive()
+        lacking = [c for c in alive[:2] if c.snapshot is not None and id(optimizer) not in c.snapshot.optimizers]
+        if self.plan is not None:
+            snapshot = self.plan.target.snapshot
+            if snapshot is not None and id(optimizer) not in snapshot.optimizers:
+                snapshot.save_before_step(optimizer, OptimizerCopy(optimizer))
+            return
+        if not lacking or not self._copies.is_due() or OptimizerCopy.n_bytes(optimizer) > MEMORY_BUDGET:
+            return
+        self._copies.begin()
+        copy = OptimizerCopy(optimizer)
+        for current in lacking:
+            if current.snapshot is not None:
+                current.snapshot.save_before_step(optimizer, copy)
+        self._copies.end()
+
+    def after_step(self) -> None:
+        """End an attempt that has come past the symptom without meeting it."""
+        if self.plan is not None and self.plan.is_past_symptom():
+            raise Leaving(self.plan.target)
+
+    # Deciding ----------------------------------------------------------------------------------------------------------
+
+    def _set_pending(self, event: Event, target: Pass | None) -> None:
+        self.pending = Pending.of(event, target, self.watch, _value_of_epoch(target.frame if target else None))
+
+    def _left_by(self, frame: FrameType) -> list[Pass]:
+        """Return the iterations that the statement now running in `frame` leaves, innermost first."""
+        here = [c for c in self.loops.alive() if c.frame is frame]
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if re.search(r"\bbreak\b", line) and not re.search(r"\breturn\b", line):
+            return here[:1]
+        return here
+
+    def _suspect(self, current: Pass, frame: FrameType) -> Event | None:
+        """Look for a non-finite loss that the script has seen before we have; None where there is none."""
+        if self.read is not None and self.read[1] is current and not current.trained:
+            return self.read[0]
+        if current not in self.loops.on_stack(frame):
+            return None
+        return suspects.loss_in_frame(current.frame, current.site, current.trained)
+
+    def _is_symptom_in(self, error: BaseException, current: Pass) -> bool:
+        """Whether an exception of the script's comes from non-finite values; if so, replay the right iteration."""
+        targets = [c for c in self.loops.on_stack(current.frame) if c.snapshot is not None]
+        target = suspects.training_iteration(targets)
+        if target is None:
+            return False
+        event = None
+        if self.read is not None and self.read[1] is target:
+            event = self.read[0]
+        event = event or suspects.nonfinite_in_exception(error, target.frame)
+        if event is None:
+            return False
+        event.error = error
+        self._set_pending(event, target)
+        assert self.pending is not None
+        self.pending.leaves = True
+        self.pending.error = error
+        if target is current:
+            return True
+        raise Leaving(target)
+
+    def _failed_in_replay(self, current: Pass, error: BaseException) -> bool:
+        assert self.plan is not None
+        if current is not self.plan.target:
+            return False
+        if isinstance(error, KeyboardInterrupt):
+            self.plan.abort()
+            self.plan = None
+            return False
+        self.plan.ended_by(suspects.nonfinite_in_exception(error, current.frame), error)
+        return True
+
+    def run_again(self, current: Pass) -> bool:
+        """Called when the body of an iteration has ended: whether it is to run once more."""
+        if self.is_over:
+            return False
+        if self.plan is not None:
+            return self._go_on(current) if self.plan.target is current else False
+        if self.pending is None:
+            self._look_at_end(current)
+        if self.pending is not None and self.pending.target is current:
+            self.plan = Plan(self, current, self.pending)
+            return self._go_on(current)
+        self._note_end(current)
+        return False
+
+    def _note_end(self, current: Pass) -> None:
+        trained = current.trained
+        current.owner.note_end(current.elapsed, trained)
+        if current.snapshot is not None:
+            owner = current.owner
+            owner.accumulates = owner.accumulates or (trained and self.watch.n_steps == current.n_steps)
+            owner.in_place = owner.in_place or (owner.n_passes <= 3 and bool(current.snapshot.tensors_changed()))
+        if self.read is not None and self.read[1] is current:
+            self.read = None
+        if trained and self.watch.n_steps > current.n_steps and self.provisional is not None:
+            self.skipped.append(self.provisional)
+            self.provisional = None
+            self.n_skipped_in_a_row = 0
+
+    def _look_at_end(self, current: Pass) -> None:
+        """The body ended by itself. A loss was read, or stands in a variable, and nothing was done with it?"""
+        if current.snapshot is None or current.trained:
+            return
+        event = None
+        if self.read is not None and self.read[1] is current:
+            event = self.read[0]
+        elif current in self.loops.on_stack(current.frame):
+            event = suspects.loss_in_frame(current.frame, current.site, False)
+        if event is None or event.line in self.innocent_lines:
+            return
+        if current.owner.n_training == 0:
+            event.stage = "validation"
+        else:
+            event.was_skipped = True
+            self.n_skipped_in_a_row += 1
+            if self.n_skipped_in_a_row > 1 and self.n_skipped_in_a_row < suspects.MANY_SKIPS:
+                return
+        self._set_pending(event, current)
+
+    # Replaying -----------------------------------------------------------------------------------------------------------
+
+    def _go_on(self, current: Pass) -> bool:
+        """Drive the plan by one attempt; act on its decision when it has come to one."""
+        plan = self.plan
+        assert plan is not None
+        try:
+            decision = plan.next()
+        except Exception as error:
+            plan.leave_attempt()
+            tell("explaining a step failed", error)
+            decision = plan.failed_decision(error)
+        if decision is None:
+            return True
+        self.plan = None
+        return self._act(decision, plan, current)
+
+    def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
+        self.pending, self.read = None, None
+        if decision.incident is not None:
+            if plan.pending.was_skipped and self.n_skipped_in_a_row < suspects.MANY_SKIPS:
+                self.provisional = decision.incident
+            else:
+                self.record(decision.incident)
+        if decision.kind == "stop":
+            self.is_over = True
+            self.watch.enabled = False
+            raise Leaving(None)
+        if decision.kind == "escalate":
+            outer = decision.outer
+            assert outer is not None
+            self.pending = plan.pending
+            self.pending.target = outer
+            raise Leaving(outer)
+        if decision.kind == "innocent" and plan.pending.line is not None:
+            self.innocent_lines.add(plan.pending.line)
+        if decision.kind == "run-for-real":
+            self.is_over = True  # nothing more is looked at: the script goes the way it wanted
+            self.watch.enabled = False
+            return True
+        self._note_end(current)
+        return False
+
+    def _explain_without_replay(self, pending: Pending) -> None:
+        plan = Plan(self, None, pending)
+        decision = plan.without_replay("no loop of the script was under way that could be run again")
+        self.pending = None
+        if decision.incident is not None:
+            self.record(decision.incident)
+        self.is_over = True
+        self.watch.enabled = False
+        if self.options.policy == "stop":
+            raise Leaving(None)
+
+    def outer_of(self, current: Pass) -> Pass | None:
+        """Return the next iteration around `current` that could be replayed."""
+        alive = self.loops.on_stack(current.frame)
+        around = alive[alive.index(current) + 1 :] if current in alive else []
+        return next((c for c in around if c.snapshot is not None), None)
+
+
+def _caller() -> FrameType | None:
+    return live_user_frame(sys._getframe(1))
+
+
+def _value_of_epoch(frame: FrameType | None) -> int | None:
+    """Return what a variable called epoch says, in the innermost of the user's frames that has one."""
+    from whynan.snapshot.python_state import frame_values
+
+    while frame is not None:
+        frame = live_user_frame(frame)
+        if frame is None:
+            return None
+        values = frame_values(frame) or {}
+        for name in ("epoch", "ep", "epoch_idx", "current_epoch"):
+            if isinstance(values.get(name), int):
+                return int(values[name])
+        frame = frame.f_back
+    return None
+
+
+def device_of(known: KnownState) -> str:
+    """Return the device that the parameters are on."""
+    parameter = next(iter(known.parameters()), None)
+    return str(parameter.device) if parameter is not None else "cpu"
+
+
+__all__ = ["Leaving", "TorchHost", "device_of", "time", "torch"]

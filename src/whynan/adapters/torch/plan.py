@@ -1,0 +1,355 @@
+"""The plan of one incident: which attempts the iteration is run again for, and what comes of them.
+
+A plan is a generator of attempts. Between two of them the user's own loop runs its body; the host resumes the plan at its
+end. The first attempt is traced, the next ones find the guilty sample by replacing parts of the batch.
+"""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from whynan.adapters.torch import explain
+from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.modules import ModuleStack
+from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.sites import Pass
+from whynan.adapters.torch.snapshot import Snapshot
+from whynan.adapters.torch.trace import Tracer
+from whynan.adapters.torch.watch import Watch
+from whynan.launch.host import tell
+from whynan.records import Incident, ReplayResult, Symptom
+from whynan.records.incident import Stage, What
+from whynan.report.progress import Progress
+from whynan.slicing.origin import Slice
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.host import TorchHost
+
+
+@dataclass
+class Pending:
+    """A symptom that waits for the end of its iteration. `line` is where the program stood when it showed."""
+
+    what: What
+    name: str
+    kind: str
+    when: str
+    step: int
+    epoch: int | None
+    stage: Stage
+    target: Pass | None
+    n_tensors: int
+    n_events: int
+    line: tuple[str, int | None] | None = None
+    differentiable: bool = True
+    was_skipped: bool = False
+    leaves: bool = False
+    error: BaseException | None = None
+    grad_norm: float | None = None
+
+    @staticmethod
+    def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
+        step = watch.n_steps
+        if event.stage == "validation" and target is not None:
+            step = target.owner.n_passes - 1
+        n_events = watch.n_events - target.n_events if target is not None else 0
+        return Pending(
+            event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,
+            event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm,
+        )  # fmt: skip
+
+    def symptom(self) -> Symptom:
+        return Symptom(self.what, self.name, self.kind, self.step, self.epoch, self.stage, self.detail())
+
+    def detail(self) -> str:
+        words = {
+            "backward": "the loss before its backward pass",
+            "read": "a number that the script read",
+            "exit": "a loss in the script's variables",
+            "exception": "an exception of the script's or of a library",
+            "forward": "a running statistic after the forward pass",
+        }
+        return words.get(self.when, self.when)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the host is to do. `outer` is the iteration to replay instead, for "escalate"."""
+
+    kind: Literal["stop", "continue", "innocent", "escalate", "run-for-real"]
+    incident: Incident | None = None
+    outer: Pass | None = None
+
+
+@dataclass
+class Attempt:
+    """One run of the iteration again. `changed` are names bound otherwise, `redraws` items that `next` gives instead."""
+
+    traced: bool
+    changed: dict[str, Any] = field(default_factory=dict)
+    redraws: list[Any] | None = None
+    mode: Any = None
+    """A dispatch mode that is entered for the attempt."""
+
+
+@dataclass
+class Outcome:
+    """How an attempt ended: with which event, what the slice of its trace was, or with the exception of the script's."""
+
+    event: Event | None = None
+    slice: Slice | None = None
+    tracer: Tracer | None = None
+    error: BaseException | None = None
+    is_finite: bool = False
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    terms: Any = None
+
+
+class Plan:
+    """Drives the replay of one iteration for one symptom."""
+
+    def __init__(self, host: "TorchHost", target: Pass | None, pending: Pending) -> None:
+        self.host = host
+        self._target = target
+        self.pending = pending
+        self.began = time.monotonic()
+        self.deadline = self.began + host.options.budget
+        self.outcome = Outcome()
+        self.n_attempts = 0
+        self._quiet = Quiet()
+        self._tracer: Tracer | None = None
+        self._attempt: Attempt | None = None
+        self._n_redrawn = 0
+        self._n_events = 0
+        self._progress = Progress()
+        self._generator = self._attempts() if target is not None else None
+        self._after: Snapshot | None = None
+
+    @property
+    def target(self) -> Pass:
+        assert self._target is not None
+        return self._target
+
+    # Driven by the host --------------------------------------------------------------------------------------------------
+
+    def next(self) -> Decision | None:
+        """Go on to the next attempt (None: run the body again) or come to a decision."""
+        assert self._generator is not None
+        self.leave_attempt()
+        try:
+            attempt = next(self._generator)
+        except StopIteration as stop:
+            self._progress.close()
+            return self._finish(stop.value)
+        self._enter(attempt)
+        return None
+
+    def _finish(self, decision: Decision) -> Decision:
+        """Put the iteration into the state in which the script is to go on."""
+        snapshot = self.target.snapshot
+        if decision.kind == "run-for-real" and snapshot is not None:
+            snapshot.restore(self.target.frame)
+        elif decision.kind in ("continue", "innocent") and self._after is not None:
+            self._after.restore(self.target.frame)
+        return decision
+
+    def _enter(self, attempt: Attempt) -> None:
+        snapshot = self.target.snapshot
+        assert snapshot is not None
+        snapshot.restore(self.target.frame, attempt.changed)
+        self.outcome = Outcome(is_finite=True)
+        self._attempt = attempt
+        self._n_redrawn = 0
+        self.n_attempts += 1
+        self._n_events = self.host.watch.n_events
+        self._quiet.enter()
+        if attempt.mode is not None:
+            attempt.mode.__enter__()
+        if attempt.traced:
+            self._tracer = self._new_tracer()
+            self._tracer.modules.enter()
+            self._tracer.__enter__()
+
+    def _new_tracer(self) -> Tracer:
+        tracer = Tracer(is_in_optimizer=lambda: self.host.watch.in_optimizer)
+        roots = self.host.known.roots()
+        tracer.modules.name_from(roots)
+        tracer.taint(self.host.known.parameters())
+        return tracer
+
+    def leave_attempt(self) -> None:
+        """Undo what an attempt has set up; harmless where none is under way."""
+        if self._tracer is not None:
+            try:
+                self._tracer.__exit__(None, None, None)
+            except Exception as error:
+                tell("ending a trace failed", error)
+            self._tracer.modules.leave()
+            self.outcome.tracer = self._tracer
+            self._tracer = None
+        if self._attempt is not None and self._attempt.mode is not None:
+            self._attempt.mode.__exit__(None, None, None)
+        self._quiet.leave()
+        self.host.watch.in_optimizer = False
+        self._attempt = None
+
+    def abort(self) -> None:
+        """Ctrl-C during a replay: nothing more is tried, what is known is kept."""
+        self.leave_attempt()
+        self._progress.close()
+        incident = explain.without_replay(self, "it was interrupted")
+        self.host.record(incident)
+        self.host.is_over = True
+
+    def failed_decision(self, error: Exception) -> Decision:
+        return self.without_replay(f"whynan failed: {type(error).__name__}: {error}")
+
+    def without_replay(self, why: str) -> Decision:
+        self._progress.close()
+        incident = explain.without_replay(self, why)
+        if self._target is None:
+            return Decision("stop", incident)
+        return self._finish(self._decide(incident))
+
+    # Events during an attempt --------------------------------------------------------------------------------------------
+
+    def takes(self, event: Event) -> bool:
+        """Take an event of the attempt under way; return whether the attempt is over with it."""
+        if self._attempt is None:
+            return False
+        if event.when == "read" and self.pending.when not in ("read", "exit", "exception"):
+            return False
+        if event.when == "read" and self.pending.line is not None and event.line != self.pending.line:
+            return False
+        self._set_event(event)
+        return True
+
+    def _set_event(self, event: Event | None) -> None:
+        self.outcome.event = event
+        self.outcome.is_finite = event is None
+        if event is not None and self._tracer is not None:
+            tracer = self._tracer
+            tracer.pause()
+            self.outcome.slice = explain.slice_of(tracer, event)
+            self.outcome.frames = explain.live_namespaces(self.target.frame)
+            self.outcome.terms = explain.terms_of(tracer, event, self.outcome)
+
+    def ended_by(self, event: Event | None, error: BaseException | None = None) -> None:
+        """The body of the attempt was left by a statement or an exception of the script's."""
+        self.outcome.error = error
+        if event is None and error is not None and self.pending.error is not None:
+            same = type(error) is type(self.pending.error) and str(error)[:80] == str(self.pending.error)[:80]
+            self.outcome.is_finite = not same
+            return
+        self._set_event(event)
+
+    def is_past_symptom(self) -> bool:
+        """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
+        return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)
+
+    def redrawn(self) -> Any:
+        items = self._attempt.redraws if self._attempt and self._attempt.redraws is not None else self.target.drawn
+        item = items[self._n_redrawn]
+        self._n_redrawn += 1
+        return item
+
+    # The plan itself -----------------------------------------------------------------------------------------------------
+
+    def _attempts(self) -> Generator[Attempt, None, Decision]:
+        target = self.target
+        self._progress.stage(
+            f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}"
+        )
+        if self._goes_on():
+            self._after = self._snapshot_after()
+        if target.elapsed > self.host.options.budget:
+            return self.without_replay(
+                f"one iteration takes {target.elapsed:.0f} s, more than --budget {self.host.options.budget:g}"
+            )
+        yield Attempt(traced=True)
+        traced = self.outcome
+        if traced.is_finite:
+            yield Attempt(traced=True)  # once more before saying that it does not reproduce
+            traced = self.outcome
+        if self._is_innocent(traced):
+            return Decision("innocent")
+        outer = self._outer_to_ask(traced)
+        if outer is not None:
+            return Decision("escalate", outer=outer)
+        search = SampleSearch(self, traced)
+        if not traced.is_finite:
+            self._progress.stage("looking for the sample")
+            yield from search.attempts()
+        incident = explain.incident(self, traced, search)
+        return self._decide(incident)
+
+    def _snapshot_after(self) -> Snapshot:
+        frame: FrameType = self.target.frame
+        after = Snapshot(frame, self.target.site, self.host.known, small_tensors=True, gradients=True)
+        for optimizer in self.host.known.optimizers:
+            from whynan.adapters.torch.snapshot import OptimizerCopy
+
+            after.save_before_step(optimizer, OptimizerCopy(optimizer))
+        return after
+
+    def _goes_on(self) -> bool:
+        """Whether the script may go on after this plan as if nothing had been."""
+        return (
+            self.host.options.policy == "observe"
+            or self.pending.was_skipped
+            or self.pending.stage == "validation"
+            or not self.pending.differentiable
+        ) and not self.pending.leaves
+
+    def _is_innocent(self, traced: Outcome) -> bool:
+        """A number read in a validation loop is a loss only if it depends on the parameters, and is called like one."""
+        if self.pending.when not in ("read", "exit") or self.pending.differentiable or self.pending.leaves:
+            return False
+        if traced.is_finite or traced.tracer is None or traced.event is None:
+            return True
+        return not explain.is_loss(traced.tracer, traced.event, self.pending)
+
+    def _outer_to_ask(self, traced: Outcome) -> Pass | None:
+        """Where the trace ends at something that this iteration did not make, the iteration around it may tell."""
+        leaf = traced.slice.leaf if traced.slice is not None else None
+        unknown = (
+            traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
+        )
+        if not unknown and (leaf is None or explain.role_of(leaf, self, traced)[0] not in ("computed", "gradient")):
+            return None
+        outer = self.host.outer_of(self.target)
+        if outer is None or outer.elapsed > max(2.0, 0.25 * self.host.options.budget):
+            return None
+        return outer
+
+    def _decide(self, incident: Incident) -> Decision:
+        policy = self.host.options.policy
+        if self.pending.was_skipped:
+            return Decision("continue", incident)
+        if policy == "observe":
+            return Decision("run-for-real" if self.pending.leaves else "continue", incident)
+        if policy == "recover" and not self.pending.leaves:
+            return Decision("continue", incident)
+        return Decision("stop", incident)
+
+    def is_out_of_time(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def replay_result(self, traced: Outcome) -> ReplayResult:
+        """Say whether the step ran again with the same outcome."""
+        snapshot = self.target.snapshot
+        missing = []
+        if snapshot is not None and not snapshot.names.complete:
+            missing.append("local variables (the function asks for its locals)")
+        if snapshot is not None and snapshot.changed_in_place():
+            missing.append("tensors that the loop's body changes in place")
+        if traced.is_finite:
+            why = f"the same step, run again {self.n_attempts} times, came out finite"
+            return ReplayResult(False, "re-yield", why, tuple(missing))
+        return ReplayResult(True, "re-yield", None, tuple(missing))
+
+
+__all__ = ["Attempt", "Decision", "ModuleStack", "Outcome", "Pending", "Plan", "ReplayResult"]

@@ -1,0 +1,127 @@
+"""Find the sample of the batch that makes the step fail: by the elements' positions, then by replacing samples.
+
+A sample is guilty if the step is finite once it is replaced by another sample of the same batch. Positions only say which
+one to try first. Where no single one is guilty, that is the answer.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from whynan.adapters.torch import sources
+from whynan.adapters.torch.data.batch import batch_size, replace_sample
+from whynan.records import Sample
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Attempt, Outcome, Plan
+
+_MAX_ATTEMPTS = 24
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """The batch as the iteration got it: names that the loop binds, or items drawn by `next`."""
+
+    names: dict[str, Any]
+    drawn: list[Any]
+    size: int | None
+
+    def with_replaced(self, positions: list[int], donors: list[int]) -> tuple[dict[str, Any], list[Any]]:
+        names, drawn = dict(self.names), list(self.drawn)
+        for position, donor in zip(positions, donors):
+            if names:
+                names = replace_sample(names, position, donor, self.size)
+            if drawn:
+                drawn = [replace_sample(item, position, donor, self.size) for item in drawn]
+        return names, drawn
+
+
+class SampleSearch:
+    """Runs the attempts that find the guilty sample; `samples` and `note` hold the answer."""
+
+    def __init__(self, plan: "Plan", traced: "Outcome") -> None:
+        self.plan = plan
+        self.traced = traced
+        self.batch = batch_of(plan)
+        self.samples: tuple[Sample, ...] = ()
+        self.position: int | None = None
+        self.note: str | None = None
+        self.n_tried = 0
+
+    def attempts(self) -> "Generator[Attempt, None, None]":
+        """Yield attempts until the guilty sample is known or none is."""
+        direct = sources.samples_by_row(self.plan, self.traced)
+        if direct:
+            self.samples = direct
+            self.position = direct[0].position
+            return
+        size = self.batch.size
+        if size is None or size < 2:
+            if size == 1:
+                self._settle(0, "the only sample of the batch")
+            return
+        if not self._may_be_a_sample():
+            return
+        for candidate in sources.candidate_positions(self.traced, size)[:3]:
+            yield self._without([candidate], size)
+            if self.plan.outcome.is_finite:
+                self._settle(candidate, "replaced by another sample of the batch, the step is finite")
+                return
+        yield from self._bisect(size)
+
+    def _may_be_a_sample(self) -> bool:
+        leaf = self.traced.slice.leaf if self.traced.slice is not None else None
+        origin = self.traced.slice.origin if self.traced.slice is not None else None
+        if leaf is not None and sources.role_of(leaf, self.plan, self.traced)[0] in ("parameter", "buffer"):
+            return False
+        return origin is None or origin.phase != "optimizer"
+
+    def _without(self, positions: list[int], size: int) -> "Attempt":
+        from whynan.adapters.torch.plan import Attempt
+
+        self.n_tried += 1
+        healthy = [k for k in range(size) if k not in positions]
+        donors = [healthy[i % len(healthy)] for i in range(len(positions))]
+        names, drawn = self.batch.with_replaced(positions, donors)
+        return Attempt(traced=False, changed=names, redraws=drawn or None)
+
+    def _bisect(self, size: int) -> "Generator[Attempt, None, None]":
+        """Invariant: with the samples of `suspects` replaced (and nothing else) the step is finite, or all are suspects."""
+        suspects = list(range(size))
+        while len(suspects) > 1 and self.n_tried < _MAX_ATTEMPTS and not self.plan.is_out_of_time():
+            half = len(suspects) // 2
+            for part in (suspects[:half], suspects[half:]):
+                yield self._without(part, size)
+                if self.plan.outcome.is_finite:
+                    suspects = part
+                    break
+            else:
+                break
+        if len(suspects) == 1:
+            self._settle(suspects[0], "replaced by another sample of the batch, the step is finite")
+        elif len(suspects) < size:
+            self.note = (
+                f"no single sample is guilty: replacing samples {suspects} of the batch together makes it finite"
+            )
+        else:
+            self.note = f"no single sample is guilty ({self.n_tried} replacements tried)"
+
+    def _settle(self, position: int, why: str) -> None:
+        self.position = position
+        self.samples = (sources.sample_at(self.plan, position, why),)
+
+
+def batch_of(plan: "Plan") -> BatchItem:
+    """Return the batch that the iteration runs on."""
+    target = plan.target
+    values = sources.values_at_start(plan)
+    names = {name: values[name] for name in target.site.targets if name in values and _holds_data(values[name])}
+    drawn = [item for item in target.drawn if _holds_data(item)]
+    size = batch_size(names) if names else None
+    if size is None and drawn:
+        size = batch_size(drawn[0] if len(drawn) == 1 else drawn)
+    return BatchItem(names, list(target.drawn) if drawn else [], size)
+
+
+def _holds_data(value: Any) -> bool:
+    return not isinstance(value, (int, float, str, bool, type(None)))

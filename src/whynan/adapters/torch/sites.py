@@ -1,0 +1,173 @@
+"""Loops of the user's program: when an iteration begins, what it looked like then, and which one a symptom belongs to."""
+
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from whynan.adapters.torch.snapshot import KnownState, Snapshot
+from whynan.launch.host import COLD, is_user_file, set_site
+from whynan.launch.rewrite import LoopSite
+
+_COLD_AFTER = 64
+_COLD_BELOW_S = 1e-3
+_SNAPSHOT_SHARE = 0.01
+_SNAPSHOT_FREE_S = 6e-5
+
+
+class Site:
+    """One rewritten loop: `iter` begins an iteration of the user's. Turns cold where the loop is quick and trains nothing."""
+
+    def __init__(self, site: LoopSite, loops: "Loops") -> None:
+        self.site = site
+        self.loops = loops
+        self.n_passes = 0
+        self.n_training = 0
+        self.n_idle = 0
+        self.seconds = 0.0
+        self.snapshot_s = 0.0
+        self.accumulates = False
+        self.in_place: bool = False
+        self.skip = 0
+
+    def __iter__(self) -> "Pass":
+        self.n_passes += 1
+        frame = sys._getframe(1)
+        while not is_user_file(frame.f_code.co_filename):
+            frame = frame.f_back  # type: ignore[assignment]
+        return self.loops.begin(self, frame)
+
+    def note_end(self, seconds: float, trained: bool) -> None:
+        """Keep count; after many quick iterations in which nothing was trained the loop is left alone."""
+        self.seconds += seconds
+        if trained:
+            self.n_training += 1
+            self.n_idle = 0
+            return
+        self.n_idle += 1
+        if self.n_idle >= _COLD_AFTER and not self.n_training and self.seconds < self.n_passes * _COLD_BELOW_S:
+            set_site(self.site.index, COLD)
+
+    def can_afford_snapshot(self) -> bool:
+        """Whether a whole snapshot fits: the first few always, then within its share of the loop's time."""
+        if self.n_passes <= 3 or self.snapshot_s / self.n_passes < _SNAPSHOT_FREE_S:
+            return True
+        return self.snapshot_s < self.seconds * _SNAPSHOT_SHARE
+
+
+class Pass:
+    """One iteration of a user's loop. The loop itself holds it; when the loop is left it is gone."""
+
+    __slots__ = (
+        "__weakref__",
+        "began",
+        "drawn",
+        "frame",
+        "loops",
+        "n_events",
+        "n_redrawn",
+        "n_steps",
+        "owner",
+        "snapshot",
+        "started",
+    )
+
+    def __init__(self, owner: Site, frame: FrameType, loops: "Loops") -> None:
+        self.owner = owner
+        self.frame = frame
+        self.loops = loops
+        self.drawn: list[Any] = []
+        self.n_redrawn = 0
+        self.started = False
+        self.snapshot: Snapshot | None = None
+        self.n_events = loops.count_events()
+        self.n_steps = loops.count_steps()
+        self.began = time.perf_counter()
+
+    @property
+    def site(self) -> LoopSite:
+        return self.owner.site
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def trained(self) -> bool:
+        """Whether a backward pass or an optimizer step took place in this iteration so far."""
+        return self.loops.count_events() > self.n_events
+
+    def __iter__(self) -> "Pass":
+        return self
+
+    def __next__(self) -> tuple[()]:
+        if not self.started:
+            self.started = True
+            return ()
+        if self.loops.run_again(self):
+            return ()
+        raise StopIteration
+
+
+class Loops:
+    """The iterations under way, outermost first."""
+
+    def __init__(
+        self,
+        known: KnownState,
+        count_events: Callable[[], int],
+        count_steps: Callable[[], int],
+        run_again: Callable[[Pass], bool],
+        is_replaying: Callable[[], bool],
+    ) -> None:
+        self.known = known
+        self.count_events = count_events
+        self.count_steps = count_steps
+        self.run_again = run_again
+        self.is_replaying = is_replaying
+        self.sites: dict[int, Site] = {}
+        self._passes: list[weakref.ref[Pass]] = []
+
+    def new_site(self, site: LoopSite) -> Site:
+        self.sites[site.index] = Site(site, self)
+        return self.sites[site.index]
+
+    def begin(self, owner: Site, frame: FrameType) -> Pass:
+        """Begin an iteration: take the snapshot that a replay of it would need."""
+        if self._passes:
+            self._passes = [ref for ref in self._passes if ref() is not None]
+        current = Pass(owner, frame, self)
+        self._passes.append(weakref.ref(current))
+        if not self.is_replaying() and owner.can_afford_snapshot():
+            current.snapshot = Snapshot(
+                frame,
+                owner.site,
+                self.known,
+                small_tensors=owner.n_passes <= 3 or owner.in_place,
+                gradients=owner.accumulates,
+            )
+            owner.snapshot_s += current.elapsed
+        return current
+
+    def alive(self) -> list[Pass]:
+        """Return the iterations under way, innermost first."""
+        return [current for ref in reversed(self._passes) if (current := ref()) is not None and current.started]
+
+    def on_stack(self, frame: FrameType | None) -> list[Pass]:
+        """Return the iterations whose frames are on the stack and outside of any module's forward, innermost first."""
+        frames: list[FrameType] = []
+        while frame is not None:
+            frames.append(frame)
+            frame = frame.f_back
+        outer_forward = max((i for i, f in enumerate(frames) if f.f_code.co_name == "_call_impl"), default=-1)
+        outside = {id(f) for f in frames[outer_forward + 1 :]}
+        return [current for current in self.alive() if id(current.frame) in outside]
+
+    def of(self, index: int, frame: FrameType) -> Pass | None:
+        """Return the iteration of loop `index` that runs in `frame`."""
+        for current in self.alive():
+            if current.site.index == index and current.frame is frame:
+                return current
+        return None

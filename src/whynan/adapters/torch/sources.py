@@ -1,0 +1,198 @@
+"""Where non-finite values of a step came from outside of it: the batch, the data set, the model, an earlier iteration."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch.data import loader
+from whynan.adapters.torch.data.facts import _parts as batch_parts
+from whynan.adapters.torch.data.indices import resolve
+from whynan.records import Sample
+from whynan.records.tensor import Role
+from whynan.snapshot.python_state import _MISSING, frame_values
+from whynan.trace.graph import Gather, Leaf
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Plan
+
+_DATA_ROWS = 3
+
+
+def values_at_start(plan: "Plan") -> dict[str, Any]:
+    """Return what the frame's names stood for when the iteration began, as far as it is known."""
+    values = frame_values(plan.target.frame) or {}
+    snapshot = plan.target.snapshot
+    if snapshot is not None:
+        values |= {name: value for name, value in snapshot.names.values.items() if value is not _MISSING}
+    return values
+
+
+def batch_items(plan: "Plan") -> dict[str, Any]:
+    """Return the batch by the names that the script gives it."""
+    values = values_at_start(plan)
+    items = {name: values[name] for name in sorted(plan.target.site.targets) if _is_data(values.get(name))}
+    for number, item in enumerate(plan.target.drawn):
+        if _is_data(item):
+            items[f"batch{number or ''}"] = item
+    return items
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, list, tuple, dict)) or type(value).__module__ == "numpy"
+
+
+def storage_key(value: Any) -> int | None:
+    """Return the address of a tensor's storage or of an array's memory."""
+    if isinstance(value, torch.Tensor):
+        try:
+            return int(value.untyped_storage().data_ptr()) or id(value)
+        except Exception:
+            return id(value)
+    interface = getattr(value, "__array_interface__", None)
+    return int(interface["data"][0]) if interface else None
+
+
+def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | None]:
+    """Return what a non-finite tensor is that no op of the step has written, and what it is called."""
+    known = plan.host.known
+    names = known.parameter_names()
+    for parameter in known.parameters():
+        if storage_key(parameter) == leaf.key:
+            return "parameter", names.get(id(parameter), "parameter")
+    for buffer in known.buffers():
+        if storage_key(buffer) == leaf.key:
+            return "buffer", names.get(id(buffer), "buffer")
+    for parameter in known.parameters():
+        if parameter.grad is not None and storage_key(parameter.grad) == leaf.key:
+            return "gradient", names.get(id(parameter))
+    for part in batch_parts(batch_items(plan), None):
+        if storage_key(part.values) == leaf.key:
+            return part.role if part.role in ("batch", "target") else "batch", part.name
+    gather = gather_of(leaf, outcome)
+    for space in outcome.frames:
+        for name, value in space.items():
+            if storage_key(value) == leaf.key:
+                return ("target" if _sounds_like_target(name) else "batch"), name
+    if gather is not None or leaf.constant:
+        return "batch", None
+    return "computed", None
+
+
+def _sounds_like_target(name: str) -> bool:
+    return name.lower() in ("y", "t", "target", "targets", "label", "labels", "temp", "gt") or "target" in name.lower()
+
+
+def gather_of(leaf: Leaf, outcome: "Outcome") -> Gather | None:
+    """Return the gather that took rows from the tensor which the leaf is."""
+    if outcome.tracer is None:
+        return None
+    for gather in outcome.tracer.trace.gathers:
+        if gather.source_key == leaf.key and gather.source_rows > 1:
+            return gather
+    return None
+
+
+def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
+    """Return samples that the walk itself names: a non-finite row of the tensor that the batch was gathered from."""
+    leaf = outcome.slice.leaf if outcome.slice is not None else None
+    if leaf is None:
+        return ()
+    gather = gather_of(leaf, outcome)
+    if gather is not None:
+        row = leaf.offset // gather.row_stride
+        position = gather.rows.index(row) if row in gather.rows else None
+        return (Sample(position, row, None, "its row of the data is non-finite"),)
+    position = _position_in_batch(leaf, plan)
+    if position is None:
+        return ()
+    return (sample_at(plan, position, "its own values are non-finite"),)
+
+
+def _position_in_batch(leaf: Leaf, plan: "Plan") -> int | None:
+    """Return which sample of the batch an element of a non-finite batch tensor belongs to."""
+    from whynan.adapters.torch.data.batch import batch_size
+
+    items = batch_items(plan)
+    size = batch_size(items) if items else None
+    for part in batch_parts(items, size):
+        if storage_key(part.values) != leaf.key:
+            continue
+        if part.position is not None:
+            return part.position
+        values = part.values
+        if isinstance(values, torch.Tensor) and values.dim() and values.shape[0] == size and values.stride(0):
+            return (leaf.offset - values.storage_offset()) // values.stride(0)
+        if not isinstance(values, torch.Tensor) and getattr(values, "ndim", 0) and values.shape[0] == size:
+            return leaf.offset * values.itemsize // values.strides[0]
+    return None
+
+
+def sample_at(plan: "Plan", position: int, why: str) -> Sample:
+    """Return the sample at a place of the batch, with its index in the dataset where a loader drew it."""
+    origin = batch_origin(plan)
+    if origin is not None and 0 <= position < len(origin.indices):
+        resolved = resolve(origin.dataset, origin.indices[position])
+        index = resolved.index if isinstance(resolved.index, int) else None
+        detail = f"{why}; {resolved.detail}" if resolved.detail else why
+        return Sample(position, index, resolved.path, detail)
+    return Sample(position, _index_by_identity(plan, position), None, why)
+
+
+def batch_origin(plan: "Plan") -> loader.BatchOrigin | None:
+    """Return what is known of the batch in hand, if a DataLoader drew it."""
+    from whynan.adapters.torch.data.batch import batch_size
+
+    items = batch_items(plan)
+    size = batch_size(items) if items else None
+    candidates = loader.recent()
+    for origin in candidates:
+        if size is not None and len(origin.indices) == size:
+            return origin
+    if size is None and items and candidates and len(candidates[0].indices) == 1:
+        return candidates[0]
+    return None
+
+
+def _index_by_identity(plan: "Plan", position: int) -> int | None:
+    """Return the place of a sample in a list of the script's, when the very object is there."""
+    try:
+        from whynan.adapters.torch.data.lineage import find_in_containers
+    except ImportError:
+        return None
+    spaces = [frame_values(plan.target.frame) or {}, plan.target.frame.f_globals]
+    for item in batch_items(plan).values():
+        if isinstance(item, (list, tuple)) and position < len(item):
+            found = find_in_containers(item[position], spaces)
+            if found is not None:
+                return found[1]
+    return None
+
+
+def candidate_positions(outcome: "Outcome", size: int) -> list[int]:
+    """Return places in the batch that the origin's elements point at, likeliest first."""
+    if outcome.slice is None:
+        return []
+    found: list[int] = []
+    origin = outcome.slice.origin
+    records = ([origin] if origin is not None else []) + list(outcome.slice.path)
+    for record in records[:40]:
+        shape = record.output.shape if record.output is not None else None
+        for element in record.elements[:4]:
+            position = _as_position(element, shape, size)
+            if position is not None and position not in found:
+                found.append(position)
+        if len(found) >= _DATA_ROWS:
+            break
+    return found
+
+
+def _as_position(element: tuple[int, ...], shape: tuple[int, ...] | None, size: int) -> int | None:
+    if not element or shape is None or not shape:
+        return None
+    if shape[0] == size:
+        return element[0]
+    if shape[0] % size == 0:
+        return element[0] // (shape[0] // size)
+    if len(shape) > 1 and shape[1] == size:
+        return element[1]
+    return None

@@ -1,0 +1,344 @@
+"""Watch a PyTorch program: its losses, gradients, parameters and running statistics, at the points where it uses them.
+
+Optimizers are watched by PyTorch's own global hooks. `torch.autograd.backward` and `grad`, the gradient scaler and the
+ways to read a number out of a tensor are wrapped; a wrapper looks, tells the host, and calls what it wraps.
+"""
+
+import functools
+import math
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from whynan.adapters.torch.checks import TensorGroup, dense, first_nonfinite
+from whynan.adapters.torch.elements import kind_of
+from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.scaler import ScalerWatch
+from whynan.adapters.torch.snapshot import KnownState
+from whynan.launch.host import tell
+from whynan.watch.history import RunHistory
+
+_LOSS_WORDS = (
+    "loss",
+    "nll",
+    "criterion",
+    "cost",
+    "objective",
+    "elbo",
+    "perplex",
+    "ppl",
+    "entropy",
+    "energy",
+    "bce",
+    "mse",
+)
+
+
+class Watch:
+    """Turns what the program does into events: a loss before backward, gradients after, a step's end, a number read."""
+
+    def __init__(self, known: KnownState, notify: Callable[[Event], None]) -> None:
+        self.known = known
+        self.notify = notify
+        self.history = RunHistory()
+        self.scaler = ScalerWatch(self)
+        self.autocast: str | None = None
+        self.n_steps = 0
+        self.n_events = 0
+        self.enabled = True
+        self.before_step: Callable[[Any], None] = lambda optimizer: None
+        self.after_step: Callable[[], None] = lambda: None
+        self.weight_norm_start: tuple[float, float] | None = None
+        self.last_loss: float | None = None
+        self._gradients = TensorGroup()
+        self._parameters = TensorGroup(share=0.004)
+        self._buffers = TensorGroup(share=0.002)
+        self._innocent_buffers: set[int] | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._thread = threading.get_ident()
+        self._depth = 0
+        self.in_optimizer = False
+
+    # Installing ----------------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        self._wrap(torch.autograd, "backward", self._backward)
+        self._wrap(torch.autograd, "grad", self._grad)
+        for name in ("item", "__float__", "tolist"):
+            self._wrap(torch.Tensor, name, self._read)
+        for name in ("grad", "grad_and_value"):
+            self._wrap(torch.func, name, self._functional)
+        handles = [register_optimizer_step_pre_hook(self._pre_step), register_optimizer_step_post_hook(self._post_step)]
+        self._undo += [handle.remove for handle in handles]
+        self.scaler.install(self._wrap)
+
+    def uninstall(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+        self._undo = []
+
+    def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        own = name in vars(owner)
+        original = getattr(owner, name)
+        wrapped = wrapper(original)
+        setattr(owner, name, wrapped)
+
+        def undo() -> None:
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+
+        self._undo.append(undo)
+
+    def _is_off(self) -> bool:
+        return not self.enabled or threading.get_ident() != self._thread
+
+    # Losses and gradients ------------------------------------------------------------------------------------------
+
+    def _backward(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_off():
+                return original(tensors, *args, **kwargs)
+            roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+            scaled = self._guarded(self._look_at_roots, roots, True)
+            self._depth += 1
+            try:
+                result = original(tensors, *args, **kwargs)
+            finally:
+                self._depth -= 1
+            if not scaled:
+                self._guarded(self._look_at_gradients, "after backward")
+            return result
+
+        return backward
+
+    def _grad(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_off():
+                return original(outputs, inputs, *args, **kwargs)
+            roots = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+            scaled = self._guarded(self._look_at_roots, [root for root in roots if root.numel() == 1], False)
+            result = original(outputs, inputs, *args, **kwargs)
+            if not scaled:
+                wanted = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+                self._guarded(self._look_at_returned, wanted, result)
+            return result
+
+        return grad
+
+    def _functional(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def transform(*args: Any, **kwargs: Any) -> Any:
+            function = original(*args, **kwargs)
+
+            @functools.wraps(function)
+            def gradient_of(*inner: Any, **options: Any) -> Any:
+                result = function(*inner, **options)
+                if not self._is_off():
+                    self._guarded(self._look_at_functional, result)
+                return result
+
+            return gradient_of
+
+        return transform
+
+    def _guarded(self, look: Callable[..., Any], *args: Any) -> Any:
+        """Run one of our looks; its failure is ours alone."""
+        try:
+            with torch.no_grad():
+                return look(*args)
+        except Exception as error:
+            tell("watching failed", error)
+            return None
+
+    def _look_at_roots(self, roots: list[Any], is_backward: bool) -> bool:
+        """Test the losses; return whether the backward pass is a scaled one."""
+        self.n_events += 1
+        scaled = any(self.scaler.is_scaled(root) for root in roots)
+        self._look_at_buffers()
+        for root in roots:
+            if not root.is_floating_point() or root.numel() == 0 or scaled:
+                continue
+            value = float(_item(root)) if root.numel() == 1 else float(root.detach().sum())
+            if root.numel() == 1 and is_backward:
+                self.last_loss = value
+            if not math.isfinite(value) and first_nonfinite([root]):
+                self.notify(Event("loss", "backward", [root], self._name_in_frame(root), kind_of(value) or "nan"))
+        return scaled
+
+    def _look_at_gradients(self, when: str) -> None:
+        if self._depth:
+            return
+        parameters = [p for p in self.known.parameters() if p.grad is not None]
+        bad, norm = self._gradients.check(dense(p.grad for p in parameters))
+        if norm is not None:
+            self.grad_norm = norm
+        if bad:
+            broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
+            self._tell_gradient(broken, [p.grad for p in broken], when)
+
+    grad_norm: float | None = None
+
+    def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
+        names = self.known.parameter_names()
+        name = next((names[id(p)] for p in parameters if id(p) in names), "parameter")
+        kinds = [_kind_in(gradient) for gradient in dense(gradients)]
+        kind = "nan" if "nan" in kinds else kinds[0] if kinds else "nan"
+        self.notify(Event("gradient", when, gradients, name, kind, len(parameters)))
+
+    def _look_at_returned(self, wanted: list[Any], result: Any) -> None:
+        trained = {id(p) for p in self.known.parameters()}
+        pairs = [
+            (tensor, gradient)
+            for tensor, gradient in zip(wanted, result)
+            if gradient is not None and (id(tensor) in trained or isinstance(tensor, torch.nn.Parameter))
+        ]
+        bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
+        if bad:
+            self._tell_gradient([t for t, _ in bad], [g for _, g in bad], "autograd.grad")
+
+    def _look_at_functional(self, result: Any) -> None:
+        self.n_events += 1
+        leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if any(torch._C._functorch.is_functorch_wrapped_tensor(leaf) for leaf in leaves):
+            return
+        bad = [leaf for leaf in dense(leaves) if first_nonfinite([leaf])]
+        if bad:
+            self.notify(Event("gradient", "torch.func.grad", bad, "gradient", _kind_in(bad[0]), len(bad)))
+
+    def _look_at_buffers(self) -> None:
+        buffers = [b for b in self.known.buffers() if b.is_floating_point()]
+        if self._innocent_buffers is None:
+            # A mask of -inf may be a buffer: only those that turn non-finite count.
+            self._innocent_buffers = {id(b) for b in first_nonfinite(buffers)}
+        changing = [b for b in buffers if id(b) not in self._innocent_buffers]
+        bad, _ = self._buffers.check(dense(changing))
+        if bad:
+            broken = first_nonfinite(changing)
+            names = self.known.parameter_names()
+            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
+            self.notify(Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken)))
+
+    # Optimizers ------------------------------------------------------------------------------------------------------
+
+    def _pre_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._is_off():
+            return
+        self._guarded(self._before_step, optimizer)
+        self.in_optimizer = True
+
+    def _before_step(self, optimizer: Any) -> None:
+        self.n_events += 1
+        self.known.add_optimizer(optimizer)
+        if self.weight_norm_start is None:
+            self.weight_norm_start = self.weight_norms()
+        if not self.scaler.is_finding_scale():
+            self._look_at_gradients("before optimizer.step()")
+        self.before_step(optimizer)
+
+    def _post_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.in_optimizer = False
+        if not self._is_off():
+            self._guarded(self._after_step, optimizer)
+
+    def _after_step(self, optimizer: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        bad, _ = self._parameters.check(dense(parameters))
+        if bad:
+            broken = first_nonfinite(parameters)
+            names = self.known.parameter_names()
+            name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
+            self.notify(Event("parameter", "after optimizer.step()", broken, name, _kind_in(broken[0]), len(broken)))
+        self.after_step()
+        self.n_steps += 1
+        self._append_history(optimizer)
+
+    def _append_history(self, optimizer: Any) -> None:
+        if self.last_loss is not None:
+            self.history.loss.append(self.last_loss)
+        self.history.grad_norm.append(self.grad_norm if self.grad_norm is not None else math.nan)
+        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        if rates:
+            self.history.lr.append(max(rates))
+
+    def weight_norms(self) -> tuple[float, float]:
+        """Return the global L2 norm and the largest magnitude over all parameters."""
+        tensors = [t for t in dense(self.known.parameters()) if t.numel()]
+        if not tensors:
+            return 0.0, 0.0
+        norms = torch.stack([t.double().norm() for t in tensors])
+        largest = max(float(t.abs().max()) for t in tensors)
+        return float(norms.norm()), largest
+
+    # Numbers that the script reads -------------------------------------------------------------------------------------
+
+    def _read(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def read(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            value = original(tensor, *args, **kwargs)
+            if value.__class__ is float and value - value != 0.0 and not self._is_off():
+                self._guarded(self._look_at_number, tensor, value)
+            return value
+
+        return read
+
+    def _look_at_number(self, tensor: Any, value: float) -> None:
+        frame = live_user_frame(sys._getframe(3))
+        line = frame.f_lineno if frame else None
+        event = Event("loss", "read", [tensor], self._name_in_frame(tensor, frame), kind_of(value) or "nan")
+        event.line = (frame.f_code.co_filename, line) if frame else None
+        event.differentiable = tensor.requires_grad
+        self.notify(event)
+
+    def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
+        frame = frame or live_user_frame(sys._getframe(1))
+        return name_of_tensor(tensor, frame) or "loss"
+
+
+def name_of_tensor(tensor: Any, frame: FrameType | None) -> str | None:
+    """Return what the user's innermost frames call a tensor: a variable, or a key of a dict."""
+    from whynan.snapshot.python_state import frame_values
+
+    while frame is not None:
+        frame = live_user_frame(frame)
+        if frame is None:
+            break
+        for name, value in (frame_values(frame) or {}).items():
+            if value is tensor:
+                return name
+            if isinstance(value, dict) and len(value) <= 64:
+                for key, item in value.items():
+                    if item is tensor:
+                        return str(key)
+        frame = frame.f_back
+    return None
+
+
+def sounds_like_loss(text: str) -> bool:
+    """Whether a name or a line of source speaks of a loss."""
+    lowered = text.lower()
+    return any(word in lowered for word in _LOSS_WORDS)
+
+
+def _item(tensor: Any) -> Any:
+    return _RAW_ITEM(tensor.detach())
+
+
+_RAW_ITEM = torch._C.TensorBase.item
+
+
+def _kind_in(tensor: Any) -> str:
+    """Return "nan" where there is one, else the kind of the infinity."""
+    flat = tensor.detach().reshape(-1)
+    if bool(torch.isnan(flat).any()):
+        return "nan"
+    return "inf" if bool((flat == math.inf).any()) else "-inf"

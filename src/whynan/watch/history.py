@@ -1,0 +1,47 @@
+"""Series of numbers over the steps of a run: bounded in memory, recent values exact, older ones thinned."""
+
+from collections import deque
+
+_RECENT = 2048
+_OLD = 4096
+
+
+class Series:
+    """One number a step. The last `_RECENT` are kept as they are; of the older ones every second goes as they fill up."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self._old: list[float] = []
+        self._stride = 1
+        self._count = 0
+
+    def append(self, value: float) -> None:
+        self._recent.append(value)
+        if len(self._recent) > _RECENT:
+            oldest = self._recent.popleft()
+            if self._count % self._stride == 0:
+                self._old.append(oldest)
+            self._count += 1
+            if len(self._old) > _OLD:
+                self._old = self._old[::2]
+                self._stride *= 2
+
+    def values(self) -> tuple[float, ...]:
+        """Return all that is kept, oldest first."""
+        return (*self._old, *self._recent)
+
+    def __len__(self) -> int:
+        return len(self._old) + len(self._recent)
+
+
+class RunHistory:
+    """Loss, global gradient norm and learning rate, one value for each optimizer step (or backward pass)."""
+
+    def __init__(self) -> None:
+        self.loss = Series()
+        self.grad_norm = Series()
+        self.lr = Series()
+
+    def as_dict(self) -> dict[str, tuple[float, ...]]:
+        series = {"loss": self.loss, "grad_norm": self.grad_norm, "lr": self.lr}
+        return {name: values.values() for name, values in series.items() if len(values)}
