@@ -1,5 +1,6 @@
 """Which modules are rewritten, what is told about imports, and what the core leaves unimported."""
 
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -39,7 +40,16 @@ def test_only_the_users_own_modules_are_rewritten(root: Path) -> None:
     assert not finder.is_user_path(str(root.parent / "x.py"))
     assert not finder.is_user_path(host.__file__)
     assert not imports.UserFinder("/").is_user_path(textwrap.__file__)
-    assert not imports.UserFinder("/").is_user_path(host.__file__)
+    assert not imports.UserFinder(str(Path(host.__file__).parents[3])).is_user_path(host.__file__)
+
+
+def test_a_script_in_a_project_has_the_whole_project(tmp_path: Path) -> None:
+    script = write(tmp_path / "project" / "scripts" / "train.py")
+    assert imports.project_of(str(script.parent)) == str(script.parent)
+    write(tmp_path / "project" / "pyproject.toml")
+    finder = imports.UserFinder(str(script.parent))
+    assert finder.is_user_path(str(tmp_path / "project" / "src" / "model.py"))
+    assert not finder.is_user_path(str(tmp_path / "other" / "model.py"))
 
 
 def test_a_module_is_rewritten_and_its_loader_is_left_as_it_was(root: Path) -> None:
@@ -86,3 +96,23 @@ def test_a_failing_callback_is_told_once(root: Path, monkeypatch: pytest.MonkeyP
     imports.when_imported("unlucky_module", fail)
     __import__("unlucky_module")
     assert lines == ["watching unlucky_module failed: KeyError('unlucky_module')"]
+
+
+def test_whynan_keeps_its_own_imports(tmp_path: Path) -> None:
+    write(tmp_path / "random.py", "mine = True\n")
+    write(
+        tmp_path / "main.py",
+        """
+        import random, sys
+        from whynan.launch.isolation import own_imports
+        assert random.mine
+        with own_imports():
+            import random as theirs
+            assert theirs.Random
+        import random as mine
+        assert mine is random and sys.path[0] == sys.argv[1]
+        print("done")
+    """,
+    )
+    command = [sys.executable, "-m", "whynan", "run", "main.py", str(tmp_path)]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "done\n"

@@ -314,6 +314,11 @@ PROGRAMS = {
         if x is "d":
             print()
     """,
+    "warnings from beyond": """
+        import warnings
+        for level in range(1, 5):
+            warnings.warn(f"level {level}", stacklevel=level)
+    """,
     "logging": """
         import logging
         logging.basicConfig(format="%(filename)s:%(lineno)d %(funcName)s %(message)s", level=0)

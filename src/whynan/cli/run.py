@@ -10,6 +10,7 @@ import click
 
 from whynan.errors import NoScriptError
 from whynan.launch import ending, execfile, host
+from whynan.launch.isolation import own_imports
 from whynan.launch.options import Policy, RunOptions
 
 
@@ -134,7 +135,8 @@ def _finish(session: Any, error: BaseException | None) -> int | None:
     if session is None:
         return None
     try:
-        return session.finish(error)  # type: ignore[no-any-return]
+        with own_imports():
+            return session.finish(error)  # type: ignore[no-any-return]
     except (Exception, KeyboardInterrupt) as failure:
         host.tell("writing the report failed", failure)
         return None

@@ -27,13 +27,13 @@ def _serve_dynamo(module: ModuleType) -> None:
 
 def _serve_numba(module: ModuleType) -> None:
     names = vars(module)
-    get_code_obj = names["get_code_obj"]
+    get_code_object = names["get_code_object"]
 
-    def get_plain_code_obj(obj: object) -> Any:
-        code = get_code_obj(obj)
+    def get_plain_code_object(obj: object) -> Any:
+        code = get_code_object(obj)
         return plain_code(code) if isinstance(code, CodeType) else code
 
-    names["get_code_obj"] = get_plain_code_obj
+    names["get_code_object"] = get_plain_code_object
 
 
 def _serve_cloudpickle(module: ModuleType) -> None:

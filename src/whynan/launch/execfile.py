@@ -11,7 +11,9 @@ from types import CodeType, ModuleType
 from whynan.errors import NoScriptError
 from whynan.launch import host, imports
 from whynan.launch.bytecode import serve_readers
+from whynan.launch.isolation import forget_shadowed
 from whynan.launch.options import RunOptions
+from whynan.launch.outermost import call_outermost
 from whynan.launch.rewrite import rewrite
 
 
@@ -40,7 +42,7 @@ def check_script(script: str) -> None:
 
 
 def execute(options: RunOptions) -> None:
-    """Run the user's program; whatever it raises passes through, with its own frames only below this one's callers."""
+    """Run the user's program; whatever it raises passes through."""
     sys.argv[:] = options.argv
     sys.orig_argv[:] = [sys.orig_argv[0], *(["-m"] if options.module else []), *options.argv]
     root = user_root(options.script)
@@ -49,18 +51,18 @@ def execute(options: RunOptions) -> None:
         sys.path[0 : 0 if sys.flags.safe_path else 1] = [root]
     elif not sys.flags.safe_path:
         sys.path[0] = root
-    _forget_shadowed(root)
+    forget_shadowed(root)
     imports.install(root)
     serve_readers()
     main = _fresh_main()
     if options.module is not None:
         sys.argv[0] = "-m"
-        runpy._run_module_as_main(options.module)  # type: ignore[attr-defined]
+        call_outermost(runpy._run_module_as_main, options.module)  # type: ignore[attr-defined]
     elif options.script is not None and _is_container(options.script):
-        runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
+        call_outermost(runpy._run_module_as_main, "__main__", False)  # type: ignore[attr-defined]
     elif options.script is not None:
         code = _script_code(main, os.path.abspath(options.script))
-        exec(code, main.__dict__)
+        call_outermost(exec, code, main.__dict__)
 
 
 def _fresh_main() -> ModuleType:
@@ -110,33 +112,3 @@ def _accepts(hook: object, script: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-# What a plain interpreter has imported before it comes to the script; a file of that name beside it never counts.
-_AT_START = frozenset(
-    """
-    __main__ _abc _codecs _collections_abc _frozen_importlib _frozen_importlib_external _imp _io _signal _sitebuiltins
-    _stat _thread _warnings _weakref abc builtins codecs encodings genericpath importlib io marshal nt ntpath os posix
-    posixpath site sitecustomize stat sys time usercustomize whynan winreg zipimport
-    """.split()  # noqa: SIM905
-)
-
-
-def _forget_shadowed(root: str) -> None:
-    """Forget imported modules that the user's own files would have been imported instead of.
-
-    whynan's imports came first: without this a `types.py` or `random.py` beside the script would not be found.
-    """
-    try:
-        names = {entry.partition(".")[0] for entry in os.listdir(root)}
-    except OSError:
-        return
-    for name in list(sys.modules):
-        top = name.partition(".")[0]
-        if top in names and top not in _AT_START and top not in sys.builtin_module_names and _is_there(root, top):
-            _kept.append(sys.modules.pop(name))
-
-
-def _is_there(root: str, name: str) -> bool:
-    package = os.path.join(root, name)
-    return os.path.isfile(package + ".py") or os.path.isfile(os.path.join(package, "__init__.py"))

@@ -38,10 +38,13 @@ def when_imported(name: str, callback: Callback) -> None:
 
 
 class UserFinder:
-    """Finds what the finders after it find, and prepares the loaders of the user's modules."""
+    """Finds what the finders after it find, and prepares the loaders of the user's modules.
+
+    The user's modules lie below the script's directory, or below the project's where the script lies in a project.
+    """
 
     def __init__(self, root: str) -> None:
-        self.root = os.path.realpath(root)
+        self.root = project_of(os.path.realpath(root))
         self.installed = _installed_directories()
         self._is_user_directory: dict[str, bool] = {}
 
@@ -60,10 +63,13 @@ class UserFinder:
         try:
             if name in _callbacks:
                 spec.__class__ = _ToldSpec
-            if type(spec.loader) is SourceFileLoader and spec.origin and self.is_user_path(spec.origin):
+            if type(spec.loader) is SourceFileLoader and spec.origin and self._is_users(name, spec.origin):
                 _rewrite_once(spec.loader, spec.origin)
         except Exception as error:
             host.tell(f"preparing module {name} failed", error)
+
+    def _is_users(self, name: str, path: str) -> bool:
+        return name.partition(".")[0] not in _FRAMEWORKS and self.is_user_path(path)
 
     def is_user_path(self, path: str) -> bool:
         """Whether a source file is the user's own: below the root, and not installed."""
@@ -86,6 +92,21 @@ class UserFinder:
         parent = os.path.dirname(directory)
         return directory == self.root or (parent != directory and self._is_user(parent))
 
+
+def project_of(directory: str) -> str:
+    """Return the directory of the project in which `directory` lies; itself where there is no sign of a project."""
+    home, place = os.path.expanduser("~"), directory
+    while place != home and place != os.path.dirname(place):
+        if any(os.path.exists(os.path.join(place, sign)) for sign in _PROJECT_SIGNS):
+            return place
+        place = os.path.dirname(place)
+    return directory
+
+
+_PROJECT_SIGNS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+
+# Checked out and installed in place, a framework lies in a project like any other; its loops are not the user's.
+_FRAMEWORKS = frozenset("torch torchvision torchaudio tensorflow keras jax flax numpy mindspore lightning".split())  # noqa: SIM905
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 

@@ -4,13 +4,15 @@ from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Final
 
+from whynan.launch.outermost import ENTER_CODE
+
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1]) + "/"
 _PACKAGE_AS_IMPORTED: Final = __file__.removesuffix("launch/traceback.py")
 
 
 def whynan_frame(code: CodeType) -> bool:
     """Whether this code is part of whynan."""
-    return code.co_filename.startswith((_PACKAGE, _PACKAGE_AS_IMPORTED))
+    return code.co_filename.startswith((_PACKAGE, _PACKAGE_AS_IMPORTED)) or code is ENTER_CODE
 
 
 def strip_frames(error: BaseException) -> None:
