@@ -66,7 +66,7 @@ def _form(value: Any) -> tuple[tuple[int, ...], str]:
 def _plain(value: Any) -> Any:
     """Return a dense, real-memory tensor with the same values."""
     if not isinstance(value, torch.Tensor):
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     tensor = value.detach()
     if hasattr(tensor, "to_local"):  # DTensor: this rank's shard
         tensor = tensor.to_local()
