@@ -116,8 +116,6 @@ GRAPH_BREAK = """
 """
 
 
-@pytest.mark.xfail(
-    reason="torch.compile warns about what a watched loop calls inside a function it gave up", strict=False
-)
+@pytest.mark.xfail(reason="torch.compile traces what a watched loop calls in a function it gave up", strict=False)
 def test_a_function_that_was_not_compiled_is_like_python(like_python: Any) -> None:
     like_python({"main.py": GRAPH_BREAK.replace("print(broken", "x = torch.ones(2)\n    print(broken")})
