@@ -13,7 +13,8 @@ from whynan.adapters.torch.data.summary import unseen
 def batch_size(item: Any) -> int | None:
     """Return the number of samples, None where it cannot be told."""
     try:
-        return structure.count_samples(item)
+        with torch._C.DisableTorchFunction():
+            return structure.count_samples(item)
     except Exception:
         return None
 
@@ -59,13 +60,15 @@ def clone_batch(item: Any) -> Any:
 
 def n_bytes(item: Any) -> int:
     """Return the memory of all tensors and arrays, each counted once."""
-    sizes = {id(leaf): _leaf_bytes(leaf) for _, leaf in structure.leaves(item)}
+    with torch._C.DisableTorchFunction():
+        sizes = {id(leaf): _leaf_bytes(leaf) for _, leaf in structure.leaves(item)}
     return sum(sizes.values())
 
 
 def versions(item: Any) -> tuple[int, ...]:
     """Return the version of each tensor, which every in-place operation on it raises; -1 where there is none."""
-    return tuple(_version(leaf) for _, leaf in structure.leaves(item))
+    with torch._C.DisableTorchFunction():
+        return tuple(_version(leaf) for _, leaf in structure.leaves(item))
 
 
 def _leaf_bytes(leaf: Any) -> int:

@@ -27,8 +27,8 @@ def find_in_containers(
 
     Attributes of the objects in the namespaces are looked at too ("data.samples"). A tuple's parts count for the
     tuple: a batch `(x, y)` unpacked from `picked[7]` is found by its x. The longest container wins: a list of the
-    current batch alone says little, and `min_length` above the batch size rules it out. None where no container has
-    the object, or where the longest that has it has it twice.
+    current batch alone says little, and `min_length` above the batch size rules it out. A container that has
+    it twice is passed over.
     """
     if obj is None or isinstance(obj, (bool, int, float, str, bytes)):
         return None

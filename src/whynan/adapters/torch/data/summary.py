@@ -29,7 +29,8 @@ def summarize(tensor: Any, role: Role = "computed", name: str | None = None) -> 
     A tensor without readable values (meta, fake, a wrapper that refuses) gets its shape and dtype only, with
     `extra["unread"]` saying why.
     """
-    shape, dtype = _form(tensor)
+    with torch._C.DisableTorchFunction():  # reading a shape is a torch function too
+        shape, dtype = _form(tensor)
     try:
         with unseen():
             return _measure(_plain(tensor), shape, dtype, role, name)
