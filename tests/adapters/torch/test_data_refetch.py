@@ -347,3 +347,18 @@ def test_a_dataset_that_fails_or_hangs_the_second_time():
 ])  # fmt: skip
 def test_what_is_bad(value, bad):
     assert is_bad(value) == bad
+
+
+class MinMax:
+    def __call__(self, x):
+        low, high = x.amin(), x.amax()
+        return (x - low) / (high - low)
+
+
+def test_a_users_transform_among_a_librarys():
+    transforms = pytest.importorskip("torchvision.transforms")
+    steps = transforms.Compose([transforms.RandomHorizontalFlip(), MinMax(), transforms.Normalize([0.5], [2.0])])
+    images = np.random.default_rng(0).random((6, 1, 4, 4))
+    images[3] = 0.25
+    found = found_in(lambda self, i: steps(torch.from_numpy(self.x[i])), images)
+    assert (found.op, found.function) == ("divide", "__call__") and found.inputs[1].max == 0
