@@ -10,8 +10,10 @@ from whynan.records import (
     History,
     LossTerm,
     OptimizerFacts,
+    PathStep,
     Precision,
     ReplayResult,
+    SourceLine,
     Symptom,
 )
 
@@ -37,6 +39,7 @@ SGD = OptimizerFacts("SGD", lr=0.3, momentum=0.9)
 ADAM = OptimizerFacts("Adam", lr=0.001, eps=1e-8, betas=(0.9, 0.999))
 HALF = Precision(autocast="float16")
 HUGE = tensor(-4e19, 4e19)
+BACKWARD = PathStep("log", "backward", SourceLine(None, None, None, None), None, "nan")
 BOX = BatchFacts(size=4, degenerate_boxes=((1, (5.0, 3.0, 5.0, 9.0)),))
 DIVERGED_NLL = History(tuple(-2.0 * 1.6**i for i in range(60)), (), (0.01,) * 60)
 
@@ -44,6 +47,10 @@ FIRST: list[tuple[str, Evidence]] = [
     ("bad-input-values", evidence(bad_leaf=BadLeaf(tensor(role="batch", n_nan=1)))),
     ("bad-input-values", evidence("mm", "forward", tensor(0, 9.97e36, role="batch"),
                                   batch=BatchFacts(8, (tensor(0, 9.97e36, role="batch"),)))),
+    # The line that first used it stands for the data; the same row's target is bad too.
+    ("bad-input-values", evidence("data", "data", tensor(role="batch", n_nan=1), code="return self.net(x)",
+                                  bad_leaf=BadLeaf(tensor(role="batch", n_nan=1)),
+                                  batch=BatchFacts(8, (tensor(role="target", n_nan=1),)))),
     ("bad-target-values", evidence(bad_leaf=BadLeaf(tensor(role="target", n_posinf=1)))),
     ("bad-target-values", evidence("ctc_loss", "forward", tensor(-9, -0.1), output=INF, loss_function="ctc_loss")),
     ("bad-target-values", evidence("log1p", "forward", tensor(-7.0, 3.0, role="target", n_negative=1))),
@@ -90,6 +97,9 @@ FIRST: list[tuple[str, Evidence]] = [
     ("where-gradient-trap", evidence("log", "backward", zeros(), through_where=True)),
     ("where-gradient-trap", evidence("sqrt", "backward", zeros(), through_where=True)),
     ("where-gradient-trap", evidence("div", "backward", tensor(), zeros(), through_where=True)),
+    # The forward -inf is the origin, `where` hides it from the loss, the backward pass meets it.
+    ("where-gradient-trap", evidence("log", "forward", zeros(), through_where=True, output=INF,
+                                     path=(BACKWARD,))),
     ("inf-minus-inf", evidence("sub", "forward", tensor(n_posinf=1), tensor(n_posinf=1), intended_infinity=True)),
     ("inf-minus-inf", evidence("mul", "forward", tensor(n_posinf=1), zeros(), intended_infinity=True)),
     ("empty-reduction", evidence("mean", "forward", tensor(None, None, (0,)), reduces_nothing=True)),
@@ -135,6 +145,9 @@ FIRST: list[tuple[str, Evidence]] = [
 
 # What must not be first, however alike it looks; what the comment says is the difference.
 NOT_FIRST: list[tuple[str, Evidence]] = [
+    # The loss with logits is on the path, and the logarithm elsewhere got zeros of a relu.
+    ("loss-input-mismatch", evidence("log", "forward", zeros(), logits_as_probabilities=True, output=INF,
+                                     loss_function="binary_cross_entropy_with_logits", loss_inputs=(tensor(-1, 1),))),
     # The weights grew first: an effect.
     ("log-of-zero", evidence("log", "forward", zeros(), history=GROWING, optimizer=SGD)),
     # No growth: a cause.

@@ -166,9 +166,16 @@ def local(evidence: Evidence, confidence: float) -> float:
     """
     if growth_of(evidence).diverged:
         confidence *= 0.65
-    if evidence.through_where and is_backward(evidence):
+    if is_behind_where(evidence):
         confidence *= 0.75
     return confidence
+
+
+def is_behind_where(evidence: Evidence) -> bool:
+    """Return whether a `where` hides the origin's values from the loss, and the gradient meets them all the same."""
+    if evidence.origin is None or not evidence.through_where:
+        return False
+    return is_backward(evidence) or (is_forward(evidence) and any(step.phase == "backward" for step in evidence.path))
 
 
 def words_of(evidence: Evidence) -> str:

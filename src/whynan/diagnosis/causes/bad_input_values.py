@@ -35,7 +35,7 @@ class BadInputValues(Cause):
         leaf = evidence.bad_leaf
         if leaf is not None and leaf.tensor.role == "batch":
             # An operation of the dataset is known to have made it: then that operation is the better answer.
-            made = facts.is_data(evidence) and bool(evidence.origin and evidence.origin.inputs)
+            made = facts.is_data(evidence) and facts.op_of(evidence) != "data"
             facts_found = (f"batch: {facts.describe(leaf.tensor)}", *((leaf.detail,) if leaf.detail else ()))
             return Match(
                 0.6 if made else 0.95,

@@ -35,7 +35,7 @@ class BadTargetValues(Cause):
             bad = next((t for t in evidence.batch.tensors if t.role == "target" and t.n_nonfinite), None)
         if bad is not None:
             return Match(
-                0.96 if leaf is not None else 0.85,
+                0.96 if leaf is not None and leaf.tensor.role == "target" else 0.55 if leaf is not None else 0.85,
                 f"The target came with {bad.n_nonfinite} non-finite values; the predictions were finite.",
                 (f"target: {facts.describe(bad)}",),
             )

@@ -46,17 +46,18 @@ class LossInputMismatch(Cause):
         given: tuple[str, ...] = (f"loss: {name}",) if name else ()
         if prediction is not None:
             given += (f"prediction: {facts.describe(prediction)}",)
-        if evidence.logits_as_probabilities:
+        if evidence.logits_as_probabilities and (name in PROBABILITIES or self.is_outside(evidence)):
+            said = name if name in PROBABILITIES else "The loss"
+            sure = name in PROBABILITIES or facts.mentions(evidence, r"bce|cross|entropy|nll|likelihood|\b1(\.0*)? - ")
             return Match(
-                0.95,
-                f"{name or 'The loss'} takes probabilities and got numbers that no softmax or sigmoid made"
-                f"{self.range_of(prediction)}.",
+                0.95 if sure else 0.88,
+                f"{said} takes probabilities and got numbers that no softmax or sigmoid made.",
                 (*given, *facts.input_facts(evidence)),
             )
         if prediction is None or prediction.min is None or prediction.max is None:
             return None
-        said = self.mismatch(evidence, name, prediction)
-        return Match(said[0], said[1], given) if said else None
+        found = self.mismatch(evidence, name, prediction)
+        return Match(found[0], found[1], given) if found else None
 
     def mismatch(self, evidence: Evidence, name: str, p: TensorSummary) -> tuple[float, str] | None:
         low, high = p.min or 0.0, p.max or 0.0
@@ -84,5 +85,7 @@ class LossInputMismatch(Cause):
             return 0.9, f"{name} takes a positive variance and got {facts.number(evidence.loss_inputs[2].min)}."
         return None
 
-    def range_of(self, p: TensorSummary | None) -> str:
-        return "" if p is None or p.min is None else f" ({facts.number(p.min)} to {facts.number(p.max)})"
+    def is_outside(self, evidence: Evidence) -> bool:
+        """Return whether the logarithm at the origin got a negative number: p, or 1 - p, of what is no probability."""
+        first = facts.first(evidence)
+        return first is not None and first.n_negative > 0

@@ -28,9 +28,7 @@ class WhereGradientTrap(Cause):
     remedies = ("double-where", "clamp-or-eps")
 
     def match(self, evidence: Evidence) -> Match | None:
-        if not evidence.through_where or not facts.is_backward(evidence) or evidence.origin is None:
-            return None
-        if facts.is_overflow(evidence):
+        if not facts.is_behind_where(evidence) or facts.is_overflow(evidence):
             return None
         op = facts.op_of(evidence)
         return Match(
