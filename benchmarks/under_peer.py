@@ -27,6 +27,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 TORCH_BACKWARD, TORCH_GRAD = torch.autograd.backward, torch.autograd.grad
+TENSOR_BACKWARD = torch.Tensor.backward
 
 
 def answer(**words: object) -> NoReturn:
@@ -154,8 +155,11 @@ class Torchlens(Peer):
     """The part of a step up to its backward pass is the `forward` of a module for `find_nan`."""
 
     def run(self, script: Callable[[], None]) -> None:
+        import torchlens.backends.torch.rescue
         from greenlet import getcurrent, greenlet
 
+        # torchlens would run `forward` again where it doubts its first look; the part of a step runs but once.
+        torchlens.backends.torch.rescue.capture_with_rescue = lambda capture, **_: capture()
         self.main, self.script_greenlet, self.loss = getcurrent(), greenlet(script), None
         self.waiting = False
         self.script_greenlet.switch()
@@ -177,8 +181,14 @@ class Torchlens(Peer):
     def as_module(self) -> torch.nn.Module:
         peer = self
 
+        def backward(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+            peer.before_backward(loss)
+            TENSOR_BACKWARD(loss, *args, **kwargs)
+
         class PartOfStep(torch.nn.Module):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
+                # In place of torchlens's own wrapper, which could not be left for `main` and entered again.
+                torch.Tensor.backward = backward
                 peer.script_greenlet.switch()
                 return x if peer.loss is None else peer.loss
 
