@@ -36,7 +36,7 @@ def time_step(tool: str | None, workload: str, steps: int) -> tuple[float, float
             return "took more than 15 minutes"
     found = re.search(r"step_ms ([\d.]+) ([\d.]+)", done.stdout)
     if found is None:
-        return (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1][:100]
+        return (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1][:160]
     return float(found[1]), float(found[2])
 
 

@@ -198,7 +198,7 @@ class Torchlens(Peer):
         import torchlens
 
         found = torchlens.debug.find_nan(self.as_module(), torch.zeros(1))
-        if found.found and self.at is not None:
+        if found.found:
             self.name_op(found.op, f"{found.label} {found.source_line}")
         if self.at is not None:
             answer(line=None, said=str(found))
@@ -219,11 +219,13 @@ class TorchlensBackward(Torchlens):
     def capture(self) -> None:
         import torchlens
 
-        options = torchlens.options.CaptureOptions(save_grads=True)
+        options = torchlens.options.CaptureOptions(save_grads=True, save_code_context=True)
         trace = torchlens.trace(self.as_module(), torch.zeros(1), capture=options)
         trace.log_backward(trace[trace.output_layers[0]].out)
         found = torchlens.debug.bisect_nan_backward(trace)
-        answer(line=line_in(self.script, str(found)), said=str(found))
+        if found.birth is None or found.birth.op_label is None:
+            answer(line=None, said=found.message)
+        self.name_op(trace[found.birth.op_label], found.message)
 
 
 PEERS = {
