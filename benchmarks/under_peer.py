@@ -160,7 +160,12 @@ class Torchlens(Peer):
 
         # torchlens would run `forward` again where it doubts its first look; the part of a step runs but once.
         torchlens.backends.torch.rescue.capture_with_rescue = lambda capture, **_: capture()
-        self.main, self.script_greenlet, self.loss = getcurrent(), greenlet(script), None
+
+        def forward() -> None:
+            """Bears the name from which torchlens counts the frames of a source line."""
+            script()
+
+        self.main, self.script_greenlet, self.loss = getcurrent(), greenlet(forward), None
         self.waiting = False
         self.script_greenlet.switch()
         while not self.script_greenlet.dead:

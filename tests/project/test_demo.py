@@ -13,7 +13,7 @@ from whynan.cli.demo import MAIN, find_demos
 TRUTH = {
     "coins": {"code": "per_image = per_image / n_boxes", "causes": {"division-by-zero", "empty-target"}, "sample": 26},
     "vae": {"code": "torch.exp(0.5 * log_variance)", "causes": {"exp-overflow", "extreme-input-scale"}, "sample": None},
-    "siamese": {"code": ".sum(dim=1).sqrt()", "causes": {"sqrt-at-zero"}, "sample": None},
+    "siamese": {"code": ".sum(dim=1).sqrt()", "causes": {"sqrt-at-zero"}, "sample": 508},
     "learning-rate": {"code": None, "causes": {"learning-rate-too-high", "exploding-gradient"}, "sample": None},
 }
 

@@ -33,7 +33,7 @@ def contrastive_loss(a, b, same, margin: float = 1.0):
 
 
 def main() -> None:
-    torch.manual_seed(3)
+    torch.manual_seed(4)
     loader = DataLoader(Pairs(n_pairs=600), batch_size=16, shuffle=True)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
