@@ -40,7 +40,9 @@ class _Candidate:
     intended: bool = False
 
 
-def find_origin(trace: Trace, start: Sequence[Edge], is_intended: Callable[[Leaf], bool] = lambda leaf: False) -> Slice | None:
+def find_origin(
+    trace: Trace, start: Sequence[Edge], is_intended: Callable[[Leaf], bool] = lambda leaf: False
+) -> Slice | None:
     """Walk back from the symptom's edges; return None where they lead nowhere."""
     came_from: dict[int, int | None] = {}
     todo: deque[int] = deque()

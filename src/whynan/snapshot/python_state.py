@@ -4,11 +4,13 @@ No framework here. A snapshot holds references and shallow copies; what it canno
 """
 
 import ctypes
+import dis
+import functools
 import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 _MAX_ITEMS = 4096
@@ -17,7 +19,18 @@ _CONTAINERS = (list, dict, set, bytearray, deque)
 _MISSING = object()
 
 
-_READS_LOCALS = {"locals", "vars", "dir", "exec", "eval", "_getframe", "currentframe"}
+_READS_LOCALS = {"locals", "vars", "dir", "exec", "eval"}
+
+
+@functools.cache
+def _asks_for_locals(code: CodeType) -> bool:
+    if _READS_LOCALS.isdisjoint(code.co_names):
+        return False
+    # `model.eval()` is an attribute's name; only a global (a builtin) counts.
+    return any(
+        instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in _READS_LOCALS
+        for instruction in dis.get_instructions(code)
+    )
 
 
 def frame_values(frame: FrameType) -> dict[str, Any] | None:
@@ -30,7 +43,7 @@ def frame_values(frame: FrameType) -> dict[str, Any] | None:
         return dict(frame.f_globals)
     if sys.version_info >= (3, 13):
         return dict(frame.f_locals)
-    if not _READS_LOCALS.isdisjoint(frame.f_code.co_names):
+    if _asks_for_locals(frame.f_code):
         return None
     local = frame.f_locals
     values = dict(local)
@@ -90,28 +103,26 @@ class ObjectsSnapshot:
     def __init__(self, roots: Iterable[Any], is_users: Callable[[type], bool]) -> None:
         self.copies: list[tuple[Any, Any]] = []
         self.generators: list[tuple[Any, Any]] = []
-        self.too_large: list[str] = []
         self._seen: set[int] = set()
         for root in roots:
-            self._visit(root, is_users, 0)
+            if kind_of(type(root), is_users):
+                self._visit(root, is_users, 0)
 
     def _visit(self, value: Any, is_users: Callable[[type], bool], depth: int) -> None:
-        if (
-            id(value) in self._seen
-            or len(self._seen) > _MAX_OBJECTS
-            or isinstance(value, (ModuleType, type, str, int, float))
-        ):
+        if id(value) in self._seen or len(self._seen) > _MAX_OBJECTS:
             return
         self._seen.add(id(value))
-        kind = type(value)
-        if kind in _CONTAINERS or (isinstance(value, (dict, list)) and depth < 3):
+        kind = kind_of(type(value), is_users)
+        if kind == "container":
             self._container(value, is_users, depth)
-        elif state := generator_state(value):
-            self.generators.append((value, state))
-        elif is_users(kind) and hasattr(value, "__dict__") and depth < 4:
-            self.copies.append((value, {k: v for k, v in vars(value).items() if type(v).__name__ != "ndarray"}))
-            for item in list(vars(value).values())[:64]:
-                self._visit(item, is_users, depth + 1)
+        elif kind == "generator":
+            self.generators.append((value, generator_state(value)))
+        elif kind == "object" and depth < 4:
+            attributes = vars(value)
+            self.copies.append((value, {k: v for k, v in attributes.items() if type(v).__name__ != "ndarray"}))
+            for item in list(attributes.values())[:64]:
+                if kind_of(type(item), is_users):
+                    self._visit(item, is_users, depth + 1)
 
     def _container(self, value: Any, is_users: Callable[[type], bool], depth: int) -> None:
         if len(value) > _MAX_ITEMS:
@@ -121,13 +132,47 @@ class ObjectsSnapshot:
         self.copies.append((value, _plain_copy(value)))
         if depth < 2 and len(value) <= 64:
             for item in list(value.values() if isinstance(value, dict) else value):
-                self._visit(item, is_users, depth + 1)
+                if kind_of(type(item), is_users):
+                    self._visit(item, is_users, depth + 1)
 
     def restore(self) -> None:
         for value, copy in self.copies:
             _put_back(value, copy)
         for generator, state in self.generators:
             set_generator_state(generator, state)
+
+
+_KINDS: dict[type, str | None] = {}
+
+
+def kind_of(kind: type, is_users: Callable[[type], bool]) -> str | None:
+    """Return what a value of this type is to a snapshot: container, generator, object of the user's; None: nothing."""
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        found = _KINDS[kind] = _find_kind(kind, is_users)
+        return found
+
+
+def _find_kind(kind: type, is_users: Callable[[type], bool]) -> str | None:
+    if issubclass(kind, (ModuleType, type, str, int, float)):
+        return None
+    if issubclass(kind, _CONTAINERS):
+        return "container"
+    if issubclass(kind, generator_types()):
+        return "generator"
+    return "object" if is_users(kind) and hasattr(kind, "__dict__") and kind.__dictoffset__ != 0 else None
+
+
+def generator_types() -> tuple[type, ...]:
+    """Return the types of random generators of the libraries that the program has imported."""
+    found: list[type] = [random.Random]
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None and hasattr(numpy, "random"):
+        found += [numpy.random.Generator, numpy.random.RandomState]
+    if torch is not None and hasattr(torch, "Generator"):
+        found.append(torch.Generator)
+    return tuple(found)
 
 
 def _plain_copy(value: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from whynan.adapters.torch import sources
 from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.refetch import find_data_origin
 from whynan.adapters.torch.names import forward_name
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.launch.host import is_user_file, tell
@@ -155,11 +156,7 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None) -> Op 
     if origin is None:
         return None
     try:
-        from whynan.adapters.torch.data.refetch import find_data_origin
-
         found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
-    except ImportError:
-        return None
     except Exception as error:
         tell("fetching the sample again failed", error)
         return None

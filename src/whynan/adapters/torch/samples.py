@@ -117,7 +117,7 @@ def batch_of(plan: "Plan") -> BatchItem:
     values = sources.values_at_start(plan)
     names = {name: values[name] for name in target.site.targets if name in values and _holds_data(values[name])}
     drawn = [item for item in target.drawn if _holds_data(item)]
-    size = batch_size(names) if names else None
+    size = batch_size(names if len(names) > 1 else next(iter(names.values()))) if names else None
     if size is None and drawn:
         size = batch_size(drawn[0] if len(drawn) == 1 else drawn)
     return BatchItem(names, list(target.drawn) if drawn else [], size)

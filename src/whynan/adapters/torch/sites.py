@@ -14,7 +14,8 @@ from whynan.launch.rewrite import LoopSite
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3
 _SNAPSHOT_SHARE = 0.01
-_SNAPSHOT_FREE_S = 6e-5
+_SNAPSHOT_FREE_S = 2e-4
+_N_FREE = 16
 
 
 class Site:
@@ -28,6 +29,7 @@ class Site:
         self.n_idle = 0
         self.seconds = 0.0
         self.snapshot_s = 0.0
+        self.n_snapshots = 0
         self.accumulates = False
         self.in_place: bool = False
         self.skip = 0
@@ -52,7 +54,7 @@ class Site:
 
     def can_afford_snapshot(self) -> bool:
         """Whether a whole snapshot fits: the first few always, then within its share of the loop's time."""
-        if self.n_passes <= 3 or self.snapshot_s / self.n_passes < _SNAPSHOT_FREE_S:
+        if self.n_passes <= _N_FREE or self.snapshot_s < self.n_snapshots * _SNAPSHOT_FREE_S:
             return True
         return self.snapshot_s < self.seconds * _SNAPSHOT_SHARE
 
@@ -141,6 +143,8 @@ class Loops:
         current = Pass(owner, frame, self)
         self._passes.append(weakref.ref(current))
         if not self.is_replaying() and owner.can_afford_snapshot():
+            # The thread's own time: on a busy machine the wall's says little about what the snapshot costs.
+            began = time.thread_time()
             current.snapshot = Snapshot(
                 frame,
                 owner.site,
@@ -148,7 +152,8 @@ class Loops:
                 small_tensors=owner.n_passes <= 3 or owner.in_place,
                 gradients=owner.accumulates,
             )
-            owner.snapshot_s += current.elapsed
+            owner.snapshot_s += time.thread_time() - began
+            owner.n_snapshots += 1
         return current
 
     def alive(self) -> list[Pass]:

@@ -19,8 +19,8 @@ from whynan.snapshot.python_state import (
     NamesSnapshot,
     ObjectsSnapshot,
     frame_values,
-    is_module_frame,
 )
+from whynan.snapshot.reach import Reach, find_reach
 
 MEMORY_BUDGET = 512 * 2**20
 _SMALL = 2**20
@@ -35,20 +35,20 @@ class Snapshot:
     ) -> None:
         values = frame_values(frame)
         self.names = NamesSnapshot(frame, carried_names(site), values)
-        namespaces = [values or {}] if is_module_frame(frame) else [values or {}, frame.f_globals]
-        roots = [value for space in namespaces for value in space.values()]
-        self.objects = ObjectsSnapshot(roots, is_users_type)
+        reach = known.reach_of(site, frame, values or {})
+        roots = reach.values(values or {}, frame.f_globals)
+        self.objects = ObjectsSnapshot(roots.values(), is_users_type)
         self.random = GlobalRandomState()
         self.torch_random = torch.get_rng_state()
         self.cuda_random = torch.cuda.get_rng_state_all() if _cuda_used() else None
-        known.modules_from(namespaces)
+        known.meet(roots)
         self.buffers = TensorCopies(known.buffers())
         self.attributes = known.attributes()
         self.hyperparameters = [(group, {k: v for k, v in group.items() if k != "params"}) for group in known.groups()]
         self.gradients = GradientState(known.parameters(), copy=gradients)
         self.optimizers: dict[int, OptimizerCopy] = {}
-        self.tensors = TensorCopies(_small_tensors(roots, known) if small_tensors else ())
-        self.versions = [(tensor, tensor._version) for tensor in _loose_tensors(roots)[:64]]
+        self.tensors = TensorCopies(_small_tensors(roots.values(), known) if small_tensors else ())
+        self.versions = [(tensor, tensor._version) for tensor in _loose_tensors(roots.values())[:64]]
 
     def save_before_step(self, optimizer: Any, copy: "OptimizerCopy") -> None:
         self.optimizers.setdefault(id(optimizer), copy)
@@ -166,6 +166,8 @@ class KnownState:
         self.modules: dict[int, Any] = {}
         self.names: dict[int, str] = {}
         self.leaves: dict[int, Any] = {}
+        self._reach: dict[int, Reach] = {}
+        self._met: dict[int, Any] = {}
         self._buffers: list[Any] | None = None
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
@@ -181,10 +183,18 @@ class KnownState:
                 self.leaves[id(leaf)] = leaf
                 self._parameters = None
 
-    def modules_from(self, namespaces: list[dict[str, Any]]) -> None:
-        """Take in the root modules that the namespaces name, and those in the attributes of the user's objects."""
-        for space in namespaces:
-            for name, value in space.items():
+    def reach_of(self, site: LoopSite, frame: FrameType, values: dict[str, Any]) -> "Reach":
+        """Return which names the loop's body can reach; found once, and again after the functions may have changed."""
+        reach = self._reach.get(site.index)
+        if reach is None or reach.n_uses > 500:
+            reach = self._reach[site.index] = find_reach(site, frame, values, is_user_file)
+        reach.n_uses += 1
+        return reach
+
+    def meet(self, values: dict[str, Any]) -> None:
+        """Take in modules and optimizers among the values, and in the attributes of the user's objects."""
+        for name, value in values.items():
+            if id(value) not in self._met:
                 self._meet(name, value, 0)
 
     def _meet(self, name: str, value: Any, depth: int) -> None:
@@ -193,17 +203,20 @@ class KnownState:
                 self.modules[id(value)] = value
                 self.names[id(value)] = name
                 self._buffers = self._users_modules = self._parameters = None
+                self._met[id(value)] = value
         elif isinstance(value, torch.optim.Optimizer):
             self.add_optimizer(value)
+            self._met[id(value)] = value
         elif depth < 2:
             if isinstance(value, (list, tuple)) and 0 < len(value) <= 32:
                 for item in value:
-                    self._meet(name, item, depth + 1)
+                    if not isinstance(item, torch.Tensor):
+                        self._meet(name, item, depth + 1)
             elif isinstance(value, dict) and 0 < len(value) <= 32:
                 for key, item in value.items():
                     self._meet(str(key), item, depth + 1)
             elif is_users_type(type(value)) and hasattr(value, "__dict__"):
-                for key, item in vars(value).items():
+                for key, item in list(vars(value).items()):
                     self._meet(key, item, depth + 1)
 
     def roots(self) -> dict[str, Any]:
@@ -264,7 +277,7 @@ def is_users_type(kind: type) -> bool:
 _USERS_TYPES: dict[type, bool] = {}
 
 
-def _loose_tensors(roots: list[Any]) -> list[Any]:
+def _loose_tensors(roots: Iterable[Any]) -> list[Any]:
     found = []
     for value in roots:
         if isinstance(value, torch.Tensor):
@@ -276,7 +289,7 @@ def _loose_tensors(roots: list[Any]) -> list[Any]:
     return found
 
 
-def _small_tensors(roots: list[Any], known: KnownState) -> list[Any]:
+def _small_tensors(roots: Iterable[Any], known: KnownState) -> list[Any]:
     """Return loose tensors small enough to copy each time: hand-made weights, hidden states, the batch."""
     covered = {id(p) for group in known.groups() for p in group["params"]}
     total, found = 0, {}
@@ -290,4 +303,4 @@ def _small_tensors(roots: list[Any], known: KnownState) -> list[Any]:
 
 
 def _cuda_used() -> bool:
-    return bool(torch.cuda.is_available() and torch.cuda.is_initialized())
+    return bool(torch.cuda.is_initialized())

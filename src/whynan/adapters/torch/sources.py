@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch.data import loader
+from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.facts import _parts as batch_parts
 from whynan.adapters.torch.data.indices import resolve
+from whynan.adapters.torch.data.lineage import find_in_containers
 from whynan.records import Sample
 from whynan.records.tensor import Role
 from whynan.snapshot.python_state import _MISSING, frame_values
@@ -34,7 +36,29 @@ def batch_items(plan: "Plan") -> dict[str, Any]:
     for number, item in enumerate(plan.target.drawn):
         if _is_data(item):
             items[f"batch{number or ''}"] = item
-    return items
+    return _fields(items)
+
+
+def _fields(items: dict[str, Any]) -> dict[str, Any]:
+    """Take a batch that is one tuple of fields apart: `for batch in loader` is `for x, y in loader`."""
+    if len(items) != 1:
+        return items
+    ((name, batch),) = items.items()
+    size = batch_size(batch)
+    if (
+        size is None
+        or not isinstance(batch, (list, tuple))
+        or any(_length(field) not in (size, None) for field in batch)
+    ):
+        return items
+    return {f"{name}[{number}]": field for number, field in enumerate(batch)}
+
+
+def _length(field: Any) -> int | None:
+    if isinstance(field, (list, tuple)):
+        return len(field)
+    shape = getattr(field, "shape", ())
+    return int(shape[0]) if len(shape) else None
 
 
 def _is_data(value: Any) -> bool:
@@ -110,8 +134,6 @@ def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
 
 def _position_in_batch(leaf: Leaf, plan: "Plan") -> int | None:
     """Return which sample of the batch an element of a non-finite batch tensor belongs to."""
-    from whynan.adapters.torch.data.batch import batch_size
-
     items = batch_items(plan)
     size = batch_size(items) if items else None
     for part in batch_parts(items, size):
@@ -140,8 +162,6 @@ def sample_at(plan: "Plan", position: int, why: str) -> Sample:
 
 def batch_origin(plan: "Plan") -> loader.BatchOrigin | None:
     """Return what is known of the batch in hand, if a DataLoader drew it."""
-    from whynan.adapters.torch.data.batch import batch_size
-
     items = batch_items(plan)
     size = batch_size(items) if items else None
     candidates = loader.recent()
@@ -155,14 +175,10 @@ def batch_origin(plan: "Plan") -> loader.BatchOrigin | None:
 
 def _index_by_identity(plan: "Plan", position: int) -> int | None:
     """Return the place of a sample in a list of the script's, when the very object is there."""
-    try:
-        from whynan.adapters.torch.data.lineage import find_in_containers
-    except ImportError:
-        return None
     spaces = [frame_values(plan.target.frame) or {}, plan.target.frame.f_globals]
     for item in batch_items(plan).values():
         if isinstance(item, (list, tuple)) and position < len(item):
-            found = find_in_containers(item[position], spaces)
+            found = find_in_containers(item[position], spaces, min_length=len(item) + 1)
             if found is not None:
                 return found[1]
     return None

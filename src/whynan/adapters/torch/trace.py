@@ -117,7 +117,12 @@ class Tracer(TorchDispatchMode):
             summaries = tuple(summarize(tensor) for tensor in inputs[:3])
             self.trace.loss_calls.append(LossCall(LOSS_OPS[name], index, summaries, args_by_name(func, args, kwargs)))
         for tensor in outputs:
-            if _watched(tensor) and tensor.numel() == 1 and name not in UNINITIALIZED:
+            if (
+                _watched(tensor)
+                and tensor.numel() == 1
+                and name not in UNINITIALIZED
+                and index not in self.trace.scalars
+            ):
                 stack = stack or user_frames(sys._getframe(2))
                 self._note_scalar(name, index, tensor, inputs, stack)
         bad = [tensor for tensor in outputs if _watched(tensor) and is_nonfinite(tensor)]

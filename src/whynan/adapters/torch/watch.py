@@ -21,7 +21,7 @@ from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
-from whynan.launch.host import tell
+from whynan.launch.host import is_user_file, tell, whynan_frame
 from whynan.watch.history import RunHistory
 
 _LOSS_WORDS = (
@@ -286,22 +286,31 @@ class Watch:
         def read(tensor: Any, *args: Any, **kwargs: Any) -> Any:
             value = original(tensor, *args, **kwargs)
             if value.__class__ is float and value - value != 0.0 and not self._is_off():
-                self._guarded(self._look_at_number, tensor, value)
+                frame = _reading_frame(sys._getframe(1))
+                if frame is not None:
+                    self._guarded(self._look_at_number, tensor, value, frame)
             return value
 
         return read
 
-    def _look_at_number(self, tensor: Any, value: float) -> None:
-        frame = live_user_frame(sys._getframe(3))
-        line = frame.f_lineno if frame else None
+    def _look_at_number(self, tensor: Any, value: float, frame: FrameType) -> None:
         event = Event("loss", "read", [tensor], self._name_in_frame(tensor, frame), kind_of(value) or "nan")
-        event.line = (frame.f_code.co_filename, line) if frame else None
+        event.line = (frame.f_code.co_filename, frame.f_lineno)
         event.differentiable = tensor.requires_grad
         self.notify(event)
 
     def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
         frame = frame or live_user_frame(sys._getframe(1))
         return name_of_tensor(tensor, frame) or "loss"
+
+
+def _reading_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the user's frame that reads a number; None where it is whynan that does."""
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
+        if whynan_frame(frame.f_code) and frame.f_code.co_name != "read":
+            return None
+        frame = frame.f_back
+    return frame
 
 
 def name_of_tensor(tensor: Any, frame: FrameType | None) -> str | None:
