@@ -212,9 +212,7 @@ class Torchlens(Peer):
 
     def name_op(self, op: Any, said: str) -> NoReturn:
         """The innermost line of the script, of the frames that torchlens keeps with the operation."""
-        frames = " ".join(
-            f"{frame.file}:{frame.line_number}" for frame in reversed(getattr(op, "code_context", None) or [])
-        )
+        frames = " ".join(f"{frame.file}:{frame.line_number}" for frame in getattr(op, "code_context", None) or [])
         answer(line=line_in(self.script, said) or line_in(self.script, frames), said=said)
 
 
