@@ -141,6 +141,8 @@ class Session:
             return
         from whynan.report.terminal import render
 
+        if sys.__stderr__ is None:
+            return
         render(recording.to_json(), sys.__stderr__, out=self.options.out, roots=(self.root,))
 
 

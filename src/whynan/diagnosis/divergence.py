@@ -1,5 +1,6 @@
 """Runs that end finite but were on their way out: growth that no spike explains."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ def find_divergence(history: Mapping[str, Sequence[float]], n_steps: int) -> Inc
         return None
     medians = _window_medians(loss)
     start = max(min(medians[:2]), 1e-3)
-    if medians[-1] < _FACTOR * start or any(b < a for a, b in zip(medians[1:], medians[2:])):
+    if medians[-1] < _FACTOR * start or any(b < a for a, b in itertools.pairwise(medians[1:])):
         return None
     norms = [v for v in history.get("grad_norm", ()) if math.isfinite(v)]
     grew = f"median loss {medians[0]:.4g} in the first fifth of the run, {medians[-1]:.4g} in the last"

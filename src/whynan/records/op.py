@@ -11,7 +11,7 @@ Phase = Literal["data", "forward", "backward", "optimizer"]
 
 @dataclass(frozen=True)
 class SourceLine:
-    """A line of the user's own code. `file` is as the user would name it: relative to the working directory if below it."""
+    """A line of the user's code. `file` is as the user would name it: relative to the working directory if below."""
 
     file: str | None
     line: int | None

@@ -9,7 +9,7 @@ Role = Literal["computed", "batch", "target", "parameter", "buffer", "gradient",
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """Facts about one tensor. `min`, `max` and `abs_min_nonzero` are over the finite elements; None where there are none."""
+    """Facts about one tensor. `min`, `max`, `abs_min_nonzero` are over the finite elements; None if there are none."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -106,7 +106,7 @@ def _choose(candidates: list[_Candidate]) -> _Candidate | None:
 
 
 def _slice(blamed: _Candidate, trace: Trace, came_from: dict[int, int | None]) -> Slice:
-    path = []
+    path: list[OpRecord] = []
     index = blamed.via
     while index is not None and len(path) < _LIMIT:
         path.append(trace.records[index])

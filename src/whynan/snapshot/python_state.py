@@ -176,6 +176,7 @@ def generator_types() -> tuple[type, ...]:
 
 
 def _plain_copy(value: Any) -> Any:
+    kind: Any
     for kind in (dict, list, set, bytearray):
         if isinstance(value, kind):
             return kind(value)

@@ -29,7 +29,7 @@ class Reach:
 
 
 def find_reach(site: LoopSite, frame: FrameType, values: dict[str, Any], is_users: Callable[[str], bool]) -> Reach:
-    """Follow the names of the loop's body through the functions, methods and classes of the user's that they lead to."""
+    """Follow the names of the loop's body through the user's functions, methods and classes that they lead to."""
     loop = find_loop(site)
     if loop is None:
         return Reach(None, frozenset(frame.f_globals))

@@ -7,7 +7,7 @@ _OLD = 4096
 
 
 class Series:
-    """One number a step. The last `_RECENT` are kept as they are; of the older ones every second goes as they fill up."""
+    """One number a step. The last `_RECENT` are kept as they are; of older ones every second goes as they fill up."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque()

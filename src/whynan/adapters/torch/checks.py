@@ -14,8 +14,8 @@ class TensorGroup:
     """A list of tensors that is tested for non-finite values again and again.
 
     The norms of all tensors in one fused call: their sum of squares is the group's norm as well. Small tensors (biases,
-    the weights of norms) are read every time, since what is wrong in a layer shows in its bias's gradient; large ones as
-    often as the budget allows.
+    the weights of norms) are read every time, since what is wrong in a layer shows in its bias's gradient; large ones
+    as often as the budget allows.
     """
 
     def __init__(self, share: float = 0.006, free_s: float = 2.5e-4) -> None:

@@ -82,7 +82,7 @@ def kind_at(tensor: Any, element: tuple[int, ...]) -> Kind | None:
 
 def element_address(tensor: Any, element: tuple[int, ...]) -> int:
     """Return the address of one element in its storage, in elements."""
-    return int(tensor.storage_offset()) + sum(i * stride for i, stride in zip(element, tensor.stride()))
+    return int(tensor.storage_offset() + sum(i * stride for i, stride in zip(element, tensor.stride())))
 
 
 def _real(tensor: Any) -> Any:

@@ -20,6 +20,7 @@ from whynan.records import (
     Op,
     OptimizerFacts,
     PathStep,
+    Phase,
     Precision,
     ReplayResult,
     Sample,
@@ -134,7 +135,7 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf) -> Op:
 
     path = traced.slice.path if traced.slice is not None else ()
     frame = path[0].stack[0] if path and path[0].stack else None
-    phase = "data" if bad.tensor.role in ("batch", "target") else "forward"
+    phase: Phase = "data" if bad.tensor.role in ("batch", "target") else "forward"
     module = path[0].module if path else None
     return Op(
         "data" if phase == "data" else bad.tensor.role,
@@ -152,7 +153,7 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None) -> Op 
     """Where the data set's own code made the value: fetch the sample again and look at each of its lines."""
     if bad is None or bad.tensor.role not in ("batch", "target", "computed") or search.position is None:
         return None
-    origin = sources.batch_origin(plan)
+    origin = sources.batch_origin(plan, search.size)
     if origin is None:
         return None
     try:
@@ -252,7 +253,7 @@ def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
     return False
 
 
-# The run ---------------------------------------------------------------------------------------------------------------
+# The run --------------------------------------------------------------------------------------------------------------
 
 
 def history_of(plan: "Plan") -> History:

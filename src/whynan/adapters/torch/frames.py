@@ -27,7 +27,7 @@ def custom_backward_frames(frame: FrameType | None) -> tuple[Frame, ...]:
 
     They stand above the frame that started the autograd engine; empty where the engine runs the framework's own code.
     """
-    found = []
+    found: list[Frame] = []
     for _ in range(_DEPTH):
         if frame is None or frame.f_code.co_name == "_engine_run_backward":
             return tuple(found)

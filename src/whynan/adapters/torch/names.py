@@ -24,7 +24,7 @@ def plain_name(record: OpRecord) -> str:
 
 
 def forward_name(node: str) -> str:
-    """Return the operation that an autograd node is the derivative of: "NativeBatchNormBackward0": native_batch_norm."""
+    """Return the operation that a node is the derivative of: native_batch_norm for "NativeBatchNormBackward0"."""
     stem = re.sub(r"Backward\d*$", "", node.rpartition("::")[2])
     return _CAMEL.sub("_", stem).lower()
 

@@ -33,8 +33,8 @@ class Quiet:
         }
         sys.stdout, sys.stderr = _Sink(sys.stdout), _Sink(sys.stderr)
         logging.disable(logging.CRITICAL)
-        warnings.filters = [("ignore", None, Warning, None, 0)]  # type: ignore[assignment]
-        builtins.open = _open_for_reading(builtins.open)  # type: ignore[assignment]
+        warnings.filters = [("ignore", None, Warning, None, 0)]
+        builtins.open = _open_for_reading(builtins.open)
         torch.save = lambda *args, **kwargs: None
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             self._saved["stance"] = torch.compiler.set_stance("force_eager")

@@ -144,7 +144,7 @@ def _lines(value: Any, elements: list[tuple[int, ...]], dims: set[int]) -> list[
         index = tuple(slice(None) if dim in dims else i for dim, i in enumerate(element))
         part = value[index]
         if part.dim() == 0:
-            places = [()] if kind_at(part, ()) else []
+            places: list[tuple[int, ...]] = [()] if kind_at(part, ()) else []
         elif bool(torch.isfinite(part).all()):
             places = []
         else:

@@ -1,7 +1,7 @@
 """Find the sample of the batch that makes the step fail: by the elements' positions, then by replacing samples.
 
-A sample is guilty if the step is finite once it is replaced by another sample of the same batch. Positions only say which
-one to try first. Where no single one is guilty, that is the answer.
+A sample is guilty if the step is finite once it is replaced by another sample of the same batch. Positions only say
+which one to try first. Where no single one is guilty, that is the answer.
 """
 
 from collections.abc import Generator
@@ -45,6 +45,7 @@ class SampleSearch:
         self.batch = batch_of(plan)
         self.samples: tuple[Sample, ...] = ()
         self.position: int | None = None
+        self.size: int | None = self.batch.size
         self.note: str | None = None
         self.n_tried = 0
 
@@ -54,6 +55,7 @@ class SampleSearch:
         if direct:
             self.samples = direct
             self.position = direct[0].position
+            self.size = sources.size_of_group(self.plan, self.traced)
             return
         size = self.batch.size
         if size is None or size < 2:
@@ -86,7 +88,7 @@ class SampleSearch:
         return Attempt(traced=False, changed=names, redraws=drawn or None)
 
     def _bisect(self, size: int) -> "Generator[Attempt, None, None]":
-        """Invariant: with the samples of `suspects` replaced (and nothing else) the step is finite, or all are suspects."""
+        """Invariant: with the samples of `suspects` replaced, and nothing else, the step is finite, or all are."""
         suspects = list(range(size))
         while len(suspects) > 1 and self.n_tried < _MAX_ATTEMPTS and not self.plan.is_out_of_time():
             half = len(suspects) // 2
@@ -117,7 +119,7 @@ def batch_of(plan: "Plan") -> BatchItem:
     values = sources.values_at_start(plan)
     names = {name: values[name] for name in target.site.targets if name in values and _holds_data(values[name])}
     drawn = [item for item in target.drawn if _holds_data(item)]
-    size = batch_size(names if len(names) > 1 else next(iter(names.values()))) if names else None
+    size = sources.size_of(names)
     if size is None and drawn:
         size = batch_size(drawn[0] if len(drawn) == 1 else drawn)
     return BatchItem(names, list(target.drawn) if drawn else [], size)

@@ -1,4 +1,4 @@
-"""Gradient scalers: the loss before scaling, the steps that are skipped while the scale is sought, a scale that collapses."""
+"""Gradient scalers: the loss before scaling, the steps skipped while the scale is sought, a scale that collapses."""
 
 import functools
 import math
@@ -58,7 +58,6 @@ class ScalerWatch:
 
     def _look_at_loss(self, loss: Any) -> None:
         self.watch.n_events += 1
-        self.watch._look_at_buffers()
         if loss.numel() != 1 or not loss.is_floating_point():
             return
         value = float(torch._C.TensorBase.item(loss.detach()))

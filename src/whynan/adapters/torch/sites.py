@@ -1,4 +1,4 @@
-"""Loops of the user's program: when an iteration begins, what it looked like then, and which one a symptom belongs to."""
+"""Loops of the user's program: when an iteration begins, what it looked like then, which one a symptom belongs to."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ _N_FREE = 16
 
 
 class Site:
-    """One rewritten loop: `iter` begins an iteration of the user's. Turns cold where the loop is quick and trains nothing."""
+    """One rewritten loop: `iter` begins an iteration. Turns cold where the loop is quick and trains nothing."""
 
     def __init__(self, site: LoopSite, loops: "Loops") -> None:
         self.site = site

@@ -1,8 +1,8 @@
 """PyTorch's side of a snapshot: buffers, gradients, hyperparameters, random states, small tensors in the user's hands.
 
 Parameters and optimizer state are not copied at the start of an iteration: a non-finite gradient is found before the
-optimizer touches them. They are copied just before an optimizer's first step of the iteration (`save_before_step`), where
-that fits the time and memory budget, because a step whose *update* is non-finite cannot be withheld any more.
+optimizer touches them. They are copied just before an optimizer's first step of the iteration (`save_before_step`),
+where that fits the time and memory budget, because a step whose *update* is non-finite cannot be withheld any more.
 """
 
 from collections.abc import Iterable

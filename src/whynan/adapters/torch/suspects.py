@@ -29,7 +29,7 @@ _WEAK = re.compile(r"train|update|optimi|fit\(|learn|loss|criterion")
 
 
 def loss_in_frame(frame: FrameType, site: LoopSite, trained: bool) -> Event | None:
-    """Return a one-element tensor that the loop's body has assigned, called like a loss or differentiable, non-finite."""
+    """Return a non-finite one-element tensor that the body has assigned, called like a loss or differentiable."""
     values = frame_values(frame) or {}
     for name in site.assigned:
         for label, tensor in _scalars(name, values.get(name)):
@@ -59,8 +59,8 @@ def _scalars(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def nonfinite_in_exception(error: BaseException, frame: FrameType) -> Event | None:
     """Return the non-finite tensor that an exception is about, where it is about one.
 
-    Frames are looked through from where the exception was raised outwards, to the loop's own frame. A tensor counts if the
-    message speaks of such numbers, or if it is a loss and the script itself raised (or left) because of it.
+    Frames are looked through from where the exception was raised outwards, to the loop's own frame. A tensor counts if
+    the message speaks of such numbers, or if it is a loss and the script itself raised (or left) because of it.
     """
     if not isinstance(error, (*_NUMBERS_GO_WRONG, torch.linalg.LinAlgError)):
         return None

@@ -34,7 +34,7 @@ IGNORED = {"detach", "_local_scalar_dense", "is_same_size", "_record_function_en
 _RECENT_OPS = 200_000
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[misc]
     """Fill a `Trace` while it is entered. `is_in_optimizer` tells whether an optimizer's step is under way."""
 
     def __init__(self, is_in_optimizer: Callable[[], bool] = lambda: False) -> None:
@@ -322,7 +322,8 @@ class Tracer(TorchDispatchMode):
 
     def is_ancestor(self, ancestor: int, index: int, limit: int = 4000) -> bool:
         """Whether the output of op `ancestor` reaches op `index` along the ops of this trace."""
-        todo, seen = [index], set()
+        todo = [index]
+        seen: set[int] = set()
         while todo and len(seen) < limit:
             current = todo.pop()
             if current == ancestor:
