@@ -24,6 +24,10 @@ from whynan.records import Incident
 from whynan.watch.budget import Budget
 
 
+_WORTH_A_LOOK_S = 2e-4
+"""Iterations shorter than this run no model's forward pass."""
+
+
 class Leaving(Unwind):
     """Leaves the user's code up to one iteration, or (`target` None) for good."""
 
@@ -59,7 +63,7 @@ class TorchHost:
         self.n_skipped_in_a_row = 0
         self._copies = Budget(0.008, n_first=3, free_s=1e-4)
 
-    # What rewritten code calls -----------------------------------------------------------------------------------------
+    # What rewritten code calls ----------------------------------------------------------------------------------------
 
     def new_site(self, site: LoopSite) -> Site:
         return self.loops.new_site(site)
@@ -117,7 +121,7 @@ class TorchHost:
             raise LookupError("nothing is being replayed")
         return self.plan.redrawn()
 
-    # Events ------------------------------------------------------------------------------------------------------------
+    # Events -----------------------------------------------------------------------------------------------------------
 
     def notify(self, event: Event) -> None:
         if self.is_over:
@@ -163,10 +167,10 @@ class TorchHost:
 
     def after_step(self) -> None:
         """End an attempt that has come past the symptom without meeting it."""
-        if self.plan is not None and self.plan.is_past_symptom():
+        if self.plan is not None and self.plan.pending.what != "buffer" and self.plan.is_past_symptom():
             raise Leaving(self.plan.target)
 
-    # Deciding ----------------------------------------------------------------------------------------------------------
+    # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _set_pending(self, event: Event, target: Pass | None) -> None:
         self.pending = Pending.of(event, target, self.watch, _value_of_epoch(target.frame if target else None))
@@ -224,7 +228,11 @@ class TorchHost:
         if self.is_over:
             return False
         if self.plan is not None:
-            return self._go_on(current) if self.plan.target is current else False
+            if self.plan.target is not current:
+                return False
+            if self.plan.pending.what == "buffer":
+                self.plan.ended_with_buffers(self.watch.poisoned_buffer())
+            return self._go_on(current)
         if self.pending is None:
             self._look_at_end(current)
         if self.pending is not None and self.pending.target is current:
@@ -249,7 +257,15 @@ class TorchHost:
 
     def _look_at_end(self, current: Pass) -> None:
         """The body ended by itself. A loss was read, or stands in a variable, and nothing was done with it?"""
-        if current.snapshot is None or current.trained:
+        if current.snapshot is None:
+            return
+        if current.elapsed > _WORTH_A_LOOK_S and current in self.loops.on_stack(current.frame):
+            poisoned = self.watch.poisoned_buffer()
+            if poisoned is not None:
+                poisoned.line = (current.site.filename, current.site.header_line)
+                self._set_pending(poisoned, current)
+                return
+        if current.trained:
             return
         event = None
         if self.read is not None and self.read[1] is current:
@@ -267,7 +283,7 @@ class TorchHost:
                 return
         self._set_pending(event, current)
 
-    # Replaying -----------------------------------------------------------------------------------------------------------
+    # Replaying --------------------------------------------------------------------------------------------------------
 
     def _go_on(self, current: Pass) -> bool:
         """Drive the plan by one attempt; act on its decision when it has come to one."""

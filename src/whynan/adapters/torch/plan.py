@@ -1,7 +1,7 @@
 """The plan of one incident: which attempts the iteration is run again for, and what comes of them.
 
-A plan is a generator of attempts. Between two of them the user's own loop runs its body; the host resumes the plan at its
-end. The first attempt is traced, the next ones find the guilty sample by replacing parts of the batch.
+A plan is a generator of attempts. Between two of them the user's own loop runs its body; the host resumes the plan at
+its end. The first attempt is traced, the next ones find the guilty sample by replacing parts of the batch.
 """
 
 import time
@@ -86,7 +86,7 @@ class Decision:
 
 @dataclass
 class Attempt:
-    """One run of the iteration again. `changed` are names bound otherwise, `redraws` items that `next` gives instead."""
+    """One run of the iteration again. `changed` names are bound otherwise, `redraws` is what `next` gives instead."""
 
     traced: bool
     changed: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Attempt:
 
 @dataclass
 class Outcome:
-    """How an attempt ended: with which event, what the slice of its trace was, or with the exception of the script's."""
+    """How an attempt ended: with which event and slice of its trace, or with the exception of the script's."""
 
     event: Event | None = None
     slice: Slice | None = None
@@ -133,7 +133,7 @@ class Plan:
         assert self._target is not None
         return self._target
 
-    # Driven by the host --------------------------------------------------------------------------------------------------
+    # Driven by the host -----------------------------------------------------------------------------------------------
 
     def next(self) -> Decision | None:
         """Go on to the next attempt (None: run the body again) or come to a decision."""
@@ -214,7 +214,7 @@ class Plan:
             return Decision("stop", incident)
         return self._finish(self._decide(incident))
 
-    # Events during an attempt --------------------------------------------------------------------------------------------
+    # Events during an attempt -----------------------------------------------------------------------------------------
 
     def takes(self, event: Event) -> bool:
         """Take an event of the attempt under way; return whether the attempt is over with it."""
@@ -246,6 +246,11 @@ class Plan:
             return
         self._set_event(event)
 
+    def ended_with_buffers(self, event: Event | None) -> None:
+        """The body of the attempt came to its end; running statistics are looked at then."""
+        if self._attempt is not None and self.outcome.event is None and event is not None:
+            self._set_event(event)
+
     def is_past_symptom(self) -> bool:
         """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
         return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)
@@ -256,7 +261,7 @@ class Plan:
         self._n_redrawn += 1
         return item
 
-    # The plan itself -----------------------------------------------------------------------------------------------------
+    # The plan itself --------------------------------------------------------------------------------------------------
 
     def _attempts(self) -> Generator[Attempt, None, Decision]:
         target = self.target

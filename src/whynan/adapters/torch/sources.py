@@ -1,4 +1,4 @@
-"""Where non-finite values of a step came from outside of it: the batch, the data set, the model, an earlier iteration."""
+"""Where a step's non-finite values came from outside: the batch, the data set, the model, an earlier iteration."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def _fields(items: dict[str, Any]) -> dict[str, Any]:
 def _length(field: Any) -> int | None:
     if isinstance(field, (list, tuple)):
         return len(field)
-    shape = getattr(field, "shape", ())
+    shape: tuple[int, ...] = getattr(field, "shape", ())
     return int(shape[0]) if len(shape) else None
 
 
@@ -126,32 +126,47 @@ def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
         row = leaf.offset // gather.row_stride
         position = gather.rows.index(row) if row in gather.rows else None
         return (Sample(position, row, None, "its row of the data is non-finite"),)
-    position = _position_in_batch(leaf, plan)
-    if position is None:
+    found = _position_in_batch(leaf, plan)
+    if found is None:
         return ()
-    return (sample_at(plan, position, "its own values are non-finite"),)
+    position, size = found
+    return (sample_at(plan, position, "its own values are non-finite", size),)
 
 
-def _position_in_batch(leaf: Leaf, plan: "Plan") -> int | None:
-    """Return which sample of the batch an element of a non-finite batch tensor belongs to."""
+def _position_in_batch(leaf: Leaf, plan: "Plan") -> tuple[int, int] | None:
+    """Return which sample of a batch an element of a non-finite batch tensor belongs to, and that batch's size."""
     items = batch_items(plan)
-    size = batch_size(items) if items else None
-    for part in batch_parts(items, size):
-        if storage_key(part.values) != leaf.key:
-            continue
-        if part.position is not None:
-            return part.position
-        values = part.values
-        if isinstance(values, torch.Tensor) and values.dim() and values.shape[0] == size and values.stride(0):
-            return (leaf.offset - values.storage_offset()) // values.stride(0)
-        if not isinstance(values, torch.Tensor) and getattr(values, "ndim", 0) and values.shape[0] == size:
-            return leaf.offset * values.itemsize // values.strides[0]
+    groups = [items, *({name: item} for name, item in items.items())] if len(items) > 1 else [items]
+    for group in groups:
+        size = size_of(group)
+        for part in batch_parts(group, size) if size is not None else ():
+            if storage_key(part.values) != leaf.key:
+                continue
+            if part.position is not None:
+                return part.position, size
+            values = part.values
+            if values.dim() and values.shape[0] == size and values.stride(0):
+                return int((leaf.offset - values.storage_offset()) // values.stride(0)), size
     return None
 
 
-def sample_at(plan: "Plan", position: int, why: str) -> Sample:
+def size_of_group(plan: "Plan", outcome: "Outcome") -> int | None:
+    """Return the size of the batch that the non-finite leaf belongs to; an iteration may draw from several loaders."""
+    leaf = outcome.slice.leaf if outcome.slice is not None else None
+    found = _position_in_batch(leaf, plan) if leaf is not None else None
+    return found[1] if found is not None else None
+
+
+def size_of(items: dict[str, Any]) -> int | None:
+    """Return the number of samples of a batch given as named items."""
+    if not items:
+        return None
+    return batch_size(items if len(items) > 1 else next(iter(items.values())))
+
+
+def sample_at(plan: "Plan", position: int, why: str, size: int | None = None) -> Sample:
     """Return the sample at a place of the batch, with its index in the dataset where a loader drew it."""
-    origin = batch_origin(plan)
+    origin = batch_origin(plan, size)
     if origin is not None and 0 <= position < len(origin.indices):
         resolved = resolve(origin.dataset, origin.indices[position])
         index = resolved.index if isinstance(resolved.index, int) else None
@@ -160,10 +175,10 @@ def sample_at(plan: "Plan", position: int, why: str) -> Sample:
     return Sample(position, _index_by_identity(plan, position), None, why)
 
 
-def batch_origin(plan: "Plan") -> loader.BatchOrigin | None:
-    """Return what is known of the batch in hand, if a DataLoader drew it."""
+def batch_origin(plan: "Plan", size: int | None = None) -> loader.BatchOrigin | None:
+    """Return what is known of the batch in hand (of `size` samples), if a DataLoader drew it."""
     items = batch_items(plan)
-    size = batch_size(items) if items else None
+    size = size_of(items) if size is None else size
     candidates = loader.recent()
     for origin in candidates:
         if size is not None and len(origin.indices) == size:

@@ -164,7 +164,6 @@ class Watch:
         """Test the losses; return whether the backward pass is a scaled one."""
         self.n_events += 1
         scaled = any(self.scaler.is_scaled(root) for root in roots)
-        self._look_at_buffers()
         for root in roots:
             if not root.is_floating_point() or root.numel() == 0 or scaled:
                 continue
@@ -215,7 +214,8 @@ class Watch:
         if bad:
             self.notify(Event("gradient", "torch.func.grad", bad, "gradient", _kind_in(bad[0]), len(bad)))
 
-    def _look_at_buffers(self) -> None:
+    def poisoned_buffer(self) -> Event | None:
+        """Return an event where a running statistic has become non-finite."""
         buffers = [b for b in self.known.buffers() if b.is_floating_point()]
         if self._innocent_buffers is None:
             # A mask of -inf may be a buffer: only those that turn non-finite count.
@@ -226,7 +226,8 @@ class Watch:
             broken = first_nonfinite(changing)
             names = self.known.parameter_names()
             name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
-            self.notify(Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken)))
+            return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
+        return None
 
     # Optimizers ------------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class Watch:
         largest = max(float(t.abs().max()) for t in tensors)
         return float(norms.norm()), largest
 
-    # Numbers that the script reads -------------------------------------------------------------------------------------
+    # Numbers that the script reads ------------------------------------------------------------------------------------
 
     def _read(self, original: Any) -> Any:
         @functools.wraps(original)
