@@ -9,7 +9,7 @@ The walk starts at the symptom, so what never reaches it is never blamed. Two ru
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whynan.trace.graph import Edge, Leaf, OpRecord, Trace
 
@@ -92,7 +92,18 @@ def _candidates(record: OpRecord, trace: Trace, is_intended: Callable[[Leaf], bo
     return found
 
 
+_TAKES_MASKS = ("softmax", "logsumexp", "attention", "masked_fill", "where", "logcumsumexp", "maximum", "amax")
+"""Ops whose inputs are masked with -inf on purpose; any other that makes a NaN of one got a bad value, not a mask."""
+
+
 def _choose(candidates: list[_Candidate]) -> _Candidate | None:
+    first_invalid = min((c for c in candidates if c.order[0] == 1), key=lambda c: c.order[1], default=None)
+    if first_invalid is not None and first_invalid.record is not None:
+        name = first_invalid.record.name
+        if not any(word in name for word in _TAKES_MASKS):
+            candidates = [
+                replace(c, intended=False) if c.leaf is not None and not c.leaf.constant else c for c in candidates
+            ]
     births = [c for c in candidates if c.order[0] <= 0 and not c.intended]
     if births:
         leaves = [c for c in births if c.leaf is not None]

@@ -44,6 +44,17 @@ def find_loop(site: LoopSite) -> ast.For | ast.While | None:
     return None
 
 
+@cache
+def target_names(site: LoopSite) -> tuple[str, ...]:
+    """Return the names that a `for` header binds, in its own order."""
+    loop = find_loop(site)
+    if not isinstance(loop, ast.For):
+        return tuple(sorted(site.targets))
+    names = [node.id for node in ast.walk(loop.target) if isinstance(node, ast.Name)]
+    places = {node.id: (node.lineno, node.col_offset) for node in ast.walk(loop.target) if isinstance(node, ast.Name)}
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: places[name]))
+
+
 def _surely_bound_first(body: Iterable[ast.stmt]) -> set[str]:
     """Return names that plain assignments at the top of the body bind before anything in it has read them."""
     bound: set[str] = set()

@@ -1,5 +1,6 @@
 """The user's own frames on the Python stack."""
 
+import os
 from types import FrameType
 from typing import Any
 
@@ -53,3 +54,18 @@ def user_locals(frame: FrameType | None, depth: int = 4) -> list[dict[str, Any]]
             found.append(dict(frame.f_locals))
         frame = frame.f_back
     return found
+
+
+def is_optimizer_innermost(frame: FrameType | None) -> bool:
+    """Whether, from `frame` outwards, an optimizer's code comes before any of the user's own functions."""
+    for _ in range(_DEPTH):
+        if frame is None:
+            return True
+        file = frame.f_code.co_filename
+        if f"torch{os.sep}optim{os.sep}" in file:
+            return True
+        if is_user_file(file):
+            # An optimizer of the user's own: its step is the update, what its closure calls is not.
+            return frame.f_code.co_name in ("step", "_single_tensor_step")
+        frame = frame.f_back
+    return True

@@ -4,12 +4,14 @@ A sample is guilty if the step is finite once it is replaced by another sample o
 which one to try first. Where no single one is guilty, that is the answer.
 """
 
+import itertools
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from whynan.adapters.torch import sources
+from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.data.batch import batch_size, replace_sample
+from whynan.adapters.torch.drawn import drawn_rows
 from whynan.records import Sample
 
 if TYPE_CHECKING:
@@ -58,18 +60,67 @@ class SampleSearch:
             self.size = sources.size_of_group(self.plan, self.traced)
             return
         size = self.batch.size
-        if size is None or size < 2:
-            if size == 1:
-                self._settle(0, "the only sample of the batch")
+        if size == 1:
+            self._settle(0, "the only sample of the batch")
+            return
+        if size is None:
+            self._settle_by_elements()
             return
         if not self._may_be_a_sample():
             return
-        for candidate in sources.candidate_positions(self.traced, size)[:3]:
+        for candidate in sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))[:3]:
             yield self._without([candidate], size)
             if self.plan.outcome.is_finite:
                 self._settle(candidate, "replaced by another sample of the batch, the step is finite")
                 return
         yield from self._bisect(size)
+
+    def _settle_by_elements(self) -> None:
+        """The batch can't be taken apart, or the body makes it by itself: where the elements lie is all there is."""
+        drawn = drawn_rows(self.plan, self.traced)
+        if drawn is None or not self._may_be_a_sample():
+            return
+        size = len(drawn.rows)
+        if size == 1:
+            self.samples = (drawn.sample(0, "the only sample of this iteration"),)
+            return
+        positions = sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))
+        if len(positions) == 1 and sources.is_one_of_many(self.traced):
+            self.samples = (drawn.sample(positions[0], "the non-finite elements lie in its row; not tested"),)
+            self.position = positions[0]
+
+    def _gathered(self) -> "Generator[Attempt, None, None]":
+        """The script makes its batches itself: overwrite rows of the tables that it takes them from."""
+        from whynan.adapters.torch.plan import Attempt
+
+        if not self._may_be_a_sample():
+            return
+        for batch in itertools.islice(handmade.gathered_batches(self.plan, self.traced), 3):
+            if batch.size == 1:
+                self.size, self.position = 1, 0
+                self.samples = (Sample(0, batch.rows[0], None, "the only sample of the batch"),)
+                return
+            likely = sources.candidate_positions(self.traced, batch.size)[:3]
+            for candidate in [*likely, *(k for k in range(batch.size) if k not in likely)]:
+                if self.n_tried >= _MAX_ATTEMPTS or self.plan.is_out_of_time():
+                    break
+                if len(set(batch.rows)) < 2:
+                    break
+                self.n_tried += 1
+                yield Attempt(traced=False, mode=batch.without([candidate]))
+                if self.plan.outcome.is_finite:
+                    self.size, self.position = batch.size, candidate
+                    why = "with another row in its place the step is finite"
+                    self.samples = (Sample(candidate, batch.rows[candidate], None, why),)
+                    return
+        for places in handmade.list_batches(self.plan, self.traced):
+            likely = sources.candidate_positions(self.traced, len(places))
+            if len(likely) == 1:
+                self.size, self.position = len(places), likely[0]
+                self.samples = (Sample(likely[0], places[likely[0]], None, "the non-finite values lie in its row"),)
+                return
+        if self.n_tried:
+            self.note = f"no single sample is guilty ({self.n_tried} replacements tried)"
 
     def _may_be_a_sample(self) -> bool:
         leaf = self.traced.slice.leaf if self.traced.slice is not None else None
@@ -110,7 +161,15 @@ class SampleSearch:
 
     def _settle(self, position: int, why: str) -> None:
         self.position = position
-        self.samples = (sources.sample_at(self.plan, position, why),)
+        sample = sources.sample_at(self.plan, position, why)
+        if sample.index is None and self.batch.size is not None:
+            parts = [*self.batch.names.values(), *self.batch.drawn]
+            parts += [field for part in parts if isinstance(part, (list, tuple)) for field in part]
+            found = (
+                handmade.index_of_sample(self.plan, self.traced, position, self.batch.size, part) for part in parts
+            )
+            sample = replace(sample, index=next((index for index in found if index is not None), None))
+        self.samples = (sample,)
 
 
 def batch_of(plan: "Plan") -> BatchItem:

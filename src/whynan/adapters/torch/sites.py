@@ -29,7 +29,6 @@ class Site:
         self.n_idle = 0
         self.seconds = 0.0
         self.snapshot_s = 0.0
-        self.n_snapshots = 0
         self.accumulates = False
         self.in_place: bool = False
         self.skip = 0
@@ -52,11 +51,15 @@ class Site:
         if self.n_idle >= _COLD_AFTER and not self.n_training and self.seconds < self.n_passes * _COLD_BELOW_S:
             set_site(self.site.index, COLD)
 
+    def note_snapshot(self, seconds: float) -> None:
+        """Keep a running estimate of what one snapshot costs; the first ones, which also learn, count little."""
+        self.snapshot_s = min(seconds, 0.8 * self.snapshot_s + 0.2 * seconds) if self.snapshot_s else seconds
+
     def can_afford_snapshot(self) -> bool:
         """Whether a whole snapshot fits: the first few always, then within its share of the loop's time."""
-        if self.n_passes <= _N_FREE or self.snapshot_s < self.n_snapshots * _SNAPSHOT_FREE_S:
+        if self.n_passes <= _N_FREE or self.snapshot_s < _SNAPSHOT_FREE_S:
             return True
-        return self.snapshot_s < self.seconds * _SNAPSHOT_SHARE
+        return self.snapshot_s * self.n_passes < self.seconds * _SNAPSHOT_SHARE
 
 
 class Pass:
@@ -152,8 +155,7 @@ class Loops:
                 small_tensors=owner.n_passes <= 3 or owner.in_place,
                 gradients=owner.accumulates,
             )
-            owner.snapshot_s += time.thread_time() - began
-            owner.n_snapshots += 1
+            owner.note_snapshot(time.thread_time() - began)
         return current
 
     def alive(self) -> list[Pass]:

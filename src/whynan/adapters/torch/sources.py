@@ -11,6 +11,7 @@ from whynan.adapters.torch.data.indices import resolve
 from whynan.adapters.torch.data.lineage import find_in_containers
 from whynan.records import Sample
 from whynan.records.tensor import Role
+from whynan.snapshot.carried import target_names
 from whynan.snapshot.python_state import _MISSING, frame_values
 from whynan.trace.graph import Gather, Leaf
 
@@ -32,7 +33,7 @@ def values_at_start(plan: "Plan") -> dict[str, Any]:
 def batch_items(plan: "Plan") -> dict[str, Any]:
     """Return the batch by the names that the script gives it."""
     values = values_at_start(plan)
-    items = {name: values[name] for name in sorted(plan.target.site.targets) if _is_data(values.get(name))}
+    items = {name: values[name] for name in target_names(plan.target.site) if _is_data(values.get(name))}
     for number, item in enumerate(plan.target.drawn):
         if _is_data(item):
             items[f"batch{number or ''}"] = item
@@ -199,11 +200,11 @@ def _index_by_identity(plan: "Plan", position: int) -> int | None:
     return None
 
 
-def candidate_positions(outcome: "Outcome", size: int) -> list[int]:
+def candidate_positions(outcome: "Outcome", size: int, items: dict[str, Any] | None = None) -> list[int]:
     """Return places in the batch that the origin's elements point at, likeliest first."""
     if outcome.slice is None:
         return []
-    found: list[int] = []
+    found: list[int] = _by_membership(outcome.slice.origin, size, items or {})
     origin = outcome.slice.origin
     records = ([origin] if origin is not None else []) + list(outcome.slice.path)
     for record in records[:40]:
@@ -217,6 +218,24 @@ def candidate_positions(outcome: "Outcome", size: int) -> list[int]:
     return found
 
 
+def _by_membership(origin: Any, size: int, items: dict[str, Any]) -> list[int]:
+    """Graphs and other ragged batches name each row's sample in an integer vector: 0, 0, 0, 1, 1, 2, ..."""
+    if origin is None or origin.output is None or not origin.output.shape:
+        return []
+    for part in batch_parts(items, None):
+        values = part.values
+        if (
+            values.dim() != 1
+            or values.is_floating_point()
+            or values.shape[0] != origin.output.shape[0]
+            or not len(values)
+        ):
+            continue
+        if int(values.max()) == size - 1 and bool((values[1:] >= values[:-1]).all()):
+            return list(dict.fromkeys(int(values[element[0]]) for element in origin.elements if element))
+    return []
+
+
 def _as_position(element: tuple[int, ...], shape: tuple[int, ...] | None, size: int) -> int | None:
     if not element or shape is None or not shape:
         return None
@@ -227,3 +246,11 @@ def _as_position(element: tuple[int, ...], shape: tuple[int, ...] | None, size: 
     if len(shape) > 1 and shape[1] == size:
         return element[1]
     return None
+
+
+def is_one_of_many(outcome: "Outcome") -> bool:
+    """Whether the origin went wrong in a small part of its output only, as one bad sample makes it."""
+    origin = outcome.slice.origin if outcome.slice is not None else None
+    if origin is None or origin.output is None or not origin.output.shape:
+        return False
+    return origin.output.n_nonfinite * 2 <= origin.output.n_elements

@@ -7,6 +7,7 @@ sequence number, which is the same on the node and, at the time of the forward o
 
 import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.elements import Region, element_address, is_nonfinite, kind_at, nonfinite_elements
-from whynan.adapters.torch.frames import custom_backward_frames, user_frames
+from whynan.adapters.torch.frames import custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.modules import ModuleStack
 from whynan.adapters.torch.opfacts import (
     LOSS_OPS,
@@ -106,7 +107,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         parents = tuple({self.last_writer[key] for key in in_keys if key in self.last_writer})
         is_view = self._note_writes(name, index, outputs, in_keys, before, parents)
         stack = None
-        if node is None and sequence not in self.trace.forward and not self.is_in_optimizer():
+        if node is None and sequence not in self.trace.forward and not self._in_optimizer_code(sys._getframe(2)):
             stack = user_frames(sys._getframe(2))
             path, kind = self.modules.current()
             self.trace.forward[sequence] = ForwardOp(name, stack, path, kind, index)
@@ -223,7 +224,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             index=index,
             name=name,
             framework_op=str(func),
-            phase=self._phase(node),
+            phase=self._phase(node, sys._getframe(3)),
             stack=stack or user_frames(sys._getframe(3)),
             kind=kind,
             edges=tuple(edges),
@@ -238,6 +239,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             record.args = args_by_name(func, args, kwargs)
             record.facts = birth_facts(name, args, kwargs, values, out, elements)
             record.facts["made_by"] = self._made_by(inputs, index)
+            record.facts["input_keys"] = [_key(tensor) for tensor in inputs][:6]
+            record.facts["input_tainted"] = [_key(tensor) in self.tainted for tensor in inputs][:6]
         for tensor in bad:
             self.writes.setdefault(_key(tensor), []).append((index, Region.of(tensor)))
             self._keep.append(tensor)
@@ -260,10 +263,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         if forward is not None:
             record.module, record.module_type = forward.module, forward.module_type
 
-    def _phase(self, node: Any) -> Phase:
+    def _phase(self, node: Any, frame: FrameType) -> Phase:
         if node is not None:
             return "backward"
-        return "optimizer" if self.is_in_optimizer() else "forward"
+        return "optimizer" if self._in_optimizer_code(frame) else "forward"
+
+    def _in_optimizer_code(self, frame: FrameType) -> bool:
+        """Whether an optimizer's own code runs; a closure that it calls is the user's forward pass again."""
+        return self.is_in_optimizer() and is_optimizer_innermost(frame)
 
     def _edges(
         self,

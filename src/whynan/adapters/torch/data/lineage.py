@@ -34,7 +34,7 @@ def find_in_containers(
         return None
     deadline = time.monotonic() + budget_s
     best: tuple[int, str, int] | None = None
-    for name, container in _held(namespaces):
+    for name, container in held(namespaces):
         if not isinstance(container, (list, tuple)) or len(container) < min_length or container is obj:
             continue
         if time.monotonic() > deadline:
@@ -68,7 +68,7 @@ def _search(
     row: Any, wanted: Any, namespaces: list[Namespace], min_rows: int, deadline: float
 ) -> tuple[str, int] | None:
     found: tuple[str, int, int] | None = None
-    for name, value in _held(namespaces):
+    for name, value in held(namespaces):
         if time.monotonic() > deadline:
             break
         table = _table(value, wanted)
@@ -82,7 +82,7 @@ def _search(
     return None if found is None else (found[0], found[1])
 
 
-def _held(namespaces: list[Namespace]) -> Iterator[tuple[str, Any]]:
+def held(namespaces: list[Namespace]) -> Iterator[tuple[str, Any]]:
     """Yield variables, and the attributes of those that are objects of the user's or datasets, each object once."""
     seen: set[int] = set()
     for namespace in namespaces:

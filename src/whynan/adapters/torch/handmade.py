@@ -1,0 +1,198 @@
+"""Batches that the script gathers itself: which row of which table became which sample, and what if it were another.
+
+Rows are known from the indexing operations of the replay, or, where NumPy did it, from the values in the script's
+variables. To try the step without a sample its row of the table is overwritten for the length of one attempt: whatever
+way the script takes to its batch, it meets the other row there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch.data.lineage import find_in_containers, held, row_of
+from whynan.adapters.torch.sources import storage_key
+from whynan.snapshot.python_state import frame_values
+from whynan.trace.graph import Gather
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Plan
+
+Namespace = dict[str, Any]
+_MAX_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A batch whose sample `k` is row `rows[k]` of each table; without tables nothing can be tried."""
+
+    rows: tuple[int, ...]
+    tables: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def without(self, positions: list[int]) -> "RowsReplaced":
+        """Return the tables' change in which other samples of the batch stand for those at `positions`."""
+        bad = {self.rows[position] for position in positions}
+        donors = [row for row in self.rows if row not in bad]
+        return RowsReplaced(self.tables, sorted(bad), [donors[k % len(donors)] for k in range(len(bad))])
+
+
+class RowsReplaced:
+    """While entered, some rows of some tables hold the values of others."""
+
+    def __init__(self, tables: tuple[Any, ...], rows: list[int], donors: list[int]) -> None:
+        self.tables = [_plain(table) for table in tables]
+        self.rows = rows
+        self.donors = donors
+        self._saved: list[Any] = []
+
+    def __enter__(self) -> None:
+        for table in self.tables:
+            saved = table[self.rows]
+            self._saved.append(saved.clone() if isinstance(saved, torch.Tensor) else saved.copy())
+            table[self.rows] = table[self.donors]
+
+    def __exit__(self, *exception: object) -> None:
+        for table, saved in zip(self.tables, self._saved):
+            table[self.rows] = saved
+        self._saved = []
+
+
+def _plain(table: Any) -> Any:
+    # Not `detach`: that shares the version counter, and autograd would take the change for one of the script's.
+    return table.data if isinstance(table, torch.Tensor) else table
+
+
+def namespaces(plan: "Plan", outcome: "Outcome") -> list[Namespace]:
+    """Return the variables of the replayed loop's function, of its module, and of the frames at the symptom."""
+    own = frame_values(plan.target.frame) or {}
+    return [own, *outcome.frames, dict(plan.target.frame.f_globals)]
+
+
+def gathered_batches(plan: "Plan", outcome: "Outcome") -> Iterator[Gathered]:
+    """Yield the batches that the replayed step gathered from tables, those made of more tables first."""
+    tracer = outcome.tracer
+    if tracer is None:
+        return
+    spaces = namespaces(plan, outcome)
+    tables = _tables(spaces)
+    weights = {storage_key(parameter) for parameter in plan.host.known.parameters()}
+    groups: dict[tuple[int, ...], list[Gather]] = {}
+    for gather in tracer.trace.gathers:
+        if 0 < len(gather.rows) <= _MAX_BATCH and len(gather.rows) < gather.source_rows:
+            rows = tuple(row % gather.source_rows for row in gather.rows)
+            groups.setdefault(rows, []).append(gather)
+    found = []
+    for rows, gathers in groups.items():
+        keys = {gather.source_key for gather in gathers} - weights
+        sources = [table for table in tables if storage_key(table) in keys and len(table) > max(rows)]
+        if sources:
+            found.append(Gathered(rows, tuple(sources)))
+    yield from sorted(found, key=lambda batch: -len(batch.tables))
+    yield from _by_values(outcome, spaces)
+
+
+def _tables(spaces: list[Namespace]) -> list[Any]:
+    """Return the tensors and arrays in the script's hands that may be tables of samples, one for each memory."""
+    found: dict[int | None, Any] = {}
+    for _, value in held(spaces):
+        if _is_table(value) and storage_key(value) is not None:
+            known = found.get(storage_key(value))
+            if known is None or len(value) > len(known):
+                found[storage_key(value)] = value
+    return list(found.values())
+
+
+def _is_table(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dim() > 0 and len(value) > 1 and not value.requires_grad and value.layout == torch.strided
+    return type(value).__module__ == "numpy" and getattr(value, "ndim", 0) > 0 and value.dtype.kind in "biuf"
+
+
+def _by_values(outcome: "Outcome", spaces: list[Namespace]) -> Iterator[Gathered]:
+    """Yield batches whose rows stand in a larger table with the very same values: NumPy leaves no other trace."""
+    sizes = _sizes(outcome)
+    tables = _tables(spaces)
+    for _, value in held(spaces):
+        if not _is_table(value) or len(value) not in sizes:
+            continue
+        rows = _rows_by_value(value, spaces)
+        if rows is not None:
+            sources = tuple(t for t in tables if len(t) > len(value) and len(t) > max(rows) and not _frozen(t))
+            largest = max((len(table) for table in sources), default=0)
+            yield Gathered(rows, tuple(table for table in sources if len(table) == largest))
+            return
+
+
+def _frozen(table: Any) -> bool:
+    return not isinstance(table, torch.Tensor) and not table.flags.writeable
+
+
+def _rows_by_value(batch: Any, spaces: list[Namespace]) -> tuple[int, ...] | None:
+    if len(batch) > 512:
+        return None
+    rows = []
+    for k in range(len(batch)):
+        found = row_of(batch[k], spaces, min_rows=len(batch) + 1)
+        if found is None:
+            return None
+        rows.append(found[1])
+    return tuple(rows)
+
+
+def _sizes(outcome: "Outcome") -> set[int]:
+    """Return the leading sizes of what became non-finite: one of them is the batch's."""
+    if outcome.slice is None:
+        return set()
+    records = ([outcome.slice.origin] if outcome.slice.origin is not None else []) + list(outcome.slice.path)
+    shapes = [record.output.shape for record in records if record.output is not None]
+    return {shape[0] for shape in shapes if shape and shape[0] > 1}
+
+
+def index_of_sample(plan: "Plan", outcome: "Outcome", position: int, size: int, part: Any) -> int | None:
+    """Return which row or element of the script's data a sample of the batch is; `part` is a field of the batch."""
+    spaces = namespaces(plan, outcome)
+    tracer = outcome.tracer
+    if tracer is not None:
+        for gather in tracer.trace.gathers:
+            if len(gather.rows) == size < gather.source_rows:
+                return int(gather.rows[position] % gather.source_rows)
+    if isinstance(part, (list, tuple)):
+        found = find_in_containers(part[position], spaces, min_length=len(part) + 1)
+        return found[1] if found is not None else None
+    if not _is_table(part) or len(part) != size:
+        return None
+    place = _row_by_address(part, position, _tables(spaces))
+    if place is not None:
+        return place
+    found = row_of(part[position], spaces, min_rows=size + 1)
+    return found[1] if found is not None else None
+
+
+def _row_by_address(part: Any, position: int, tables: list[Any]) -> int | None:
+    """Return the row of the table that the batch is a view of."""
+    if not isinstance(part, torch.Tensor):
+        return None
+    for table in tables:
+        if not isinstance(table, torch.Tensor) or len(table) <= len(part) or storage_key(table) != storage_key(part):
+            continue
+        if table.stride(0) == part.stride(0) > 0:
+            offset = part.storage_offset() + position * part.stride(0) - table.storage_offset()
+            return int(offset // table.stride(0))
+    return None
+
+
+def list_batches(plan: "Plan", outcome: "Outcome") -> Iterator[tuple[int, ...]]:
+    """Yield, for lists in the script's hands, the places which their elements have in a longer list."""
+    sizes = _sizes(outcome)
+    spaces = namespaces(plan, outcome)
+    for _, value in held(spaces):
+        if not isinstance(value, (list, tuple)) or len(value) not in sizes:
+            continue
+        places = [find_in_containers(item, spaces, min_length=len(value) + 1) for item in value]
+        if all(place is not None for place in places):
+            yield tuple(place[1] for place in places if place is not None)
