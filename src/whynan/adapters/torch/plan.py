@@ -53,8 +53,8 @@ class Pending:
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
         step = watch.n_steps
-        if event.stage == "validation" and target is not None:
-            step = target.owner.n_passes - 1
+        if target is not None and (event.stage == "validation" or (step == 0 and not watch.known.optimizers)):
+            step = target.owner.n_passes - 1  # updates by hand are as many as iterations
         n_events = watch.n_events - target.n_events if target is not None else 0
         return Pending(
             event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,

@@ -64,7 +64,9 @@ class SampleSearch:
             self._settle(0, "the only sample of the batch")
             return
         if size is None:
-            self._settle_by_elements()
+            yield from self._gathered()
+            if not self.samples and self.note is None:
+                self._settle_by_elements()
             return
         if not self._may_be_a_sample():
             return

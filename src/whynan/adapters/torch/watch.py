@@ -164,7 +164,7 @@ class Watch:
         """Test the losses; return whether the backward pass is a scaled one."""
         self.n_events += 1
         scaled = any(self.scaler.is_scaled(root) for root in roots)
-        for root in roots:
+        for root in map(_unwrapped, roots):
             if not root.is_floating_point() or root.numel() == 0 or scaled:
                 continue
             value = float(_item(root)) if root.numel() == 1 else float(root.detach().sum())
@@ -337,6 +337,13 @@ def sounds_like_loss(text: str) -> bool:
     """Whether a name or a line of source speaks of a loss."""
     lowered = text.lower()
     return any(word in lowered for word in _LOSS_WORDS)
+
+
+def _unwrapped(tensor: Any) -> Any:
+    """Return the plain tensor under the levels of `torch.func`'s transforms: operations are traced on that one."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _item(tensor: Any) -> Any:
