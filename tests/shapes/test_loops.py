@@ -1,41 +1,9 @@
 """Whatever a training loop looks like, the failing step is replayed and its line, cause and sample are found."""
 
-import textwrap
 from typing import Any
 
 import pytest
-
-HEAD = """
-import math, os, sys
-import numpy as np
-import torch
-from torch import nn
-
-torch.manual_seed(0)
-torch.set_num_threads(1)
-x = torch.rand(40, 3) + 0.1
-y = torch.rand(40)
-x[17] = 0.0
-model = nn.Linear(3, 1)
-opt = torch.optim.SGD(model.parameters(), lr=0.01)
-
-
-def loss_of(xb, yb):
-    weight = torch.log(xb.sum(1))  # BAD
-    return ((model(xb).squeeze(1) - yb) ** 2 * weight).mean()
-
-
-def update(loss):
-    opt.zero_grad()
-    loss.backward()
-    opt.step()
-
-"""
-
-LOADER = """
-from torch.utils.data import DataLoader, TensorDataset
-loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=False)
-"""
+from tests.shapes.scripts import HEAD, LOADER
 
 # Each is the end of a script whose fifth step meets row 17, the zeros.
 SHAPES = {
@@ -370,7 +338,3 @@ def test_shape(name: str, training: Any) -> None:
     check(run, step=None if name in WITHOUT_STEPS else 4)
     assert "whynan" not in run.stdout
     assert "the run goes on without it" not in run.stderr
-
-
-def test_textwrap_is_used() -> None:
-    assert textwrap.dedent(HEAD) == HEAD
