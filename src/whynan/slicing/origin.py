@@ -10,8 +10,9 @@ The walk starts at the symptom, so what never reaches it is never blamed. Two ru
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from whynan.trace.graph import Edge, Leaf, OpRecord, Trace
+from whynan.trace.graph import Edge, Kind, Leaf, OpRecord, Trace
 
 _LIMIT = 50_000
 
@@ -32,10 +33,19 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Some elements of a record: the sampled one of that number, or all that are NaN, or all that are infinite."""
+
+    index: int
+    number: int | None
+    kind: Literal["nan", "inf"]
+
+
+@dataclass(frozen=True)
 class _Candidate:
     record: OpRecord | None
     leaf: Leaf | None
-    via: int | None
+    via: _Part | None
     order: tuple[int, int]
     intended: bool = False
 
@@ -44,51 +54,71 @@ def find_origin(
     trace: Trace, start: Sequence[Edge], is_intended: Callable[[Leaf], bool] = lambda leaf: False
 ) -> Slice | None:
     """Walk back from the symptom's edges; return None where they lead nowhere."""
-    came_from: dict[int, int | None] = {}
-    todo: deque[int] = deque()
+    came_from: dict[_Part, _Part | None] = {}
+    todo: deque[_Part] = deque()
     candidates: list[_Candidate] = []
+
+    def follow(edge: Edge, part: _Part | None) -> None:
+        record = trace.records.get(edge.parent) if edge.parent is not None else None
+        parent = _part_of(record, edge) if record is not None else None
+        if parent is not None and parent not in came_from:
+            came_from[parent] = part
+            todo.append(parent)
+
     for edge in start:
-        if edge.parent is not None:
-            if edge.parent not in came_from:
-                came_from[edge.parent] = None
-                todo.append(edge.parent)
-        elif edge.leaf is not None:
+        if edge.leaf is not None:
             candidates.append(_Candidate(None, edge.leaf, None, (-1, 0), is_intended(edge.leaf)))
+        follow(edge, None)
     while todo and len(came_from) < _LIMIT:
-        index = todo.popleft()
-        record = trace.records.get(index)
-        if record is None:
-            continue
-        candidates += _candidates(record, trace, is_intended)
-        for edge in record.edges:
-            if edge.parent is not None and edge.parent not in came_from and _is_followed(record, edge):
-                came_from[edge.parent] = index
-                todo.append(edge.parent)
+        part = todo.popleft()
+        record = trace.records[part.index]
+        edges, kind = _edges_of(record, part)
+        candidates += _candidates(record, part, edges, kind, is_intended)
+        for edge in edges:
+            follow(edge, part)
     blamed = _choose(candidates)
     if blamed is None:
         return None
     return _slice(blamed, trace, came_from)
 
 
-def _is_followed(record: OpRecord, edge: Edge) -> bool:
-    """A NaN is made by NaN inputs where there are any; its infinite inputs are then innocent."""
-    if record.kind == "nan" and any(other.kind == "nan" for other in record.edges):
-        return edge.kind == "nan"
-    return True
+def _part_of(record: OpRecord, edge: Edge) -> _Part:
+    """Which of the record's elements an edge leads to: a sampled one, else all of the kind that was read."""
+    number = record.samples.get(edge.place) if edge.place is not None else None
+    return _Part(record.index, number, "nan" if edge.kind == "nan" else "inf")
 
 
-def _candidates(record: OpRecord, trace: Trace, is_intended: Callable[[Leaf], bool]) -> list[_Candidate]:
+def _edges_of(record: OpRecord, part: _Part) -> tuple[list[Edge], Kind]:
+    """Return the edges that bear on a part of a record, and what stands there.
+
+    A NaN is made by NaN inputs where there are any; its infinite inputs are then innocent.
+    """
+    kind: Kind = part.kind
+    if part.number is not None:
+        numbers = {part.number}
+        kind = record.kinds[part.number]
+    else:
+        alike = {n for n, other in enumerate(record.kinds) if (other == "nan") == (part.kind == "nan")}
+        numbers = alike or set(range(len(record.kinds)))
+    edges = [edge for edge in record.edges if edge.target is None or edge.target in numbers]
+    if kind == "nan" and any(edge.kind == "nan" for edge in edges):
+        edges = [edge for edge in edges if edge.kind == "nan"]
+    return edges, kind
+
+
+def _candidates(
+    record: OpRecord, part: _Part, edges: list[Edge], kind: Kind, is_intended: Callable[[Leaf], bool]
+) -> list[_Candidate]:
     found = []
-    if not record.edges:
-        intended = record.literal
-        found.append(_Candidate(record, None, record.index, (0, record.index), intended))
-    for edge in record.edges:
-        if edge.leaf is not None and _is_followed(record, edge):
+    if not edges:
+        found.append(_Candidate(record, None, part, (0, record.index), record.literal))
+    for edge in edges:
+        if edge.leaf is not None:
             intended = edge.kind != "nan" and (edge.leaf.constant or is_intended(edge.leaf))
-            found.append(_Candidate(None, edge.leaf, record.index, (-1, record.index), intended))
-    if record.kind == "nan" and record.edges and all(edge.kind != "nan" for edge in record.edges):
+            found.append(_Candidate(None, edge.leaf, part, (-1, record.index), intended))
+    if kind == "nan" and edges and all(edge.kind != "nan" for edge in edges):
         # An invalid operation on infinities: to blame only where all of them were put there by name.
-        found.append(_Candidate(record, None, record.index, (1, record.index)))
+        found.append(_Candidate(record, None, part, (1, record.index)))
     return found
 
 
@@ -116,10 +146,12 @@ def _choose(candidates: list[_Candidate]) -> _Candidate | None:
     return min(candidates, key=lambda c: c.order[1]) if candidates else None
 
 
-def _slice(blamed: _Candidate, trace: Trace, came_from: dict[int, int | None]) -> Slice:
+def _slice(blamed: _Candidate, trace: Trace, came_from: dict[_Part, _Part | None]) -> Slice:
     path: list[OpRecord] = []
-    index = blamed.via
-    while index is not None and len(path) < _LIMIT:
-        path.append(trace.records[index])
-        index = came_from.get(index)
+    part = blamed.via
+    while part is not None and len(path) < _LIMIT:
+        record = trace.records[part.index]
+        if not path or path[-1] is not record:
+            path.append(record)
+        part = came_from.get(part)
     return Slice(blamed.record, blamed.leaf, tuple(path), blamed.intended)

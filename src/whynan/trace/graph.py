@@ -36,18 +36,27 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Edge:
-    """A non-finite input of an op: which argument, what stood in it, and the op (or leaf) that wrote it."""
+    """A non-finite input of an op: which argument, what stood in it, and the op (or leaf) that wrote it.
+
+    `place` is the storage and the address of the input's element, by which the parent knows which of its own elements
+    is meant. `target` is the number of the op's own sampled element that this input bears on, None if on any.
+    """
 
     argument: int
     kind: Kind
     parent: int | None
     leaf: Leaf | None = None
     element: tuple[int, ...] = ()
+    place: tuple[int, int] | None = None
+    target: int | None = None
 
 
 @dataclass
 class OpRecord:
-    """One op with a non-finite output. `stack` is innermost first and holds the user's frames only."""
+    """One op with a non-finite output. `stack` is innermost first and holds the user's frames only.
+
+    A few of its non-finite elements are sampled: `samples` gives their numbers by place, `kinds` what stands there.
+    """
 
     index: int
     name: str
@@ -66,6 +75,8 @@ class OpRecord:
     inputs: tuple[TensorSummary, ...] = ()
     output: TensorSummary | None = None
     elements: tuple[tuple[int, ...], ...] = ()
+    samples: dict[tuple[int, int], int] = field(default_factory=dict)
+    kinds: tuple[Kind, ...] = ()
     args: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -14,19 +14,24 @@ _COUNT_LIMIT = 200_000
 
 @dataclass(frozen=True)
 class Region:
-    """The addresses (in elements of the storage) that a tensor's elements span."""
+    """The addresses (in elements of the storage) of a tensor's elements. `steps` are (stride, size), widest first."""
 
     low: int
-    high: int
+    steps: tuple[tuple[int, int], ...]
 
     @staticmethod
     def of(tensor: Any) -> "Region":
-        low = tensor.storage_offset()
-        high = low + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()) if size > 0)
-        return Region(low, high)
+        steps = [(stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if stride > 0 and size > 1]
+        return Region(tensor.storage_offset(), tuple(sorted(steps, reverse=True)))
 
     def holds(self, address: int) -> bool:
-        return self.low <= address <= self.high
+        """Exact where the tensor's elements don't overlap: then each address has one index, found stride by stride."""
+        rest = address - self.low
+        if rest < 0:
+            return False
+        for stride, size in self.steps:
+            rest -= min(rest // stride, size - 1) * stride
+        return rest == 0
 
 
 def is_nonfinite(tensor: Any) -> bool:
@@ -61,6 +66,22 @@ def nonfinite_elements(tensor: Any, n: int = _FEW) -> tuple[list[tuple[int, ...]
         picked = sorted({first, *others})[:n]
     value = float(flat[picked[0]].to(torch.float64))
     return [_unravel(index, tensor.shape) for index in picked], kind_of(value)  # type: ignore[return-value]
+
+
+def sampled_elements(tensor: Any) -> list[tuple[tuple[int, ...], Kind]]:
+    """Return a few non-finite elements with what stands there: NaN first, and infinities beside them."""
+    elements, kind = nonfinite_elements(tensor)
+    found = [(element, kind if kind == "nan" else kind_at(tensor, element) or kind) for element in elements]
+    if kind == "nan":
+        infinite = torch.isinf(_real(tensor.detach()).reshape(-1))
+        if bool(infinite.any()):
+            others = {
+                int(infinite.to(torch.uint8).argmax()),
+                len(infinite) - 1 - int(infinite.flip(0).to(torch.uint8).argmax()),
+            }
+            places = [_unravel(index, tensor.shape) for index in sorted(others)]
+            found += [(place, kind_at(tensor, place) or "inf") for place in places]
+    return found
 
 
 def kind_of(value: float) -> Kind | None:

@@ -30,5 +30,5 @@ def forward_name(node: str) -> str:
 
 
 def _plain(name: str) -> str:
-    name = name.strip("_") if not name.startswith("__") else name
+    name = name.removeprefix("_foreach").strip("_") if not name.startswith("__") else name
     return _PLAIN.get(name, name)

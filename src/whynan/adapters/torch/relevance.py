@@ -12,15 +12,16 @@ from whynan.adapters.torch.elements import kind_at, nonfinite_elements
 from whynan.adapters.torch.opfacts import broadcast_element
 
 _SAME_ROW = {
-    "_softmax": 1,
-    "_log_softmax": 1,
-    "cumsum": 1,
-    "cumprod": 1,
-    "logcumsumexp": 1,
-    "sort": 1,
-    "_safe_softmax": 1,
+    "_softmax",
+    "_log_softmax",
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "sort",
+    "_safe_softmax",
+    "_softmax_backward_data",
+    "_log_softmax_backward_data",
 }
-_SAME_ROW |= {"_softmax_backward_data": 2, "_log_softmax_backward_data": 2}
 _REDUCTIONS = {
     "sum",
     "mean",
@@ -59,40 +60,73 @@ _POINTWISE |= {
     "div",
 }
 _MAX = 6
+Place = tuple[int, ...]
 
 
 def relevant_elements(
-    func: Any, name: str, args: Any, tensor: Any, value: Any, position: int, out: Any, elements: list[tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    """Return up to a few non-finite elements of an input `value` that bear on the output's non-finite `elements`."""
-    if torch.Tag.pointwise in func.tags or name in _POINTWISE:
-        return _same_place(value, out, elements)
+    func: Any, name: str, args: Any, kwargs: Any, tensor: Any, value: Any, position: int, out: Any, element: Place
+) -> list[Place] | None:
+    """Return up to a few elements of an input `value` that bear on the output's `element`; None if all of them may."""
+    try:
+        return _relevant(func, name, args, kwargs, tensor, value, position, out, element)
+    except (IndexError, TypeError, ValueError, RuntimeError):
+        return None  # an overload with other arguments
+
+
+def _relevant(
+    func: Any, name: str, args: Any, kwargs: Any, tensor: Any, value: Any, position: int, out: Any, element: Place
+) -> list[Place] | None:
+    if torch.Tag.pointwise in func.tags or name in _POINTWISE or _is_pointwise_list(name):
+        return _same_place(value, element)
     if name in ("cat", "stack") and args and isinstance(args[0], (list, tuple)):
-        return _joined(args, name, tensor, value, elements)
+        return _joined(args, name, tensor, value, [element])
     if name in ("mm", "bmm", "addmm", "baddbmm") and value.dim() >= 2:
-        return _product(name, tensor, value, args, elements)
+        return _product(name, tensor, value, args, [element])
     if name in _SAME_ROW and value.shape == out.shape:
-        return _lines(value, elements, {_dim(args[_SAME_ROW[name]], value.dim())})
+        return _lines(value, [element], {_dim(argument(func, args, kwargs, "dim"), value.dim())})
     if name in _REDUCTIONS and value.dim() > 0 and position == 0:
-        return _reduced(args[1:] if "norm" in name else args, value, out, elements)
-    return _all(value)
+        return _reduced(args[1:] if "norm" in name else args, value, out, [element])
+    return None
 
 
-def _all(value: Any) -> list[tuple[int, ...]]:
-    return nonfinite_elements(value, _MAX)[0]
+def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
+    """Return the op's argument of that name, or its default."""
+    for position, known in enumerate(func._schema.arguments):
+        if known.name == name:
+            if known.name in kwargs:
+                return kwargs[known.name]
+            return args[position] if position < len(args) and not known.kwarg_only else known.default_value
+    raise IndexError(name)
 
 
-def _same_place(value: Any, out: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def aligned(name: str, args: Any, outputs: list[Any], inputs: list[Any], out: Any) -> list[Any]:
+    """Return the inputs that an output can depend on: ops over lists of tensors compute item by item."""
+    if not _is_over_lists(name):
+        return inputs
+    lists = [arg for arg in args if isinstance(arg, (list, tuple))]
+    number = next((n for items in [*lists, outputs] for n, item in enumerate(items) if item is out), None)
+    if number is None:
+        return inputs
+    others = {id(item) for items in lists for n, item in enumerate(items) if n != number}
+    others -= {id(items[number]) for items in lists if number < len(items)}
+    return [tensor for tensor in inputs if id(tensor) not in others]
+
+
+def _is_over_lists(name: str) -> bool:
+    return name.startswith(("_foreach_", "_fused_"))
+
+
+def _is_pointwise_list(name: str) -> bool:
+    return _is_over_lists(name) and "norm" not in name and "max" not in name
+
+
+def _same_place(value: Any, element: Place) -> list[Place] | None:
     if value.numel() == 1:
         return [(0,) * value.dim()]
-    found = []
-    for element in elements[:_MAX]:
-        place = broadcast_element(element, value.shape)
-        if place is None:
-            return _all(value)
-        if kind_at(value, place) is not None and place not in found:
-            found.append(place)
-    return found
+    place = broadcast_element(element, value.shape)
+    if place is None:
+        return None
+    return [place] if kind_at(value, place) is not None else []
 
 
 def _joined(args: Any, name: str, tensor: Any, value: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -128,7 +162,7 @@ def _product(name: str, tensor: Any, value: Any, args: Any, elements: list[tuple
             if place is not None:
                 return [(*element[: value.dim() - 2], place, element[-1])]
         elif tensor is not left and tensor is not right:
-            return _same_place(value, None, elements)
+            return _same_place(value, element) or []
     return []
 
 
@@ -155,10 +189,10 @@ def _lines(value: Any, elements: list[tuple[int, ...]], dims: set[int]) -> list[
     return list(dict.fromkeys(found))[:_MAX]
 
 
-def _reduced(args: Any, value: Any, out: Any, elements: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _reduced(args: Any, value: Any, out: Any, elements: list[Place]) -> list[Place] | None:
     dims = _dims(args, value.dim())
     if out.dim() == 0 or dims is None:
-        return _all(value)
+        return None
     if out.dim() == value.dim():
         wide = [tuple(i for i in element) for element in elements]
     elif out.dim() == value.dim() - len(dims):
@@ -167,7 +201,7 @@ def _reduced(args: Any, value: Any, out: Any, elements: list[tuple[int, ...]]) -
             rest = iter(element)
             wide.append(tuple(0 if dim in dims else next(rest) for dim in range(value.dim())))
     else:
-        return _all(value)
+        return None
     return _lines(value, wide, dims)
 
 

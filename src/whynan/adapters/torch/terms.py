@@ -61,7 +61,7 @@ def _root(tracer: Tracer, event: Event) -> ScalarOp | None:
     scalars = tracer.trace.scalars
     for tensor in event.tensors:
         if isinstance(tensor, torch.Tensor) and tensor.numel() == 1:
-            index = tracer.last_writer.get(storage_key(tensor) or 0)
+            index = tracer.storages.writer(tensor)
             if index in scalars:
                 return scalars[index]
     return scalars.get(tracer.last_root) if tracer.last_root is not None else None

@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.torch.data.summary import summarize
-from whynan.adapters.torch.elements import Region, element_address, is_nonfinite, kind_at, nonfinite_elements
+from whynan.adapters.torch.elements import (
+    element_address,
+    is_nonfinite,
+    kind_at,
+    nonfinite_elements,
+    sampled_elements,
+)
 from whynan.adapters.torch.frames import custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.modules import ModuleStack
 from whynan.adapters.torch.opfacts import (
@@ -26,13 +32,14 @@ from whynan.adapters.torch.opfacts import (
     is_literal,
     written_arguments,
 )
-from whynan.adapters.torch.relevance import relevant_elements
+from whynan.adapters.torch.relevance import aligned, relevant_elements
+from whynan.adapters.torch.storages import Storages, is_watched, key_of
 from whynan.records import Phase
 from whynan.trace.graph import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 
 UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_"}
 IGNORED = {"detach", "_local_scalar_dense", "is_same_size", "_record_function_enter_new", "_record_function_exit"}
-_RECENT_OPS = 200_000
+_MAX_OUTPUTS = 4
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[misc]
@@ -45,19 +52,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         self.tainted: set[int] = set()
         self.trace = Trace()
         self.modules = ModuleStack()
-        self.writes: dict[int, list[tuple[int, Region]]] = {}
-        self.last_writer: dict[int, int] = {}
+        self.storages = Storages()
         self.lineage: list[tuple[str, tuple[int, ...]]] = []
         self.absorbed: list[tuple[int, str, tuple[int, ...]]] = []
-        self._keep: list[Any] = []
         self.last_root: int | None = None
 
     def taint(self, tensors: Iterable[Any]) -> None:
         """Follow from here on which floating-point values depend on these tensors."""
-        self.tainted |= {_key(tensor) for tensor in tensors}
+        self.tainted |= {key_of(tensor) for tensor in tensors}
 
     def depends_on_parameters(self, tensor: Any) -> bool:
-        return _key(tensor) in self.tainted
+        return key_of(tensor) in self.tainted
 
     def pause(self) -> None:
         """See nothing more; what has been seen can be asked about."""
@@ -76,7 +81,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         sequence = torch._C._autograd._get_sequence_nr() - 1
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         written = written_arguments(func, name, args, kwargs)
-        before = [(tensor, tensor.detach().clone()) for tensor in written if _watched(tensor)]
+        before = [(tensor, tensor.detach().clone()) for tensor in written if is_watched(tensor)]
         out = func(*args, **kwargs)
         try:
             with torch.no_grad():
@@ -103,8 +108,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         for tensor, _ in before:
             if not any(tensor is other for other in outputs):
                 outputs.append(tensor)
-        in_keys = {_key(tensor) for tensor in inputs}
-        parents = tuple({self.last_writer[key] for key in in_keys if key in self.last_writer})
+        in_keys = {key_of(tensor) for tensor in inputs}
+        writers = [self.storages.writer(tensor) for tensor in inputs]
+        parents = tuple({writer for writer in writers if writer is not None})
         is_view = self._note_writes(name, index, outputs, in_keys, before, parents)
         stack = None
         if node is None and sequence not in self.trace.forward and not self._in_optimizer_code(sys._getframe(2)):
@@ -119,65 +125,55 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             self.trace.loss_calls.append(LossCall(LOSS_OPS[name], index, summaries, args_by_name(func, args, kwargs)))
         for tensor in outputs:
             if (
-                _watched(tensor)
+                is_watched(tensor)
                 and tensor.numel() == 1
                 and name not in UNINITIALIZED
                 and index not in self.trace.scalars
             ):
                 stack = stack or user_frames(sys._getframe(2))
                 self._note_scalar(name, index, tensor, inputs, stack)
-        bad = [tensor for tensor in outputs if _watched(tensor) and is_nonfinite(tensor)]
-        suspicious = any(key in self.writes for key in in_keys)
+        bad = [tensor for tensor in outputs if is_watched(tensor) and is_nonfinite(tensor)]
+        suspicious = any(key in self.storages for key in in_keys)
         if not bad:
             if suspicious and node is None:
                 sources = tuple(self._writers_of(inputs))
                 if sources:
                     self.absorbed.append((index, name, sources))
             return
-        self._record(func, name, index, node, sequence, args, kwargs, inputs, before, bad, stack)
+        self._record(func, name, index, node, sequence, args, kwargs, inputs, before, outputs, bad, stack)
 
     def _note_root(self, args: Any) -> None:
         """A backward pass begins with a gradient of ones in the loss's likeness."""
         if isinstance(args[0], torch.Tensor) and args[0].numel() == 1:
-            self.last_root = self.last_writer.get(_key(args[0]))
+            self.last_root = self.storages.writer(args[0])
 
     def _note_writes(
         self, name: str, index: int, outputs: list[Any], in_keys: set[int], before: list[Any], parents: tuple[int, ...]
     ) -> bool:
         """Update who wrote which storage last; return whether the op only made views."""
         is_view = bool(outputs)
-        mutated = {_key(tensor) for tensor, _ in before}
+        mutated = {key_of(tensor) for tensor, _ in before}
         self.lineage.append((name, parents))
         is_tainted = not self.tainted.isdisjoint(in_keys)
         for tensor in outputs:
-            key = _key(tensor)
+            key = key_of(tensor)
             if key in in_keys and key not in mutated:
                 continue
             is_view = False
             if key not in in_keys:
-                self.writes.pop(key, None)
+                self.storages.begin(tensor, key)
                 self.tainted.discard(key)
-                self._keep_alive(tensor)
-            if is_tainted and _watched(tensor):
+            if is_tainted and is_watched(tensor):
                 self.tainted.add(key)
-            self.last_writer[key] = index
+            self.storages.wrote(key, index)
         return is_view
 
-    def _keep_alive(self, tensor: Any) -> None:
-        # A freed storage's address may be given to another tensor; addresses that records speak of must not be.
-        if _watched(tensor) and tensor.numel() <= 4096:
-            self._keep.append(tensor)
-
     def _note_scalar(self, name: str, index: int, tensor: Any, inputs: list[Any], stack: Any) -> None:
-        operands = tuple(
-            self.last_writer[_key(t)]
-            for t in inputs
-            if t.numel() <= 64 and _key(t) in self.last_writer and t.is_floating_point()
-        )
+        writers = [self.storages.writer(t) for t in inputs if t.numel() <= 64 and t.is_floating_point()]
         value = float(tensor.detach().reshape(()).to(torch.float64))
-        address = (_key(tensor), tensor.storage_offset())
+        address = (key_of(tensor), tensor.storage_offset())
         self.trace.scalars[index] = ScalarOp(
-            index, name, stack, tuple(i for i in operands if i != index), value, address
+            index, name, stack, tuple(i for i in writers if i is not None and i != index), value, address
         )
 
     def _note_gather(self, name: str, index: int, args: Any, outputs: list[Any]) -> None:
@@ -190,15 +186,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             source = args[0]
             stride = max(int(source.stride(0)), 1)
             self.trace.gathers.append(
-                Gather(index, name, _key(outputs[0]), _key(source), rows, frame, int(source.shape[0]), stride)
+                Gather(index, name, key_of(outputs[0]), key_of(source), rows, frame, int(source.shape[0]), stride)
             )
 
     def _writers_of(self, inputs: list[Any]) -> list[int]:
         found = []
         for tensor in inputs:
-            if _watched(tensor) and _key(tensor) in self.writes and is_nonfinite(tensor):
-                writes = self.writes[_key(tensor)]
-                found.append(writes[-1][0])
+            writer = self.storages.last_nonfinite(tensor) if is_watched(tensor) else None
+            if writer is not None and is_nonfinite(tensor):
+                found.append(writer)
         return found
 
     def _record(
@@ -212,14 +208,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         kwargs: Any,
         inputs: list[Any],
         before: list[tuple[Any, Any]],
+        outputs: list[Any],
         bad: list[Any],
         stack: Any,
     ) -> None:
-        out = bad[0]
-        elements, kind = nonfinite_elements(out)
         old = {id(tensor): copy for tensor, copy in before}
-        values = [old.get(id(tensor), tensor) for tensor in inputs]
-        edges = self._edges(func, name, args, inputs, values, old, out, elements)
+        samples = [(out, element, kind) for out in bad[:_MAX_OUTPUTS] for element, kind in sampled_elements(out)]
+        edges = self._edges(func, name, args, kwargs, inputs, old, outputs, samples)
+        births = _births(samples, edges)
+        out, _, kind = samples[births[0] if births else 0]
+        elements = [sample[1] for n, sample in enumerate(samples) if sample[0] is out and (n in births or not births)]
         record = OpRecord(
             index=index,
             name=name,
@@ -229,21 +227,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             kind=kind,
             edges=tuple(edges),
             elements=tuple(elements),
+            samples={(key_of(o), element_address(o, e)): n for n, (o, e, _) in enumerate(samples)},
+            kinds=tuple(sample[2] for sample in samples),
         )
         self._place(record, node, sequence)
         record.literal = is_literal(name, args, kwargs)
         record.uninitialized = name in UNINITIALIZED
-        if not edges or (kind == "nan" and all(edge.kind != "nan" for edge in edges)):
+        if births:
+            inputs = aligned(name, args, outputs, inputs, out)
+            values = [old.get(id(tensor), tensor) for tensor in inputs]
             record.inputs = tuple(summarize(value) for value in values if isinstance(value, torch.Tensor))[:6]
             record.output = summarize(out)
             record.args = args_by_name(func, args, kwargs)
             record.facts = birth_facts(name, args, kwargs, values, out, elements)
             record.facts["made_by"] = self._made_by(inputs, index)
-            record.facts["input_keys"] = [_key(tensor) for tensor in inputs][:6]
-            record.facts["input_tainted"] = [_key(tensor) in self.tainted for tensor in inputs][:6]
+            record.facts["input_keys"] = [key_of(tensor) for tensor in inputs][:6]
+            record.facts["input_tainted"] = [key_of(tensor) in self.tainted for tensor in inputs][:6]
         for tensor in bad:
-            self.writes.setdefault(_key(tensor), []).append((index, Region.of(tensor)))
-            self._keep.append(tensor)
+            self.storages.wrote_nonfinite(tensor, index)
         self.trace.records[index] = record
 
     def _place(self, record: OpRecord, node: Any, sequence: int) -> None:
@@ -252,9 +253,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             record.module, record.module_type = self.modules.current()
             record.custom = self.modules.custom_function(record.stack)
             return
-        record.node = node.name()
-        record.sequence = node._sequence_nr()
+        record.node, record.sequence = node.name(), node._sequence_nr()
+        if record.node.endswith("CopySlices"):  # an op in place on a view: its node was made just before this one
+            record.sequence -= 1
         forward = self.trace.forward.get(record.sequence)
+        if forward is not None and record.node.endswith("CopySlices"):
+            record.node = "".join(word.capitalize() for word in forward.name.split("_")) + "Backward0"
         custom = custom_backward_frames(sys._getframe(4))
         if custom:
             record.stack, record.custom = custom, record.node.removesuffix("Backward")
@@ -277,33 +281,42 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         func: Any,
         name: str,
         args: Any,
+        kwargs: Any,
         inputs: list[Any],
-        values: list[Any],
         old: dict[int, Any],
-        out: Any,
-        elements: Any,
+        outputs: list[Any],
+        samples: list[Any],
     ) -> list[Edge]:
-        edges = []
-        for position, (tensor, value) in enumerate(zip(inputs, values)):
-            if not _watched(value) or value.numel() == 0 or not is_nonfinite(value):
+        edges: list[Edge] = []
+        for position, tensor in enumerate(inputs):
+            value = old.get(id(tensor), tensor)
+            if not is_watched(value) or value.numel() == 0 or not is_nonfinite(value):
                 continue
             if name == "copy_" and position == 0:
                 continue  # what stood in the destination before does not matter
-            for element in relevant_elements(func, name, args, tensor, value, position, out, elements):
-                kind = kind_at(value, element)
-                if kind is None:
+            for target, (out, element, _) in enumerate(samples):
+                if not any(tensor is other for other in aligned(name, args, outputs, [tensor], out)):
                     continue
-                edges.append(self._edge(position, kind, tensor, element, id(tensor) in old))
+                places = relevant_elements(func, name, args, kwargs, tensor, value, position, out, element)
+                number = None if places is None else target
+                for place in nonfinite_elements(value, 6)[0] if places is None else places:
+                    kind = kind_at(value, place)
+                    if kind is not None:
+                        edges.append(self._edge(position, kind, tensor, place, number))
+                if places is None:
+                    break  # all of the input bears on all of the output
         return edges
 
-    def _edge(self, position: int, kind: Any, tensor: Any, element: tuple[int, ...], mutated: bool) -> Edge:
+    def _edge(self, position: int, kind: Any, tensor: Any, element: tuple[int, ...], target: int | None) -> Edge:
         address = element_address(tensor, element)
-        for index, region in reversed(self.writes.get(_key(tensor), ())):
-            if region.holds(address):
-                return Edge(position, kind, index, None, element)
-        constant = self.last_writer.get(_key(tensor)) is not None and self._is_constant(self.last_writer[_key(tensor)])
-        leaf = Leaf(_key(tensor), address, summarize(tensor), constant, tuple(tensor.shape))
-        return Edge(position, kind, None, leaf, element)
+        place = (key_of(tensor), address)
+        index = self.storages.find(tensor, address)
+        if index is not None:
+            return Edge(position, kind, index, None, element, place, target)
+        writer = self.storages.writer(tensor)
+        constant = writer is not None and self._is_constant(writer)
+        leaf = Leaf(place[0], address, summarize(tensor), constant, tuple(tensor.shape))
+        return Edge(position, kind, None, leaf, element, place, target)
 
     def _is_constant(self, index: int) -> bool:
         return index < len(self.lineage) and self.lineage[index][0] in (
@@ -315,7 +328,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
     def _made_by(self, inputs: list[Any], index: int) -> list[str]:
         """Names of the ops which made the inputs, nearest first, through up to 12 generations of the main line."""
         names: list[str] = []
-        todo = [self.last_writer[_key(tensor)] for tensor in inputs if _key(tensor) in self.last_writer]
+        todo = [writer for tensor in inputs if (writer := self.storages.writer(tensor)) is not None]
         seen: set[int] = {index}
         while todo and len(names) < 24:
             current = todo.pop(0)
@@ -344,22 +357,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
     def writer_at(self, tensor: Any, element: tuple[int, ...]) -> Edge | None:
         """Return the edge that leads from a tensor's element to the op which wrote it; the walk's first step."""
         kind = kind_at(tensor, element)
-        return None if kind is None else self._edge(0, kind, tensor, element, False)
+        return None if kind is None else self._edge(0, kind, tensor, element, None)
 
 
-def _watched(tensor: Any) -> bool:
-    """Whether a tensor's values are looked at: floating point or complex, dense, with storage."""
-    return (
-        isinstance(tensor, torch.Tensor)
-        and (tensor.is_floating_point() or tensor.is_complex())
-        and tensor.layout == torch.strided
-        and not tensor.is_meta
-        and not tensor.is_quantized
-    )
-
-
-def _key(tensor: Any) -> int:
-    try:
-        return int(tensor.untyped_storage().data_ptr()) or id(tensor)
-    except Exception:  # no storage: sparse, functorch wrappers
-        return id(tensor)
+def _births(samples: list[Any], edges: list[Edge]) -> list[int]:
+    """Return the numbers of the samples that the op itself made non-finite, or made NaN of infinities."""
+    found = []
+    for number, (_, _, kind) in enumerate(samples):
+        kinds = {edge.kind for edge in edges if edge.target in (None, number)}
+        if not kinds or (kind == "nan" and "nan" not in kinds):
+            found.append(number)
+    return found
