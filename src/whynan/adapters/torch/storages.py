@@ -1,8 +1,8 @@
 """Which op of a trace wrote a tensor's memory last, and which wrote something non-finite at an address of it.
 
 Memory is known by its storage's address. What was freed may be given to another tensor, so each storage is followed by
-a weak reference, and what is known of it is forgotten with it. As far as `KEPT_BYTES` reaches, tensors are kept alive as
-well: the addresses that records speak of then stay theirs.
+a weak reference, and what is known of it is forgotten with it. As far as `KEPT_BYTES` reaches, tensors are kept alive
+as well: the addresses that records speak of then stay theirs.
 """
 
 from typing import Any
@@ -25,6 +25,11 @@ def is_watched(tensor: Any) -> bool:
         and not tensor.is_meta
         and not tensor.is_quantized
     )
+
+
+def values_of(tensor: Any) -> Any:
+    """Return a sparse tensor's values; they are what is written and read. Any other tensor as it is."""
+    return tensor.detach()._values() if tensor.layout == torch.sparse_coo else tensor
 
 
 def key_of(tensor: Any) -> int:

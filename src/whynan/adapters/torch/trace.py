@@ -33,7 +33,7 @@ from whynan.adapters.torch.opfacts import (
     written_arguments,
 )
 from whynan.adapters.torch.relevance import aligned, relevant_elements
-from whynan.adapters.torch.storages import Storages, is_watched, key_of
+from whynan.adapters.torch.storages import Storages, is_watched, key_of, values_of
 from whynan.records import Phase
 from whynan.trace.graph import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 
@@ -49,6 +49,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         super().__init__()
         self.is_in_optimizer = is_in_optimizer
         self.is_paused = False
+        self._is_differentiable = True
         self.tainted: set[int] = set()
         self.trace = Trace()
         self.modules = ModuleStack()
@@ -83,6 +84,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         written = written_arguments(func, name, args, kwargs)
         before = [(tensor, tensor.detach().clone()) for tensor in written if is_watched(tensor)]
         out = func(*args, **kwargs)
+        self._is_differentiable = torch.is_grad_enabled()
         try:
             with torch.no_grad():
                 self._see(func, name, index, node, sequence, args, kwargs, inputs, before, out)
@@ -104,7 +106,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         before: list[tuple[Any, Any]],
         out: Any,
     ) -> None:
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        inputs = [values_of(tensor) for tensor in inputs]
+        outputs = [values_of(leaf) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         for tensor, _ in before:
             if not any(tensor is other for other in outputs):
                 outputs.append(tensor)
@@ -113,10 +116,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         parents = tuple({writer for writer in writers if writer is not None})
         is_view = self._note_writes(name, index, outputs, in_keys, before, parents)
         stack = None
-        if node is None and sequence not in self.trace.forward and not self._in_optimizer_code(sys._getframe(2)):
-            stack = user_frames(sys._getframe(2))
-            path, kind = self.modules.current()
-            self.trace.forward[sequence] = ForwardOp(name, stack, path, kind, index)
+        if sequence not in self.trace.forward:
+            stack = self._note_forward(name, index, node, sequence, sys._getframe(2))
         self._note_gather(name, index, args, outputs)
         if is_view and not before:
             return
@@ -141,6 +142,29 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
                     self.absorbed.append((index, name, sources))
             return
         self._record(func, name, index, node, sequence, args, kwargs, inputs, before, outputs, bad, stack)
+
+    def _note_forward(self, name: str, index: int, node: Any, sequence: int, frame: FrameType) -> Any:
+        """Remember the line of an op that may have a derivative; return its stack where it was looked at.
+
+        A backward pass has such ops too: of a checkpoint's second forward pass, and of a gradient that is itself
+        differentiated. The latter's line is that of the op whose derivative they compute.
+        """
+        path, kind = self.modules.current()
+        if node is None:
+            if self._in_optimizer_code(frame):
+                return None
+            stack = user_frames(frame)
+        elif self._is_differentiable:
+            first = self.trace.forward.get(node._sequence_nr())
+            stack = custom_backward_frames(frame) or (first.stack if first is not None else ())
+            if not stack:
+                return None
+            if first is not None and path is None:
+                path, kind = first.module, first.module_type
+        else:
+            return None
+        self.trace.forward[sequence] = ForwardOp(name, stack, path, kind, index)
+        return stack if node is None else None
 
     def _note_root(self, args: Any) -> None:
         """A backward pass begins with a gradient of ones in the loss's likeness."""
