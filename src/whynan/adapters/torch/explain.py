@@ -15,6 +15,7 @@ from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.names import plain_name
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sources import role_of, storage_key
+from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.terms import find_terms
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import sounds_like_loss
@@ -35,6 +36,7 @@ def slice_of(tracer: Tracer, event: Event) -> Slice | None:
     """Walk back from the event's tensors."""
     edges = []
     for tensor in event.tensors[:12]:
+        tensor = None if tensor is None else values_of(tensor)
         if tensor is None or tensor.layout != torch.strided or tensor.numel() == 0:
             continue
         if bool(torch.isfinite(tensor.detach()).all()):
