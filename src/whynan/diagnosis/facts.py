@@ -216,8 +216,8 @@ def is_huge_for_init(tensor: TensorSummary) -> bool:
 
 
 def extreme_tensor(evidence: Evidence) -> TensorSummary | None:
-    """Return the batch's floating-point tensor with the largest magnitude, where that is beyond 1000."""
-    given = [t for t in evidence.batch.tensors if is_floating(t) and t.role in ("batch", "target")]
+    """Return the data's floating-point tensor with the largest magnitude, where that is beyond 1000."""
+    given = [t for t in (*evidence.batch.tensors, *inputs(evidence)) if is_floating(t) and t.role in ("batch", "target")]
     largest = max(given, key=lambda tensor: tensor.abs_max, default=None)
     return largest if largest is not None and largest.abs_max > 1e3 else None
 

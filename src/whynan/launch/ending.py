@@ -27,6 +27,7 @@ def watch_exit() -> None:
 
     def _exit(status: int) -> NoReturn:
         if os.getpid() == pid:
+            host.exiting()
             _run_callbacks()
         leave(status)
 

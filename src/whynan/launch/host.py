@@ -177,6 +177,16 @@ def _leave(value: Any = None) -> Any:
         return value
 
 
+def exiting() -> None:
+    """Called before `os._exit`: a host may raise `Unwind`, since this way out of a loop's body is not rewritten."""
+    ask = getattr(_host, "exiting", None)
+    try:
+        if ask is not None:
+            ask()
+    except Exception as error:
+        tell("looking at the end of the program failed", error)
+
+
 def _drawn(value: Any) -> Any:
     try:
         return _host.drawn(value)

@@ -1,7 +1,7 @@
-"""Which rows of the data an iteration took where no loop variable holds the batch: `x = X[idx]`, `data[i] for i in order`.
+"""Which rows an iteration took where no loop variable holds the batch: `x = X[idx]`, `data[i] for i in order`.
 
-Read from the loop's source: an index into something long, and what the index expression stands for now. Expressions are
-evaluated only where that cannot call the user's code: names, constants, slices, arithmetic.
+Read from the loop's source: an index into something long, and what the index expression stands for now. Expressions
+are evaluated only where that cannot call the user's code: names, constants, slices, arithmetic.
 """
 
 import ast
@@ -119,7 +119,7 @@ def _is_data(source: Any) -> bool:
         return source.dim() > 1 or source.is_floating_point()
     dtype = getattr(source, "dtype", None)
     if dtype is not None:
-        return getattr(source, "ndim", 0) > 1 or getattr(dtype, "kind", "") == "f"
+        return bool(getattr(source, "ndim", 0) > 1 or getattr(dtype, "kind", "") == "f")
     if isinstance(source, (list, tuple)):
         return bool(source) and not isinstance(source[0], (int, float, str))
     return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str)

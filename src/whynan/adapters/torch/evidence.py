@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from whynan.adapters.torch import sources
 from whynan.adapters.torch.data.facts import describe
 from whynan.adapters.torch.data.refetch import find_data_origin
+from whynan.adapters.torch.lines import short_path, source_line
 from whynan.adapters.torch.names import forward_name
+from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.launch.host import is_user_file, tell
 from whynan.records import (
@@ -59,11 +62,15 @@ def gather(
     bad_leaf = _bad_leaf(plan, traced, leaf) if leaf is not None else None
     samples = search.samples
     extra: dict[str, Any] = {}
-    data = _data_origin(plan, search, bad_leaf)
+    notes: list[str] = []
+    data = _data_origin(plan, search, bad_leaf, notes)
     if data is not None:
         origin = data
     elif origin is None and bad_leaf is not None:
-        origin = _leaf_origin(plan, traced, bad_leaf)
+        origin = _leaf_origin(plan, traced, bad_leaf, notes)
+    elif origin is not None and record is not None:
+        origin = _with_roles(origin, record, plan)
+    extra["notes"] = notes
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
     return Evidence(
@@ -104,8 +111,6 @@ def gather_without_replay(plan: "Plan", replay: ReplayResult) -> Evidence:
 def _line(file: str, line: int | None) -> SourceLine:
     import linecache
 
-    from whynan.adapters.torch.explain import short_path
-
     return SourceLine(short_path(file), line, None, linecache.getline(file, line or 0).strip() or None)
 
 
@@ -124,18 +129,45 @@ def _bad_leaf(plan: "Plan", traced: "Outcome", leaf: Leaf) -> BadLeaf:
     if role in ("parameter", "buffer"):
         since = -1 if plan.host.watch.n_steps == 0 else None
         detail = f"it held the value before this step; {plan.host.watch.n_steps} optimizer steps had been made"
-    summary = leaf.summary
-    fields = {**summary.__dict__, "role": role, "name": name}
-    return BadLeaf(type(summary)(**fields), since, detail)
+    if role in ("parameter", "buffer") and since == -1 and name is not None and unwritten_line(name) is not None:
+        role, detail = "uninitialized", "its memory was allocated and never written"
+    return BadLeaf(replace(leaf.summary, role=role, name=name), since, detail)
 
 
-def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf) -> Op:
+def _with_roles(origin: Op, record: OpRecord, plan: "Plan") -> Op:
+    """Say of the origin's inputs which are parameters and which are data: what no parameter has gone into."""
+    keys, tainted = record.facts.get("input_keys", []), record.facts.get("input_tainted", [])
+    if origin.phase != "forward" or len(keys) != len(origin.inputs):
+        return origin
+    names = {sources.storage_key(p): name for p, name in _named_parameters(plan)}
+    inputs = []
+    for summary, key, is_tainted in zip(origin.inputs, keys, tainted):
+        if key in names:
+            summary = replace(summary, role="parameter", name=names[key])
+        elif not is_tainted and "float" in summary.dtype:
+            summary = replace(summary, role="batch")
+        inputs.append(summary)
+    return replace(origin, inputs=tuple(inputs))
+
+
+def _named_parameters(plan: "Plan") -> list[tuple[Any, str]]:
+    names = plan.host.known.parameter_names()
+    return [(p, names.get(id(p), "parameter")) for p in plan.host.known.parameters()]
+
+
+def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf, notes: list[str]) -> Op:
     """A tensor that was bad before the step: the line is that which first used it."""
-    from whynan.adapters.torch.explain import source_line
-
     path = traced.slice.path if traced.slice is not None else ()
     frame = path[0].stack[0] if path and path[0].stack else None
     phase: Phase = "data" if bad.tensor.role in ("batch", "target") else "forward"
+    name = bad.tensor.name
+    line = unwritten_line(name) if bad.tensor.role == "uninitialized" and name is not None else None
+    if line is not None:
+        return Op("empty", "torch.empty", "forward", line, None, None, (bad.tensor,), bad.tensor)
+    filled = filling_line(name.partition("[")[0], False) if phase == "data" and name is not None else None
+    if filled is not None:
+        notes.append(_LIKELY.format(name=name, line=filled[0].line))
+        return Op(filled[1], "data", "data", filled[0], None, None, (bad.tensor,), bad.tensor)
     module = path[0].module if path else None
     return Op(
         "data" if phase == "data" else bad.tensor.role,
@@ -149,7 +181,10 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf) -> Op:
     )
 
 
-def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None) -> Op | None:
+_LIKELY = "{name} held the value before watching could see it made; line {line} is the only one that can have made it"
+
+
+def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes: list[str]) -> Op | None:
     """Where the data set's own code made the value: fetch the sample again and look at each of its lines."""
     if bad is None or bad.tensor.role not in ("batch", "target", "computed") or search.position is None:
         return None
@@ -163,9 +198,13 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None) -> Op 
         return None
     if found is None:
         return None
-    from whynan.adapters.torch.explain import short_path
-
     source = SourceLine(short_path(found.file) if found.file else None, found.line, found.function, found.code)
+    attribute = re.search(r"self\.(\w+)\s*\[", found.code or "") if found.stored else None
+    if attribute is not None and found.file:
+        filled = filling_line(attribute.group(1), True, (found.file, found.line or 0))
+        if filled is not None:
+            notes.append(_LIKELY.format(name=f"self.{attribute.group(1)}", line=filled[0].line))
+            return Op(filled[1], "data", "data", filled[0], None, None, tuple(found.inputs), found.output)
     return Op(found.op, found.event or "data", "data", source, None, None, tuple(found.inputs), found.output)
 
 

@@ -2,7 +2,6 @@
 
 import linecache
 import re
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from whynan.adapters.torch import evidence as facts
 from whynan.adapters.torch.elements import nonfinite_elements
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.lines import source_line
 from whynan.adapters.torch.names import plain_name
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sources import role_of, storage_key
@@ -21,10 +21,10 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import sounds_like_loss
 from whynan.diagnosis.engine import diagnose
 from whynan.launch.host import tell
-from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, SourceLine
+from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult
 from whynan.slicing.origin import Slice, find_origin
 from whynan.snapshot.python_state import frame_values
-from whynan.trace.graph import Frame, Leaf, OpRecord
+from whynan.trace.graph import Leaf, OpRecord
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Outcome, Pending, Plan
@@ -106,6 +106,7 @@ def without_replay(plan: "Plan", why: str) -> Incident:
 
 def _diagnosed(plan: "Plan", evidence: Any, note: str | None) -> Incident:
     notes: list[str] = [note] if note else []
+    notes += evidence.extra.get("notes", [])
     causes, remedies = diagnose(evidence, notes)
     return Incident(
         symptom=evidence.symptom,
@@ -150,22 +151,6 @@ def origin_op(record: OpRecord) -> Op:
         elements=record.elements,
         args=record.args,
     )
-
-
-def source_line(frame: Frame | None) -> SourceLine:
-    """Return a frame's line as the user would name it, at the sub-expression's own line where it spans several."""
-    if frame is None:
-        return SourceLine(None, None, None, None)
-    code = linecache.getline(frame.file, frame.line).strip()
-    return SourceLine(short_path(frame.file), frame.line, frame.function, code or None)
-
-
-def short_path(file: str) -> str:
-    """Return a path relative to the working directory where it lies below it."""
-    try:
-        return str(Path(file).resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return file
 
 
 def _step(record: OpRecord) -> PathStep:

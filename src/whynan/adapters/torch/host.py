@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -22,7 +23,6 @@ from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.watch.budget import Budget
-
 
 _WORTH_A_LOOK_S = 2e-4
 """Iterations shorter than this run no model's forward pass."""
@@ -109,6 +109,25 @@ class TorchHost:
             self.pending.leaves = True
             raise Leaving(self.pending.target)
         return value
+
+    def exiting(self) -> None:
+        """The program is about to end without unwinding: each iteration on the stack is left at once."""
+        frame = None if self.is_over else _caller()
+        leaving = self.loops.on_stack(frame) if frame is not None else []
+        if not leaving or frame is None:
+            return
+        if self.plan is not None:
+            if self.plan.target in leaving:
+                self.plan.ended_by(self._suspect(self.plan.target, frame))
+                raise Leaving(self.plan.target)
+            return
+        for current in leaving:
+            event = self._suspect(current, frame) if self.pending is None and current.snapshot is not None else None
+            if event is not None:
+                self._set_pending(event, current)
+        if self.pending is not None and self.pending.target in leaving:
+            self.pending.leaves = True
+            raise Leaving(self.pending.target)
 
     def drawn(self, value: Any) -> Any:
         for current in self.loops.alive():
@@ -232,6 +251,8 @@ class TorchHost:
                 return False
             if self.plan.pending.what == "buffer":
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
+            elif self.plan.pending.when in ("exit", "read") and current in self.loops.on_stack(current.frame):
+                self.plan.ended_quietly(self._suspect(current, current.frame))
             return self._go_on(current)
         if self.pending is None:
             self._look_at_end(current)
@@ -279,9 +300,24 @@ class TorchHost:
         else:
             event.was_skipped = True
             self.n_skipped_in_a_row += 1
-            if self.n_skipped_in_a_row > 1 and self.n_skipped_in_a_row < suspects.MANY_SKIPS:
+            if self.n_skipped_in_a_row == suspects.MANY_SKIPS:
+                self._end_of_skipping()
+            if self.n_skipped_in_a_row > 1:
                 return
         self._set_pending(event, current)
+
+    def _end_of_skipping(self) -> None:
+        """The script has skipped so many steps in a row that nothing is trained any more: the first is an incident."""
+        incident, self.provisional = self.provisional, None
+        if incident is None:
+            return
+        action = f"the script skipped this step and the next {suspects.MANY_SKIPS - 1}"
+        stops = self.options.policy == "stop"
+        self.record(replace(incident, action=f"stopped: {action}" if stops else f"{action}; it goes on"))
+        if stops:
+            self.is_over = True
+            self.watch.enabled = False
+            raise Leaving(None)
 
     # Replaying --------------------------------------------------------------------------------------------------------
 
@@ -303,7 +339,7 @@ class TorchHost:
     def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
         self.pending, self.read = None, None
         if decision.incident is not None:
-            if plan.pending.was_skipped and self.n_skipped_in_a_row < suspects.MANY_SKIPS:
+            if plan.pending.was_skipped:
                 self.provisional = decision.incident
             else:
                 self.record(decision.incident)

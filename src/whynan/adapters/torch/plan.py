@@ -251,6 +251,11 @@ class Plan:
         if self._attempt is not None and self.outcome.event is None and event is not None:
             self._set_event(event)
 
+    def ended_quietly(self, event: Event | None) -> None:
+        """The body of the attempt came to its end, as it did when the script had skipped the step."""
+        if self._attempt is not None and self.outcome.event is None and event is not None:
+            self._set_event(event)
+
     def is_past_symptom(self) -> bool:
         """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
         return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)

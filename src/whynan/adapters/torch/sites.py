@@ -14,7 +14,7 @@ from whynan.launch.rewrite import LoopSite
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3
 _SNAPSHOT_SHARE = 0.01
-_SNAPSHOT_FREE_S = 2e-4
+_SNAPSHOT_FREE_S = 4e-4
 _N_FREE = 16
 
 

@@ -140,7 +140,9 @@ def _position_in_batch(leaf: Leaf, plan: "Plan") -> tuple[int, int] | None:
     groups = [items, *({name: item} for name, item in items.items())] if len(items) > 1 else [items]
     for group in groups:
         size = size_of(group)
-        for part in batch_parts(group, size) if size is not None else ():
+        if size is None:
+            continue
+        for part in batch_parts(group, size):
             if storage_key(part.values) != leaf.key:
                 continue
             if part.position is not None:

@@ -69,7 +69,7 @@ def nonfinite_in_exception(error: BaseException, frame: FrameType) -> Event | No
     frames = _frames(error)
     for inner in reversed(frames):
         for name, value in (frame_values(inner) or {}).items():
-            event = _loss_or_spoken_of(name, value, speaks)
+            event = _loss_or_spoken_of(name, value, speaks, isinstance(error, torch.linalg.LinAlgError))
             if event is not None:
                 event.line = (inner.f_code.co_filename, inner.f_lineno)
                 return event
@@ -80,7 +80,7 @@ def nonfinite_in_exception(error: BaseException, frame: FrameType) -> Event | No
     return None
 
 
-def _loss_or_spoken_of(name: str, value: Any, speaks: bool) -> Event | None:
+def _loss_or_spoken_of(name: str, value: Any, speaks: bool, infinities_count: bool) -> Event | None:
     for label, tensor in _tensors(name, value):
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.layout != torch.strided:
             continue
@@ -88,7 +88,7 @@ def _loss_or_spoken_of(name: str, value: Any, speaks: bool) -> Event | None:
         if not (speaks or is_loss) or bool(torch.isfinite(tensor.detach()).all()):
             continue
         kind = nonfinite_elements(tensor, 1)[1]
-        if kind == "nan" or is_loss:
+        if kind == "nan" or is_loss or infinities_count:
             return Event("loss" if is_loss else "input", "exception", [tensor], label, kind)
     return None
 
