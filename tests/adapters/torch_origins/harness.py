@@ -12,6 +12,7 @@ import torch
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.explain import slice_of
 from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.launch import host
 from whynan.slicing.origin import Slice
@@ -32,7 +33,7 @@ class Case:
     custom: str | None = None
     module: str | None = None
     intended: bool | None = None
-    leaf: tuple[int, ...] | None = None
+    leaf: Any = None
 
 
 @dataclass
@@ -115,7 +116,7 @@ def check(case: Case) -> Found:
         assert found.slice.origin is None, f"{plain_name(found.slice.origin)} is blamed for a leaf"
         assert found.slice.leaf is not None
         if case.leaf is not None:
-            assert found.slice.leaf.shape == case.leaf
+            assert found.slice.leaf.key == key_of(case.leaf)
         return found
     record = found.slice.origin
     assert record is not None, f"a leaf is blamed: {found.slice.leaf}"

@@ -346,14 +346,13 @@ def cross_entropy_with_everything_ignored():
 def ctc_target_longer_than_input():
     torch.manual_seed(0)
     logits = leaf(torch.randn(2, 1, 4))
-    loss = F.ctc_loss(  # origin
+    return F.ctc_loss(  # origin
         logits.log_softmax(2),
         torch.tensor([[1, 2, 3]]),
         torch.tensor([2]),
         torch.tensor([3]),
         reduction="sum",
     )
-    return loss
 
 
 @cases("log", elements=[(1,)])
@@ -389,7 +388,7 @@ def binary_cross_entropy_by_hand():
     return -(y * p.log() + (1 - y) * (1 - p).log()).mean()  # origin
 
 
-# Views, writes in place, ops with several tensors ------------------------------------------------------------------------
+# Views, writes in place, ops with several tensors -------------------------------------------------------
 
 
 @cases("log", elements=[(0,)])
