@@ -142,3 +142,36 @@ def write(place: Path, files: dict[str, str]) -> None:
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).lstrip("\n"))
+
+
+# How good diagnoses are over all cases (tests/quality) --------------------------------------------------------------
+
+SHARES = {"is_right_line": 0.90, "is_right_cause": 0.90, "is_right_sample": 0.85}
+"""What is asserted, a little below what was measured last: single answers may change with a version of PyTorch."""
+
+_answers: list[dict[str, Any]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        _answers.extend(value for name, value in report.user_properties if name == "answer")
+
+
+def _shares() -> dict[str, tuple[int, int]]:
+    known = {key: [answer[key] for answer in _answers if answer[key] is not None] for key in SHARES}
+    return {key: (sum(values), len(values)) for key, values in known.items()}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput") or len(_answers) < 20:
+        return  # a test process of several, or a selection of cases too small for shares
+    if any(right < SHARES[key] * n for key, (right, n) in _shares().items()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for key, (right, n) in _shares().items() if _answers else ():
+        terminalreporter.write_line(f"{key}: {right} of {n} cases (at least {SHARES[key]:.0%})")
+        wrong = [answer["name"] for answer in _answers if answer[key] is False]
+        if wrong:
+            terminalreporter.write_line(f"  wrong: {', '.join(sorted(wrong))}")

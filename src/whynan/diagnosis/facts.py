@@ -217,7 +217,8 @@ def is_huge_for_init(tensor: TensorSummary) -> bool:
 
 def extreme_tensor(evidence: Evidence) -> TensorSummary | None:
     """Return the data's floating-point tensor with the largest magnitude, where that is beyond 1000."""
-    given = [t for t in (*evidence.batch.tensors, *inputs(evidence)) if is_floating(t) and t.role in ("batch", "target")]
+    known = (*evidence.batch.tensors, *inputs(evidence))
+    given = [t for t in known if is_floating(t) and t.role in ("batch", "target")]
     largest = max(given, key=lambda tensor: tensor.abs_max, default=None)
     return largest if largest is not None and largest.abs_max > 1e3 else None
 

@@ -116,13 +116,13 @@ def _by_subscript(node: ast.Subscript, space: dict[str, Any]) -> tuple[int, ...]
 
 def _is_data(source: Any) -> bool:
     if isinstance(source, torch.Tensor):
-        return source.dim() > 1 or source.is_floating_point()
+        return bool(source.dim() > 1 or source.is_floating_point())
     dtype = getattr(source, "dtype", None)
     if dtype is not None:
         return bool(getattr(source, "ndim", 0) > 1 or getattr(dtype, "kind", "") == "f")
     if isinstance(source, (list, tuple)):
-        return bool(source) and not isinstance(source[0], (int, float, str))
-    return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str)
+        return len(source) > 0 and not isinstance(source[0], (int, float, str))
+    return bool(hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str))
 
 
 def _holds(source: Any, rows: tuple[int, ...]) -> bool:

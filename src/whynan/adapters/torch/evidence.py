@@ -12,7 +12,7 @@ from whynan.adapters.torch.data.facts import describe
 from whynan.adapters.torch.data.refetch import find_data_origin
 from whynan.adapters.torch.lines import short_path, source_line
 from whynan.adapters.torch.names import forward_name
-from whynan.adapters.torch.roots import filling_line, unwritten_line
+from whynan.adapters.torch.roots import calling_line, filling_line, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.launch.host import is_user_file, tell
 from whynan.records import (
@@ -313,7 +313,8 @@ def history_of(plan: "Plan") -> History:
         weight_norm_now=now[0],
         weight_abs_max_start=start[1] if start else now[1],
         weight_abs_max_now=now[1],
-        largest_growth=(),
+        largest_growth=tuple(watch.growth()[:8]),
+        largest_gain_start=tuple((watch.gains_start or watch.gains())[:8]),
     )
 
 
@@ -351,6 +352,7 @@ def optimizer_of(plan: "Plan") -> OptimizerFacts | None:
         betas=(float(betas[0]), float(betas[1])) if isinstance(betas, (tuple, list)) and len(betas) == 2 else None,
         n_parameters=sum(p.numel() for g in optimizer.param_groups for p in g["params"]),
         state_zeros=_state_zeros(optimizer),
+        source=calling_line(type(optimizer).__name__),
     )
 
 

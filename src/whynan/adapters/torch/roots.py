@@ -46,6 +46,18 @@ def filling_line(name: str, is_attribute: bool, before: tuple[str, int] | None =
     return found[0] if len(found) == 1 else None
 
 
+def calling_line(name: str) -> SourceLine | None:
+    """Return the one line of the user's code that calls `name`; None where none or several do."""
+    found = []
+    for file, function, statement in _statements():
+        calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and _called(node) == name]
+        found += [(file, function, node.lineno) for node in calls]
+    if len(set(found)) != 1:
+        return None
+    file, function, line = found[0]
+    return SourceLine(short_path(file), line, function, linecache.getline(file, line).strip() or None)
+
+
 def unwritten_line(name: str) -> SourceLine | None:
     """Return the line that makes the parameter or buffer `name` of memory which nobody has written."""
     attribute = name.rpartition(".")[2]

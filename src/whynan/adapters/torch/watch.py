@@ -55,6 +55,8 @@ class Watch:
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
         self.weight_norm_start: tuple[float, float] | None = None
+        self.norms_start: dict[int, float] = {}
+        self.gains_start: list[tuple[str, float]] = []
         self.last_loss: float | None = None
         self._gradients = TensorGroup()
         self._parameters = TensorGroup(share=0.004)
@@ -242,6 +244,8 @@ class Watch:
         self.known.add_optimizer(optimizer)
         if self.weight_norm_start is None:
             self.weight_norm_start = self.weight_norms()
+            self.norms_start = {id(p): float(p.detach().norm()) for p in self.known.parameters()}
+            self.gains_start = self.gains()
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
         self.before_step(optimizer)
@@ -270,6 +274,29 @@ class Watch:
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         if rates:
             self.history.lr.append(max(rates))
+
+    def gains(self) -> list[tuple[str, float]]:
+        """Return (name, std * sqrt(fan_in)) of matrices and kernels, largest first; 1 keeps activations in scale."""
+        names = self.known.parameter_names()
+        tables = {id(m.weight) for root in self.known.modules.values() for m in root.modules() if _is_table(m)}
+        found = []
+        for parameter in self.known.parameters():
+            if parameter.dim() >= 2 and parameter.numel() > 1 and id(parameter) not in tables:
+                fan_in = parameter.numel() // parameter.shape[0]
+                gain = float(parameter.detach().float().std()) * math.sqrt(fan_in)
+                found.append((names.get(id(parameter), "parameter"), gain))
+        return sorted(found, key=lambda pair: -pair[1] if pair[1] == pair[1] else 0.0)
+
+    def growth(self) -> list[tuple[str, float]]:
+        """Return (name, norm now over norm at the start) of parameters, largest first."""
+        names = self.known.parameter_names()
+        found = []
+        for parameter in self.known.parameters():
+            start = self.norms_start.get(id(parameter), 0.0)
+            now = float(parameter.detach().norm())
+            if start > 0 and math.isfinite(now):
+                found.append((names.get(id(parameter), "parameter"), now / start))
+        return sorted(found, key=lambda pair: -pair[1])
 
     def weight_norms(self) -> tuple[float, float]:
         """Return the global L2 norm and the largest magnitude over all parameters."""
@@ -348,6 +375,10 @@ def _unwrapped(tensor: Any) -> Any:
 
 def _item(tensor: Any) -> Any:
     return _RAW_ITEM(tensor.detach())
+
+
+def _is_table(module: Any) -> bool:
+    return isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
 
 
 _RAW_ITEM = torch._C.TensorBase.item
