@@ -4,6 +4,7 @@
 it is attached when the program imports its framework, and hands over each incident as it is explained.
 """
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -18,6 +19,8 @@ from whynan.launch import imports
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Outcome, Recording, RunInfo
+from whynan.replay import rerun
+from whynan.report.progress import Progress
 
 STOPPED = 3
 
@@ -60,24 +63,34 @@ class Session:
         self.incidents: list[Incident] = []
         self.adapter: Adapter | None = None
         self.is_finished = False
+        self.pid = os.getpid()
+        self.request = rerun.requested()
+        self.streams = rerun.Streams(self.request)
+        self.environment = dict(os.environ)
 
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""
         from whynan.adapters.torch.adapter import TorchAdapter
 
-        self.adapter = TorchAdapter(self.options, self.record)
+        adapter = TorchAdapter(self.options, self.record)
+        self.adapter = adapter
+        if self.request is not None:
+            adapter.trace_inline(self.request)
 
     def record(self, incident: Incident) -> None:
         self.incidents.append(incident)
+        if self.request is not None and incident.replay.reproduced:
+            rerun.answer(self.request, incident)
 
     def finish(self, exit: BaseException | None) -> int | None:
         """Write the report and say what was found. Returns the exit status where it isn't the script's own."""
-        if self.is_finished:
+        if self.is_finished or os.getpid() != self.pid:  # a fork's end is not the run's
             return None
         self.is_finished = True
         if self.adapter is not None:
             self._take_last_incident()
             self.adapter.detach()
+        self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
         self._save(recording)
         self._show(recording)
@@ -93,6 +106,18 @@ class Session:
             diverging = find_divergence(self.adapter.history(), self.adapter.n_steps())
             if diverging is not None:
                 self.record(replace(diverging, policy=self.options.policy))
+
+    def _completed(self, incident: Incident) -> Incident:
+        """Explain an incident by a second run where it could not be replayed in place, or say how to."""
+        if self.request is not None or self.adapter is None or not rerun.is_wanted(incident):
+            return incident
+        if not self.options.rerun:
+            return rerun.with_hint(incident, self.options)
+        seconds = time.monotonic() - self.began
+        with Progress() as progress:
+            progress.stage(f"running the script again to trace step {incident.symptom.step}, about {seconds:.0f} s")
+            step = min(incident.symptom.step, self.adapter.n_steps())
+            return rerun.rerun(incident, self.options, self.streams, self.root, self.environment, seconds, step)
 
     def _ended_by_itself(self, exit: BaseException | None) -> bool:
         """A run that only diverged has ended as it would have: its status stays its own."""

@@ -62,7 +62,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Term:
-    """One loss term; `note` is "first to be non-finite" or nothing."""
+    """One loss term; `note` says whether it, or its gradient only, is the first to be non-finite."""
 
     name: str
     value: str
@@ -205,8 +205,9 @@ def _patch_kind(line: str) -> str:
 
 
 def _term(term: Json) -> Term:
-    note = "first to be non-finite" if term.get("first_nonfinite") else ""
-    return Term(clean(term["name"]), words.number(term["value"]), words.is_nonfinite(term["value"]), note)
+    is_bad = words.is_nonfinite(term["value"])
+    note = ("first to be non-finite" if is_bad else "finite; its gradient is not") if term.get("first_nonfinite") else ""
+    return Term(clean(term["name"]), words.number(term["value"]), is_bad, note)
 
 
 def _step(step: Json) -> Step:

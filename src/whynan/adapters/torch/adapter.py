@@ -1,14 +1,17 @@
 """Attach to a program that has imported torch, and tell the pipeline what it wants to know of the run."""
 
+import os
 from collections.abc import Callable
 
 import torch
 
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
+from whynan.adapters.torch.inline import InlineTrace
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
+from whynan.replay.rerun import Request
 
 
 class TorchAdapter:
@@ -21,6 +24,17 @@ class TorchAdapter:
         loader.install()
         self.host.watch.install()
         launch_host.set_host(self.host)
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """A child made by a fork is none of our business: it runs as it would without us."""
+        self.host.is_over = True
+        self.host.watch.enabled = False
+
+    def trace_inline(self, request: Request) -> None:
+        """Trace the step of the request while it happens: the script was started again for that."""
+        self.host.inline = InlineTrace(self.host, request)
+        self.host.inline.begin_if_due(0)
 
     def versions(self) -> dict[str, str]:
         return {"torch": torch.__version__}

@@ -251,12 +251,9 @@ def _through_where(tracer: Any, record: OpRecord) -> bool:
         if known is None:
             return False
         forward = known.index
-    wheres = [
-        i
-        for i, (name, _) in enumerate(tracer.lineage)
-        if name in ("where", "masked_fill", "index", "masked_select") and i > forward
-    ]
-    wheres = [i for i in wheres if _selects(tracer, i)]
+    # Those of the backward pass are no choice of the script's: the derivative of clamp is a `where`.
+    end = tracer.first_backward if tracer.first_backward is not None else len(tracer.lineage)
+    wheres = [i for i in range(forward + 1, end) if tracer.lineage[i][0] in ("where", "masked_fill")]
     if not any(tracer.is_ancestor(forward, index) for index in wheres[:200]):
         return False
     if record.phase == "backward":
@@ -264,10 +261,6 @@ def _through_where(tracer: Any, record: OpRecord) -> bool:
         return record.kind == "nan" and 0.0 in values[:1]
     # A forward infinity that `where` drops comes back as 0 * inf in the backward pass.
     return any(index in {i for i, _, _ in tracer.absorbed} for index in wheres)
-
-
-def _selects(tracer: Any, index: int) -> bool:
-    return tracer.lineage[index][0] in ("where", "masked_fill")
 
 
 def _zero_variance(record: OpRecord, made_by: list[str]) -> bool:

@@ -14,6 +14,7 @@ import torch
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.plan import Decision, Pending, Plan
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
@@ -61,6 +62,7 @@ class TorchHost:
         self.provisional: Incident | None = None
         self.skipped: list[Incident] = []
         self.n_skipped_in_a_row = 0
+        self.inline: InlineTrace | None = None
         self._copies = Budget(0.008, n_first=3, free_s=1e-4)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ class TorchHost:
         self._set_pending(event, next((t for t in targets if t.snapshot is not None), None))
         assert self.pending is not None
         if self.pending.target is None:
-            self._explain_without_replay(self.pending)
+            self._explain_without_replay(self.pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(self.pending.target)
 
@@ -186,6 +188,8 @@ class TorchHost:
 
     def after_step(self) -> None:
         """End an attempt that has come past the symptom without meeting it."""
+        if self.inline is not None and not self.is_over:
+            self.inline.begin_if_due(self.watch.n_steps + 1)
         if self.plan is not None and self.plan.pending.what != "buffer" and self.plan.is_past_symptom():
             raise Leaving(self.plan.target)
 
@@ -193,6 +197,19 @@ class TorchHost:
 
     def _set_pending(self, event: Event, target: Pass | None) -> None:
         self.pending = Pending.of(event, target, self.watch, _value_of_epoch(target.frame if target else None))
+        if self.inline is not None and self.inline.is_it(event):
+            self._explain_inline(self.inline, event, self.pending)
+
+    def _explain_inline(self, inline: InlineTrace, event: Event, pending: Pending) -> None:
+        """This is the second run of the script, and it has come to what it was started for."""
+        self.is_over = True
+        self.watch.enabled = False
+        try:
+            frame = pending.target.frame if pending.target is not None else _caller()
+            self.record(inline.explain(event, pending, frame))
+        except Exception as error:
+            tell("explaining the traced step failed", error)
+        raise Leaving(None)
 
     def _left_by(self, frame: FrameType) -> list[Pass]:
         """Return the iterations that the statement now running in `frame` leaves, innermost first."""
@@ -362,9 +379,13 @@ class TorchHost:
         self._note_end(current)
         return False
 
-    def _explain_without_replay(self, pending: Pending) -> None:
+    def _explain_without_replay(self, pending: Pending, is_in_loop: bool) -> None:
         plan = Plan(self, None, pending)
-        decision = plan.without_replay("no loop of the script was under way that could be run again")
+        decision = plan.without_replay(
+            "the state before this iteration was not kept: iterations are too short for that"
+            if is_in_loop
+            else "no loop of the script was under way that could be run again"
+        )
         self.pending = None
         if decision.incident is not None:
             self.record(decision.incident)

@@ -77,6 +77,12 @@ class SampleSearch:
                 return
         yield from self._bisect(size)
 
+    def find_by_elements(self) -> None:
+        """Say what can be said without running the step again."""
+        self.samples = sources.samples_by_row(self.plan, self.traced)
+        if not self.samples:
+            self._settle_by_elements()
+
     def _settle_by_elements(self) -> None:
         """The batch can't be taken apart, or the body makes it by itself: where the elements lie is all there is."""
         drawn = drawn_rows(self.plan, self.traced)

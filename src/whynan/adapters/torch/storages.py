@@ -114,5 +114,5 @@ class Storages:
         n_bytes = int(tensor.untyped_storage().nbytes()) if key not in self._kept else 0
         if key not in self._kept and n_bytes <= self._left:
             self._left -= n_bytes
-            self._kept[key] = tensor
+            self._kept[key] = tensor.untyped_storage()  # not the tensor: that autograd would then have to copy
             self.n_kept += 1

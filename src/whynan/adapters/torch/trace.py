@@ -57,6 +57,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         self.lineage: list[tuple[str, tuple[int, ...]]] = []
         self.absorbed: list[tuple[int, str, tuple[int, ...]]] = []
         self.last_root: int | None = None
+        self.first_backward: int | None = None
 
     def taint(self, tensors: Iterable[Any]) -> None:
         """Follow from here on which floating-point values depend on these tensors."""
@@ -79,6 +80,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         if name == "ones_like":
             self._note_root(args)
         node = torch._C._current_autograd_node()
+        if node is not None and self.first_backward is None:
+            self.first_backward = index
         sequence = torch._C._autograd._get_sequence_nr() - 1
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         written = written_arguments(func, name, args, kwargs)
