@@ -108,11 +108,9 @@ class Session:
                 self.record(replace(diverging, policy=self.options.policy))
 
     def _completed(self, incident: Incident) -> Incident:
-        """Explain an incident by a second run where it could not be replayed in place, or say how to."""
-        if self.request is not None or self.adapter is None or not rerun.is_wanted(incident):
+        """Explain an incident by a second run where it could not be replayed in place and the user allows it."""
+        if self.adapter is None or not self.options.rerun or self.request is not None or not rerun.is_wanted(incident):
             return incident
-        if not self.options.rerun:
-            return rerun.with_hint(incident, self.options)
         seconds = time.monotonic() - self.began
         with Progress() as progress:
             progress.stage(f"running the script again to trace step {incident.symptom.step}, about {seconds:.0f} s")
