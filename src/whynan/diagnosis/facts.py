@@ -95,8 +95,8 @@ def with_zero_divisor(evidence: Evidence) -> TensorSummary | None:
 
 
 def with_zeros(evidence: Evidence) -> TensorSummary | None:
-    """Return the first of the origin's inputs that holds an exact 0."""
-    return next((tensor for tensor in inputs(evidence) if tensor.n_zero), None)
+    """Return the first of the origin's inputs that holds an exact 0; a gradient that came in is not looked at."""
+    return next((tensor for tensor in inputs(evidence) if tensor.n_zero and tensor.role != "gradient"), None)
 
 
 def dtype_of(evidence: Evidence) -> str:
@@ -258,5 +258,8 @@ def input_facts(evidence: Evidence) -> tuple[str, ...]:
     origin = evidence.origin
     if origin is None:
         return ()
-    made = tuple(f"input of {origin.op}: {describe(tensor)}" for tensor in origin.inputs[:4])
+    made = tuple(
+        f"{'gradient that came into' if tensor.role == 'gradient' else 'input of'} {origin.op}: {describe(tensor)}"
+        for tensor in origin.inputs[:4]
+    )
     return made if origin.output is None else (*made, f"output of {origin.op}: {describe(origin.output)}")

@@ -206,8 +206,8 @@ def _patch_kind(line: str) -> str:
 
 def _term(term: Json) -> Term:
     is_bad = words.is_nonfinite(term["value"])
-    note = ("first to be non-finite" if is_bad else "finite; its gradient is not") if term.get("first_nonfinite") else ""
-    return Term(clean(term["name"]), words.number(term["value"]), is_bad, note)
+    first = "first to be non-finite" if is_bad else "finite; its gradient is not"
+    return Term(clean(term["name"]), words.number(term["value"]), is_bad, first if term.get("first_nonfinite") else "")
 
 
 def _step(step: Json) -> Step:

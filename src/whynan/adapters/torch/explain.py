@@ -2,6 +2,7 @@
 
 import linecache
 import re
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import sounds_like_loss
 from whynan.diagnosis.engine import diagnose
 from whynan.launch.host import tell
-from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult
+from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing.origin import Slice, find_origin
 from whynan.snapshot.python_state import frame_values
 from whynan.trace.graph import Leaf, OpRecord
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Outcome, Pending, Plan
 
 _MAX_PATH = 60
+_MOVES = {"copy_", "clone", "t", "view", "expand", "_to_copy", "transpose", "permute", "_unsafe_view", "slice_backward"}
+"""Ops that only move values: a reader of a path gains nothing by them."""
 
 
 def slice_of(tracer: Tracer, event: Event) -> Slice | None:
@@ -93,7 +96,8 @@ def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
             origin = origin_op(traced.slice.origin)
         elif traced.slice.leaf is not None:
             leaf = traced.slice.leaf
-    path = tuple(_step(record) for record in traced.slice.path) if traced.slice is not None else ()
+    records = traced.slice.path if traced.slice is not None else ()
+    path = tuple(_step(record) for record in records if record is records[0] or record.name not in _MOVES)
     evidence = facts.gather(plan, traced, search, replay, origin, leaf, _shortened(path))
     return _diagnosed(plan, evidence, search.note)
 
@@ -146,11 +150,18 @@ def origin_op(record: OpRecord) -> Op:
         source=source_line(frame),
         module=record.module,
         module_type=record.module_type,
-        inputs=record.inputs,
+        inputs=_inputs(record),
         output=record.output,
         elements=record.elements,
         args=record.args,
     )
+
+
+def _inputs(record: OpRecord) -> tuple[TensorSummary, ...]:
+    """Return the inputs; of a derivative's formula the first is the gradient that came in."""
+    if record.phase != "backward" or record.custom is not None or len(record.inputs) < 2:
+        return record.inputs
+    return (replace(record.inputs[0], role="gradient"), *record.inputs[1:])
 
 
 def _step(record: OpRecord) -> PathStep:
