@@ -14,7 +14,7 @@ from whynan.adapters.torch.trace import Tracer
 
 
 def train(traced: bool) -> tuple[list[torch.Tensor], torch.Tensor, list[str]]:
-    """Train a small model with dropout, a running statistic, an augmentation; return weights, random state, the graph."""
+    """Train a small model with dropout, a running statistic, an augmentation; return weights, random state, graph."""
     torch.manual_seed(3)
     model = torch.nn.Sequential(
         torch.nn.Conv1d(1, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.ReLU(inplace=True), torch.nn.Flatten(),

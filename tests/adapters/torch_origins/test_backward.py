@@ -402,3 +402,26 @@ def in_a_module():
 @pytest.mark.parametrize("case", cases.params)
 def test_origin(case: Case) -> None:
     check(case)
+
+
+def test_the_first_of_two_births_on_one_row():
+    class TwoOverflows(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.tanh()
+
+        @staticmethod
+        def backward(ctx, grad):
+            (e,) = ctx.saved_tensors
+            n = e * e
+            other = 4 * e * e
+            return grad * (n / n + other / other)
+
+    def body():
+        x = leaf([[1.0, 1e19, 1e20]])
+        weight = leaf(torch.eye(3))
+        return TwoOverflows.apply(x @ weight).sum()
+
+    record = _of_custom(body)
+    assert (record.name, record.kind, record.elements) == ("mul", "inf", ((0, 2),))

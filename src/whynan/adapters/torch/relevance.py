@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch.elements import kind_at, nonfinite_elements
+from whynan.adapters.torch.elements import is_nonfinite, kind_at, nonfinite_elements
 from whynan.adapters.torch.opfacts import broadcast_element
 
 _SAME_ROW = {
@@ -153,22 +153,17 @@ def _product(name: str, tensor: Any, value: Any, args: Any, elements: list[tuple
     for element in elements[:2]:
         if tensor is left and value.shape[-2] > element[-2]:
             line = value[(*element[:-2], element[-2])] if value.dim() == len(element) else value[element[-2]]
-            place = _first_in(line)
-            if place is not None:
-                return [(*element[: value.dim() - 2], element[-2], place)]
+            return [(*element[: value.dim() - 2], element[-2], place) for place in _some_in(line)]
         elif tensor is right and value.shape[-1] > element[-1]:
             line = value[(*element[:-2], slice(None), element[-1])] if value.dim() > 2 else value[:, element[-1]]
-            place = _first_in(line)
-            if place is not None:
-                return [(*element[: value.dim() - 2], place, element[-1])]
+            return [(*element[: value.dim() - 2], place, element[-1]) for place in _some_in(line)]
         elif tensor is not left and tensor is not right:
             return _same_place(value, element) or []
     return []
 
 
-def _first_in(line: Any) -> int | None:
-    bad = (~torch.isfinite(line)).nonzero()
-    return int(bad[0, 0]) if len(bad) else None
+def _some_in(line: Any) -> list[int]:
+    return [place for (place,) in nonfinite_elements(line, _MAX)[0]] if is_nonfinite(line) else []
 
 
 def _lines(value: Any, elements: list[tuple[int, ...]], dims: set[int]) -> list[tuple[int, ...]]:
