@@ -39,7 +39,7 @@ def _norm(tensors: list[Any]) -> float:
     if not tensors:
         return 0.0
     norms = torch._foreach_norm(tensors)
-    return math.sqrt(math.fsum(min(float(n) ** 2, 1e300) if n == n else math.nan for n in torch.stack(norms).tolist()))
+    return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in torch.stack(norms).tolist()))
 
 
 def any_nonfinite(tensors: list[Any]) -> bool:

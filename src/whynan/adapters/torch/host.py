@@ -16,6 +16,7 @@ from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.plan import Decision, Pending, Plan
+from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.watch import Watch
@@ -59,6 +60,7 @@ class TorchHost:
         self.read: tuple[Event, Pass] | None = None
         self.innocent_lines: set[tuple[str, int | None]] = set()
         self.is_over = False
+        self.unheard: tuple[Quiet, Pass] | None = None
         self.provisional: Incident | None = None
         self.skipped: list[Incident] = []
         self.n_skipped_in_a_row = 0
@@ -76,6 +78,8 @@ class TorchHost:
         if error is None or frame is None:
             return False
         current = self.loops.of(index, frame)
+        if self.unheard is not None and not isinstance(error, Unwind):
+            self._be_heard([current] if current is not None else [])
         if isinstance(error, Unwind):
             return isinstance(error, Leaving) and error.target is not None and error.target is current
         if current is None or self.is_over or isinstance(error, GeneratorExit):
@@ -90,6 +94,9 @@ class TorchHost:
         return self._is_symptom_in(error, current)
 
     def leave(self, value: Any = None) -> Any:
+        if self.unheard is not None:
+            frame = _caller()
+            self._be_heard(self._left_by(frame) if frame is not None else [])
         if self.is_over:
             return value
         frame = _caller()
@@ -114,6 +121,8 @@ class TorchHost:
 
     def exiting(self) -> None:
         """The program is about to end without unwinding: each iteration on the stack is left at once."""
+        if self.unheard is not None:
+            self._be_heard([self.unheard[1]])
         frame = None if self.is_over else _caller()
         leaving = self.loops.on_stack(frame) if frame is not None else []
         if not leaving or frame is None:
@@ -138,6 +147,10 @@ class TorchHost:
         return value
 
     def redrawn(self) -> Any:
+        if self.plan is None and self.unheard is not None:
+            current = self.unheard[1]
+            current.n_redrawn += 1
+            return current.drawn[current.n_redrawn - 1]
         if self.plan is None:
             raise LookupError("nothing is being replayed")
         return self.plan.redrawn()
@@ -221,7 +234,7 @@ class TorchHost:
 
     def _suspect(self, current: Pass, frame: FrameType) -> Event | None:
         """Look for a non-finite loss that the script has seen before we have; None where there is none."""
-        if self.read is not None and self.read[1] is current and not current.trained:
+        if self.plan is None and self.read is not None and self.read[1] is current and not current.trained:
             return self.read[0]
         if current not in self.loops.on_stack(frame):
             return None
@@ -259,8 +272,15 @@ class TorchHost:
         self.plan.ended_by(suspects.nonfinite_in_exception(error, current.frame), error)
         return True
 
+    def _be_heard(self, left: list[Pass]) -> None:
+        """End the silence of an iteration that ran once more only to leave its loop as it had wanted to."""
+        if self.unheard is not None and any(self.unheard[1] is current for current in left):
+            self.unheard[0].leave()
+            self.unheard = None
+
     def run_again(self, current: Pass) -> bool:
         """Called when the body of an iteration has ended: whether it is to run once more."""
+        self._be_heard([current])
         if self.is_over:
             return False
         if self.plan is not None:
@@ -268,7 +288,7 @@ class TorchHost:
                 return False
             if self.plan.pending.what == "buffer":
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
-            elif self.plan.pending.when in ("exit", "read") and current in self.loops.on_stack(current.frame):
+            elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self._suspect(current, current.frame))
             return self._go_on(current)
         if self.pending is None:
@@ -360,6 +380,8 @@ class TorchHost:
                 self.provisional = decision.incident
             else:
                 self.record(decision.incident)
+                # Where nothing is changed, all that comes after a training step like that follows from it.
+                self.is_over = self.options.policy == "observe" and plan.pending.stage == "train"
         if decision.kind == "stop":
             self.is_over = True
             self.watch.enabled = False
@@ -375,6 +397,8 @@ class TorchHost:
         if decision.kind == "run-for-real":
             self.is_over = True  # nothing more is looked at: the script goes the way it wanted
             self.watch.enabled = False
+            self.unheard = (plan.quiet, current)  # all that it prints has been printed
+            plan.quiet.enter()
             return True
         self._note_end(current)
         return False

@@ -24,6 +24,7 @@ from whynan.records import Incident, ReplayResult, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 from whynan.slicing.origin import Slice
+from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
@@ -119,7 +120,7 @@ class Plan:
         self.deadline = self.began + host.options.budget
         self.outcome = Outcome()
         self.n_attempts = 0
-        self._quiet = Quiet()
+        self.quiet = Quiet()
         self._tracer: Tracer | None = None
         self._attempt: Attempt | None = None
         self._n_redrawn = 0
@@ -127,6 +128,7 @@ class Plan:
         self._progress = Progress()
         self._generator = self._attempts() if target is not None else None
         self._after: Snapshot | None = None
+        self._originals: dict[str, Any] = {}
 
     @property
     def target(self) -> Pass:
@@ -151,7 +153,7 @@ class Plan:
         """Put the iteration into the state in which the script is to go on."""
         snapshot = self.target.snapshot
         if decision.kind == "run-for-real" and snapshot is not None:
-            snapshot.restore(self.target.frame)
+            snapshot.restore(self.target.frame, self._originals)
         elif decision.kind in ("continue", "innocent") and self._after is not None:
             self._after.restore(self.target.frame)
         return decision
@@ -159,13 +161,16 @@ class Plan:
     def _enter(self, attempt: Attempt) -> None:
         snapshot = self.target.snapshot
         assert snapshot is not None
-        snapshot.restore(self.target.frame, attempt.changed)
+        for name, value in (frame_values(self.target.frame) or {}).items() if attempt.changed else ():
+            if name in attempt.changed:
+                self._originals.setdefault(name, value)
+        snapshot.restore(self.target.frame, {**self._originals, **attempt.changed})
         self.outcome = Outcome(is_finite=True)
         self._attempt = attempt
         self._n_redrawn = 0
         self.n_attempts += 1
         self._n_events = self.host.watch.n_events
-        self._quiet.enter()
+        self.quiet.enter()
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:
@@ -192,7 +197,7 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
-        self._quiet.leave()
+        self.quiet.leave()
         self.host.watch.in_optimizer = False
         self._attempt = None
 
@@ -299,6 +304,8 @@ class Plan:
     def _snapshot_after(self) -> Snapshot:
         frame: FrameType = self.target.frame
         after = Snapshot(frame, self.target.site, self.host.known, small_tensors=True, gradients=True)
+        site = self.target.site
+        after.names = NamesSnapshot(frame, site.assigned | site.targets, frame_values(frame))
         for optimizer in self.host.known.optimizers:
             from whynan.adapters.torch.snapshot import OptimizerCopy
 
