@@ -32,6 +32,8 @@ for number, name in enumerate(("/dev/null", job["stdout"], job["stderr"])):
     os.dup2(opened, number)
     os.close(opened)
 os.chdir(job["cwd"])
+if job["setup"]:
+    exec(open(job["setup"]).read(), {})
 if job["argv"][0] == "-m":
     from whynan.cli.main import main
     sys.argv[:] = ["whynan", *job["argv"][2:]]
@@ -82,9 +84,9 @@ class Server:
             env=environment | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, place: Path, argv: list[str], logs: Path) -> int:
+    def run(self, place: Path, argv: list[str], logs: Path, setup: str | None = None) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
-        job = {"cwd": str(place), "argv": argv, "stdout": str(logs) + ".out", "stderr": str(logs) + ".err"}
+        job = {"cwd": str(place), "argv": argv, "stdout": str(logs) + ".out", "stderr": str(logs) + ".err", "setup": setup}
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
@@ -103,10 +105,18 @@ def server() -> Iterator[Server]:
 
 
 class Training(Protocol):
-    """Write files, run the first of them (or `program`) under whynan with `options`, return what came of it."""
+    """Write files, run the first of them (or `program`) under whynan with `options`, return what came of it.
+
+    `setup` names one of the files that is run before whynan, in its process.
+    """
 
     def __call__(
-        self, files: str | dict[str, str], *options: str, program: tuple[str, ...] = (), plain: bool = False
+        self,
+        files: str | dict[str, str],
+        *options: str,
+        program: tuple[str, ...] = (),
+        plain: bool = False,
+        setup: str | None = None,
     ) -> Run: ...
 
 
@@ -114,7 +124,13 @@ class Training(Protocol):
 def training(server: Server, tmp_path: Path) -> Training:
     n_runs = 0
 
-    def run(files: str | dict[str, str], *options: str, program: tuple[str, ...] = (), plain: bool = False) -> Run:
+    def run(
+        files: str | dict[str, str],
+        *options: str,
+        program: tuple[str, ...] = (),
+        plain: bool = False,
+        setup: str | None = None,
+    ) -> Run:
         nonlocal n_runs
         n_runs += 1
         place = tmp_path / f"run{n_runs}"
@@ -124,7 +140,7 @@ def training(server: Server, tmp_path: Path) -> Training:
         program = program or (next(iter(files)),)
         argv = [*program] if plain else ["-m", "whynan", "run", "--no-prove", *options, *program]
         logs = tmp_path / f"log{n_runs}"
-        status = server.run(place, argv, logs)
+        status = server.run(place, argv, logs, setup)
         saved = place / "whynan-out" / "report.json"
         return Run(
             place,

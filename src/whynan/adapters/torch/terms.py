@@ -44,14 +44,15 @@ def find_terms(
         return ()
     names = dict(_names_of_scalars(spaces))
     leaves = list(_summands(root, tracer, names))
+    whole = names.get(root.key) or _assigned_name(root, root) or event.name
     terms: dict[str, tuple[float, ScalarOp]] = {}
     for scalar in leaves:
         name = names.get(scalar.key) or _assigned_name(scalar, root)
-        if name is not None and name not in terms:
-            terms[name] = (scalar.value, scalar)
-    if len(terms) < 2:
-        name = names.get(root.key) or _assigned_name(root, root) or event.name
-        terms = {name: (root.value, root)} if len(terms) < 1 or leaves == [root] else terms
+        # A scalar made while the whole was being made stands on the whole's line: that name is not its own.
+        if name is not None and name not in terms and (name != whole or scalar is root):
+            terms[_telling(name, scalar, root)] = (scalar.value, scalar)
+    if not terms or leaves == [root]:
+        terms = {whole: (root.value, root)}
     first = _first_bad(terms, tracer, sliced)
     return tuple(LossTerm(name, value, name == first) for name, (value, _) in list(terms.items())[:_MOST])
 
@@ -108,6 +109,13 @@ def _assigned_name(scalar: ScalarOp, root: ScalarOp) -> str | None:
             if name is not None:
                 return name
     return None
+
+
+def _telling(name: str, scalar: ScalarOp, root: ScalarOp) -> str:
+    """Add to a name of one or two letters the user's function that made the scalar: "d (dice_loss)"."""
+    wanted = {(frame.file, frame.function) for frame in root.stack}
+    outer = next((i for i, frame in enumerate(scalar.stack) if (frame.file, frame.function) in wanted), 0)
+    return f"{name} ({scalar.stack[outer - 1].function})" if len(name) <= 2 and outer > 0 else name
 
 
 def _target_of(frame: Frame) -> str | None:
