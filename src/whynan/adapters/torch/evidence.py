@@ -127,11 +127,26 @@ def _bad_leaf(plan: "Plan", traced: "Outcome", leaf: Leaf) -> BadLeaf:
     since = None
     detail = None
     if role in ("parameter", "buffer"):
-        since = -1 if plan.host.watch.n_steps == 0 else None
-        detail = f"it held the value before this step; {plan.host.watch.n_steps} optimizer steps had been made"
+        since, detail = _when_poisoned(plan)
     if role in ("parameter", "buffer") and since == -1 and name is not None and unwritten_line(name) is not None:
         role, detail = "uninitialized", "its memory was allocated and never written"
     return BadLeaf(replace(leaf.summary, role=role, name=name), since, detail)
+
+
+def _when_poisoned(plan: "Plan") -> tuple[int | None, str]:
+    """Return the step that left a parameter or statistic non-finite (-1: none had been made), and how that is known."""
+    watch = plan.host.watch
+    if watch.n_steps == 0:
+        return -1, "it was so before the first step"
+    clean = watch.last_clean_step
+    if clean is None:
+        return None, f"it was so before step {plan.pending.step}; since when is not known"
+    if clean == watch.n_steps - 1:
+        return (
+            clean,
+            f"the optimizer's step {clean} left all parameters finite: it was written after that, by other code",
+        )
+    return clean + 1, f"finite after step {clean}, non-finite before step {plan.pending.step}"
 
 
 def _with_roles(origin: Op, record: OpRecord, plan: "Plan") -> Op:

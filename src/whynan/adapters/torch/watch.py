@@ -55,6 +55,7 @@ class Watch:
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
         self.weight_norm_start: tuple[float, float] | None = None
+        self.last_clean_step: int | None = None
         self.norms_start: dict[int, float] = {}
         self.gains_start: list[tuple[str, float]] = []
         self.last_loss: float | None = None
@@ -257,7 +258,9 @@ class Watch:
 
     def _after_step(self, optimizer: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        bad, _ = self._parameters.check(dense(parameters))
+        bad, norm = self._parameters.check(dense(parameters))
+        if not bad and norm is not None:
+            self.last_clean_step = self.n_steps
         if bad:
             broken = first_nonfinite(parameters)
             names = self.known.parameter_names()
