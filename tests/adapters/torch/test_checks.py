@@ -1,0 +1,40 @@
+"""Cheap checks of many tensors say what slow ones say."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whynan.adapters.torch.checks import TensorGroup, any_nonfinite, dense, first_nonfinite
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(width=32), max_size=4), max_size=5))
+def test_a_group_finds_what_is_there(rows):
+    tensors = [torch.tensor(row) for row in rows]
+    expected = any(not math.isfinite(value) for row in rows for value in row)
+    assert TensorGroup().check(tensors)[0] is expected
+    assert any_nonfinite(tensors) is expected
+
+
+def test_a_norm_that_overflows_is_no_infinity():
+    found, norm = TensorGroup().check([torch.full((10,), 3e38)])
+    assert not found and not math.isnan(norm)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_guilty_tensors(value):
+    good, bad = torch.ones(2), torch.tensor([1.0, value])
+    assert [id(tensor) for tensor in first_nonfinite([good, bad, None])] == [id(bad)]
+
+
+def test_norm():
+    assert TensorGroup().check([torch.tensor([3.0]), torch.tensor([4.0])]) == (False, 5.0)
+
+
+def test_only_what_can_be_read():
+    sparse = torch.eye(2).to_sparse()
+    found = dense([torch.ones(2), None, torch.ones(2, dtype=torch.int64), sparse])
+    assert [tensor.shape for tensor in found] == [(2,), (2,)]
