@@ -3,13 +3,10 @@
 import linecache
 import re
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 from typing import Any
-
-import torch
 
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.event import Event
@@ -364,6 +361,10 @@ class TorchHost:
         assert plan is not None
         try:
             decision = plan.next()
+        except KeyboardInterrupt:
+            plan.abort()
+            self.plan = None
+            raise
         except Exception as error:
             plan.leave_attempt()
             tell("explaining a step failed", error)
@@ -449,6 +450,3 @@ def device_of(known: KnownState) -> str:
     """Return the device that the parameters are on."""
     parameter = next(iter(known.parameters()), None)
     return str(parameter.device) if parameter is not None else "cpu"
-
-
-__all__ = ["Leaving", "TorchHost", "device_of", "time", "torch"]
