@@ -1,7 +1,6 @@
 """From a traced attempt to an incident: the origin as a report speaks of it, the evidence, the diagnosis."""
 
 import linecache
-import re
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.lines import source_line
 from whynan.adapters.torch.names import plain_name
 from whynan.adapters.torch.samples import SampleSearch
-from whynan.adapters.torch.sources import role_of, storage_key
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.terms import find_terms
 from whynan.adapters.torch.trace import Tracer
@@ -178,6 +176,3 @@ def _shortened(path: tuple[PathStep, ...]) -> tuple[PathStep, ...]:
     if len(kept) > _MAX_PATH:
         kept = [*kept[: _MAX_PATH // 2], *kept[-_MAX_PATH // 2 :]]
     return tuple(kept)
-
-
-__all__ = ["is_loss", "re", "role_of", "storage_key"]

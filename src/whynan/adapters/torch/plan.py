@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from whynan.adapters.torch import explain
+from whynan.adapters.torch import explain, sources
 from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.modules import ModuleStack
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
@@ -335,7 +334,7 @@ class Plan:
         unknown = (
             traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
         )
-        if not unknown and (leaf is None or explain.role_of(leaf, self, traced)[0] not in ("computed", "gradient")):
+        if not unknown and (leaf is None or sources.role_of(leaf, self, traced)[0] not in ("computed", "gradient")):
             return None
         outer = self.host.outer_of(self.target)
         if outer is None or outer.elapsed > max(2.0, 0.25 * self.host.options.budget):
@@ -367,6 +366,3 @@ class Plan:
             why = f"the same step, run again {self.n_attempts} times, came out finite"
             return ReplayResult(False, "re-yield", why, tuple(missing))
         return ReplayResult(True, "re-yield", None, tuple(missing))
-
-
-__all__ = ["Attempt", "Decision", "ModuleStack", "Outcome", "Pending", "Plan", "ReplayResult"]

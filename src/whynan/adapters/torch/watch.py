@@ -48,7 +48,6 @@ class Watch:
         self.notify = notify
         self.history = RunHistory()
         self.scaler = ScalerWatch(self)
-        self.autocast: str | None = None
         self.n_steps = 0
         self.n_events = 0
         self.enabled = True

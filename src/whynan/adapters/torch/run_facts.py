@@ -1,0 +1,105 @@
+"""What is known of the run as a whole: its history, its optimizer, its precision."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch.roots import calling_line
+from whynan.records import History, OptimizerFacts, Precision
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Plan
+
+
+def history_of(plan: "Plan") -> History:
+    watch = plan.host.watch
+    start = watch.weight_norm_start
+    now = _finite_weight_norms(plan)
+    loss = list(watch.history.loss.values())
+    if watch.last_loss is not None and (not loss or loss[-1] != watch.last_loss):
+        loss.append(watch.last_loss)
+    norms = list(watch.history.grad_norm.values())
+    if plan.pending.grad_norm is not None and plan.pending.what == "gradient":
+        norms.append(plan.pending.grad_norm)
+    return History(
+        loss=tuple(loss[-4000:]),
+        grad_norm=tuple(norms[-4000:]),
+        lr=tuple(watch.history.lr.values()[-4000:]),
+        weight_norm_start=start[0] if start else None,
+        weight_norm_now=now[0],
+        weight_abs_max_start=start[1] if start else now[1],
+        weight_abs_max_now=now[1],
+        largest_growth=tuple(watch.growth()[:8]),
+        largest_gain_start=tuple((watch.gains_start or watch.gains())[:8]),
+    )
+
+
+def _finite_weight_norms(plan: "Plan") -> tuple[float | None, float | None]:
+    snapshot = plan._target.snapshot if plan._target is not None else None
+    if snapshot is not None:
+        with torch.no_grad():
+            for copy in snapshot.optimizers.values():
+                copy.restore()
+    norm, largest = plan.host.watch.weight_norms()
+    return (norm if math.isfinite(norm) else None, largest if math.isfinite(largest) else None)
+
+
+def optimizer_of(plan: "Plan") -> OptimizerFacts | None:
+    if not plan.host.known.optimizers:
+        return None
+    optimizer = plan.host.known.optimizers[-1]
+    for candidate in plan.host.known.optimizers:
+        ids = {id(p) for group in candidate.param_groups for p in group["params"]}
+        if any(
+            p.grad is not None and not bool(torch.isfinite(p.grad).all())
+            for p in plan.host.known.parameters()
+            if id(p) in ids
+        ):
+            optimizer = candidate
+            break
+    group = optimizer.param_groups[0] if optimizer.param_groups else {}
+    betas = group.get("betas")
+    return OptimizerFacts(
+        name=type(optimizer).__name__,
+        lr=_number(group.get("lr")),
+        eps=_number(group.get("eps")),
+        weight_decay=_number(group.get("weight_decay")),
+        momentum=_number(group.get("momentum")),
+        betas=(float(betas[0]), float(betas[1])) if isinstance(betas, (tuple, list)) and len(betas) == 2 else None,
+        n_parameters=sum(p.numel() for g in optimizer.param_groups for p in g["params"]),
+        state_zeros=_state_zeros(optimizer),
+        source=calling_line(type(optimizer).__name__),
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _state_zeros(optimizer: Any) -> dict[str, int]:
+    zeros: dict[str, int] = {}
+    for values in optimizer.state.values():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, torch.Tensor) and value.numel() > 1:
+                zeros[key] = zeros.get(key, 0) + int((value == 0).sum())
+    return zeros
+
+
+def precision_of(plan: "Plan", traced: "Outcome | None") -> Precision:
+    """Half precision at the origin beside parameters in float32 is autocast's doing (or a cast by hand)."""
+    watch = plan.host.watch
+    dtypes = [str(p.dtype).removeprefix("torch.") for p in plan.host.known.parameters()]
+    parameters = dtypes[0] if dtypes else "float32"
+    record = traced.slice.origin if traced is not None and traced.slice is not None else None
+    half = [s.dtype for s in (record.inputs if record else ()) if s.dtype in ("float16", "bfloat16")]
+    return Precision(
+        autocast=half[0] if half and parameters == "float32" else None,
+        parameters=parameters,
+        scaler=watch.scaler.scale is not None,
+        scale=watch.scaler.scale,
+        n_skipped_in_a_row=watch.scaler.n_skipped,
+    )
