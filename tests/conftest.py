@@ -86,7 +86,13 @@ class Server:
 
     def run(self, place: Path, argv: list[str], logs: Path, setup: str | None = None) -> int:
         assert self.process.stdin is not None and self.process.stdout is not None
-        job = {"cwd": str(place), "argv": argv, "stdout": str(logs) + ".out", "stderr": str(logs) + ".err", "setup": setup}
+        job = {
+            "cwd": str(place),
+            "argv": argv,
+            "stdout": str(logs) + ".out",
+            "stderr": str(logs) + ".err",
+            "setup": setup,
+        }
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 

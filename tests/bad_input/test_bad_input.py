@@ -1,4 +1,4 @@
-"""Whatever is wrong with a script, a model or the place of the report: the script's own behaviour, and a clear message."""
+"""Whatever is wrong with a script, a model or the report's place: the script's own behaviour, and a clear message."""
 
 import json
 import os
@@ -13,10 +13,14 @@ import pytest
 from tests.shapes.scripts import HEAD, LOADER
 from tests.shapes.test_loops import check
 
-FAILING = HEAD + LOADER + """
+FAILING = (
+    HEAD
+    + LOADER
+    + """
 for xb, yb in loader:
     update(loss_of(xb, yb))
 """
+)
 
 
 def test_a_missing_script(training: Any) -> None:
@@ -71,11 +75,17 @@ def test_streams_that_are_replaced_or_closed(training: Any) -> None:
 
 
 def test_memory_runs_out(training: Any) -> None:
-    run = training(FAILING.replace("for xb", """
+    run = training(
+        FAILING.replace(
+            "for xb",
+            """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 hoard = torch.empty(1 << 40)
-for xb""", 1))
+for xb""",
+            1,
+        )
+    )
     assert run.status == 1
     assert run.report["outcome"] == "script-error"
     assert "RuntimeError" in run.stderr and "whynan" not in run.stderr
@@ -119,7 +129,10 @@ def test_a_model_that_is_nan_from_the_start(training: Any) -> None:
 
 
 def test_a_parameter_that_was_never_initialised(training: Any) -> None:
-    run = training(FAILING.replace("for xb", """
+    run = training(
+        FAILING.replace(
+            "for xb",
+            """
 class Gate(nn.Module):
     def __init__(self):
         super().__init__()
@@ -131,7 +144,10 @@ class Gate(nn.Module):
         return v * self.scale
 
 model = nn.Sequential(Gate(), model)
-for xb""", 1))
+for xb""",
+            1,
+        )
+    )
     incident = run.incident
     assert incident["step"] == 0
     assert "0.scale" in json.dumps(incident)
@@ -162,11 +178,15 @@ BROKEN = {
 @pytest.mark.parametrize("part", BROKEN)
 def test_whynans_own_failures(part: str, training: Any) -> None:
     breaking = "def broken(*args, **kwargs):\n    raise RuntimeError('broken by the test')\n" + BROKEN[part] + "\n"
-    healthy = HEAD + LOADER + """
+    healthy = (
+        HEAD
+        + LOADER
+        + """
 for xb, yb in loader:
     update(((model(xb).squeeze(1) - yb) ** 2).mean())
 print("done")
 """
+    )
     for script, statuses in ((healthy, {0}), (FAILING + "print('done')\n", {0, 3})):
         run = training({"train.py": script, "breaking.py": breaking}, setup="breaking.py")
         assert run.status in statuses, run.stderr

@@ -6,7 +6,9 @@ import pytest
 from tests.shapes.scripts import HEAD, LOADER
 from tests.shapes.test_loops import check
 
-LOOP = LOADER + """
+LOOP = (
+    LOADER
+    + """
 def main():
     total = 0.0
     for step, (xb, yb) in enumerate(loader):
@@ -21,6 +23,7 @@ def main():
 main()
 print("after main")
 """
+)
 
 NOTICES = {
     "isnan": "torch.isnan(loss).any() or torch.isinf(loss)",
@@ -62,7 +65,9 @@ def test_exits(leave: str, training: Any) -> None:
     assert "after" not in run.stdout
 
 
-AFTER_BACKWARD = LOADER + """
+AFTER_BACKWARD = (
+    LOADER
+    + """
 def main():
     for step, (xb, yb) in enumerate(loader):
         opt.zero_grad()
@@ -75,9 +80,12 @@ def main():
 
 main()
 """
+)
 
 
-@pytest.mark.parametrize("notice", ["math.isinf(value)", "value in (math.inf, -math.inf)", "np.isinf(value)", "abs(value) > 1e30"])
+@pytest.mark.parametrize(
+    "notice", ["math.isinf(value)", "value in (math.inf, -math.inf)", "np.isinf(value)", "abs(value) > 1e30"]
+)
 def test_a_number_that_was_read(notice: str, training: Any) -> None:
     check(training(HEAD + AFTER_BACKWARD.format(notice)))
 
@@ -239,7 +247,9 @@ def test_library_guards(name: str, training: Any) -> None:
 
 def test_boxes_without_height(training: Any) -> None:
     pytest.importorskip("torchvision")
-    run = training(HEAD + """
+    run = training(
+        HEAD
+        + """
 import torchvision
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
@@ -261,7 +271,8 @@ for images, targets in torch.utils.data.DataLoader(Images(), batch_size=2, colla
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-""")
+"""
+    )
     incident = run.incident
     assert incident["causes"][0]["slug"] == "degenerate-box"
     assert incident["step"] == 1
@@ -269,7 +280,10 @@ for images, targets in torch.utils.data.DataLoader(Images(), batch_size=2, colla
 
 
 def test_a_batch_that_the_script_skips(training: Any) -> None:
-    script = HEAD + LOADER + """
+    script = (
+        HEAD
+        + LOADER
+        + """
 for xb, yb in loader:
     loss = loss_of(xb, yb)
     if not torch.isfinite(loss):
@@ -279,6 +293,7 @@ for xb, yb in loader:
 print("done")
 torch.save(model.state_dict(), "weights.pt")
 """
+    )
     run = training(script)
     assert run.status == 0, run.stderr
     assert run.stdout == "skipped\ndone\n"
@@ -292,9 +307,13 @@ torch.save(model.state_dict(), "weights.pt")
 
 
 def test_batches_that_the_script_skips_for_ever(training: Any) -> None:
-    run = training(HEAD + """
+    run = training(
+        HEAD
+        + """
 x[17:] = 0.0
-""" + LOADER + """
+"""
+        + LOADER
+        + """
 for epoch in range(10):
     for xb, yb in loader:
         loss = loss_of(xb, yb)
@@ -303,6 +322,7 @@ for epoch in range(10):
         update(loss)
     if epoch == 1:
         x[:] = 0.0
-""")
+"""
+    )
     incident = run.incident
     assert (incident["origin"]["file"], incident["origin"]["line"]) == run.line()

@@ -316,7 +316,12 @@ for start in range(0, 40, 4):
 """,
 }  # fmt: skip
 
-WITHOUT_STEPS = {"torch.func, updates by hand", "autograd.grad, in place", "autograd.grad, rebound", "backward, updates by hand"}
+WITHOUT_STEPS = {
+    "torch.func, updates by hand",
+    "autograd.grad, in place",
+    "autograd.grad, rebound",
+    "backward, updates by hand",
+}
 
 
 def check(run: Any, cause: str = "log-of-zero", step: int | None = 4, sample: int | None = 17) -> None:

@@ -6,12 +6,15 @@ import pytest
 from tests.shapes.scripts import HEAD, LOADER
 from tests.shapes.test_loops import check
 
-MODULE = "from lib import model, opt\n" + """
+MODULE = (
+    "from lib import model, opt\n"
+    + """
 def loss_of(xb, yb):
     import torch
     weight = torch.log(xb.sum(1))  # BAD
     return ((model(xb).squeeze(1) - yb) ** 2 * weight).mean()
 """
+)
 LIB = """
 import torch
 from torch import nn
@@ -64,7 +67,11 @@ def test_a_package_run_as_a_module(training: Any) -> None:
 
 
 def test_accumulation(training: Any) -> None:
-    check(training(HEAD + LOADER + """
+    check(
+        training(
+            HEAD
+            + LOADER
+            + """
 opt.zero_grad()
 for i, (xb, yb) in enumerate(loader):
     loss = loss_of(xb, yb) / 3
@@ -72,11 +79,18 @@ for i, (xb, yb) in enumerate(loader):
     if (i + 1) % 3 == 0:
         opt.step()
         opt.zero_grad()
-"""), step=1)
+"""
+        ),
+        step=1,
+    )
 
 
 def test_accumulation_in_an_inner_loop(training: Any) -> None:
-    check(training(HEAD + LOADER + """
+    check(
+        training(
+            HEAD
+            + LOADER
+            + """
 def main():
     it = iter(loader)
     for step in range(3):
@@ -89,11 +103,18 @@ def main():
             total += float(loss)
         opt.step()
 main()
-"""), step=1)
+"""
+        ),
+        step=1,
+    )
 
 
 def test_two_optimizers(training: Any) -> None:
-    check(training(HEAD + LOADER + """
+    check(
+        training(
+            HEAD
+            + LOADER
+            + """
 critic = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1))
 opt_c = torch.optim.Adam(critic.parameters(), lr=1e-3)
 for xb, yb in loader:
@@ -106,22 +127,31 @@ for xb, yb in loader:
     opt.zero_grad()
     loss_g.backward()
     opt.step()
-"""), step=None)
+"""
+        ),
+        step=None,
+    )
 
 
 def test_a_gradient_that_is_not_finite(training: Any) -> None:
-    run = training(HEAD + LOADER + """
+    run = training(
+        HEAD
+        + LOADER
+        + """
 for xb, yb in loader:
     h = xb * model.weight
     norm = h.pow(2).sum(1).sqrt()  # BAD-HERE
     loss = ((norm - yb) ** 2).mean() + 0 * model.bias.sum()
     update(loss)
-""")
+"""
+    )
     check(run, cause="sqrt-at-zero")
     assert run.incident["origin"]["phase"] == "backward"
 
 
-VALIDATION = LOADER.replace("x, y", "x[20:], y[20:]") + """
+VALIDATION = (
+    LOADER.replace("x, y", "x[20:], y[20:]")
+    + """
 bad_x = x[:20]
 val = DataLoader(TensorDataset(bad_x, y[:20]), batch_size=4)
 for epoch in range(2):
@@ -129,6 +159,7 @@ for epoch in range(2):
         update(((model(xb).squeeze(1) - yb) ** 2).mean())
     {}
 """
+)
 VALIDATIONS = {
     "item": """
     model.eval()
@@ -172,7 +203,10 @@ def test_validation(name: str, training: Any) -> None:
 
 
 def test_a_running_statistic(training: Any) -> None:
-    run = training(HEAD + LOADER + """
+    run = training(
+        HEAD
+        + LOADER
+        + """
 norm = nn.BatchNorm1d(3)
 opt.add_param_group({"params": norm.parameters()})
 x[17] = 1e30
@@ -180,20 +214,24 @@ for xb, yb in loader:
     h = norm(xb)  # BAD-HERE
     loss = ((model(xb.clamp(max=1.0)).squeeze(1) - yb) ** 2).mean() + 0.0 * h.clamp(-1, 1).sum().detach()
     update(loss)
-""")
+"""
+    )
     incident = run.incident
     assert incident["symptom"]["what"] == "buffer"
     assert (incident["origin"]["file"], incident["origin"]["line"]) == run.line("# BAD-HERE")
 
 
 def test_a_step_outside_of_any_loop(training: Any) -> None:
-    run = training(HEAD + """
+    run = training(
+        HEAD
+        + """
 loss = loss_of(x, y)
 opt.zero_grad()
 loss.backward()
 opt.step()
 print("after")
-""")
+"""
+    )
     incident = run.incident
     assert run.status == 3
     assert "after" not in run.stdout
@@ -266,7 +304,10 @@ ORDINARY = {
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_an_ordinary_bug(name: str, training: Any) -> None:
-    script = HEAD + LOADER + f"""
+    script = (
+        HEAD
+        + LOADER
+        + f"""
 mask = torch.full((4, 4), -math.inf)
 for i, (xb, yb) in enumerate(loader):
     mask_here = mask.clone()
@@ -276,6 +317,7 @@ for i, (xb, yb) in enumerate(loader):
         {ORDINARY[name]}
     update(loss)
 """
+    )
     run, plain = training(script), training(script, plain=True)
     assert run.status == plain.status == 1
     assert run.report["outcome"] == "script-error", run.stderr
@@ -286,7 +328,10 @@ for i, (xb, yb) in enumerate(loader):
     assert "whynan" not in run.stderr
 
 
-STEPS = HEAD + LOADER + """
+STEPS = (
+    HEAD
+    + LOADER
+    + """
 def main():
     losses = []
     for i, (xb, yb) in enumerate(loader):
@@ -301,6 +346,7 @@ def main():
 main()
 sys.exit(5)
 """
+)
 
 
 def test_stop_lets_nothing_happen_after_the_step(training: Any) -> None:
@@ -322,7 +368,10 @@ def test_observe_changes_nothing(training: Any) -> None:
 
 
 def test_observe_of_a_script_that_raises(training: Any) -> None:
-    script = HEAD + LOADER + """
+    script = (
+        HEAD
+        + LOADER
+        + """
 for i, (xb, yb) in enumerate(loader):
     loss = loss_of(xb, yb)
     print(i, loss.item())
@@ -330,6 +379,7 @@ for i, (xb, yb) in enumerate(loader):
         raise RuntimeError("bad loss")
     update(loss)
 """
+    )
     run, plain = training(script, "--policy", "observe"), training(script, plain=True)
     assert (run.status, run.stdout) == (plain.status, plain.stdout)
     assert "RuntimeError: bad loss" in run.stderr
