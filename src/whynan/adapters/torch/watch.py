@@ -61,7 +61,8 @@ class Watch:
         self._gradients = TensorGroup()
         self._parameters = TensorGroup(share=0.004)
         self._buffers = TensorGroup(share=0.002)
-        self._innocent_buffers: set[int] | None = None
+        self._innocent_buffers: set[int] = set()
+        self._seen_buffers: set[int] = set()
         self._undo: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self._depth = 0
@@ -219,9 +220,12 @@ class Watch:
     def poisoned_buffer(self) -> Event | None:
         """Return an event where a running statistic has become non-finite."""
         buffers = [b for b in self.known.buffers() if b.is_floating_point()]
-        if self._innocent_buffers is None:
-            # A mask of -inf may be a buffer: only those that turn non-finite count.
-            self._innocent_buffers = {id(b) for b in first_nonfinite(buffers)}
+        new = [b for b in buffers if id(b) not in self._seen_buffers]
+        if new:
+            # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
+            is_first = not self._seen_buffers
+            self._innocent_buffers |= {id(b) for b in first_nonfinite(new) if is_first or _kind_in(b) == "-inf"}
+            self._seen_buffers |= {id(b) for b in new}
         changing = [b for b in buffers if id(b) not in self._innocent_buffers]
         bad, _ = self._buffers.check(dense(changing))
         if bad:
