@@ -64,6 +64,9 @@ def gather(
         origin = _leaf_origin(plan, traced, bad_leaf, notes)
     elif origin is not None and record is not None:
         origin = _with_roles(origin, record, plan)
+    elif origin is None and plan.pending.what == "input" and plan.pending.line is not None:
+        # A library's guard has refused the batch: nothing was computed, the line is that of the call.
+        origin = Op("data", "guard", "data", _line(*plan.pending.line))
     extra["notes"] = notes
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
@@ -149,11 +152,13 @@ def _with_roles(origin: Op, record: OpRecord, plan: "Plan") -> Op:
     if origin.phase != "forward" or len(keys) != len(origin.inputs):
         return origin
     names = {sources.storage_key(p): name for p, name in _named_parameters(plan)}
+    # Weights may be where we do not know them (updates by hand): what a layer has made is no data either.
+    is_made = bool(_LAYERS & set(record.facts.get("made_by", [])))
     inputs = []
     for summary, key, is_tainted in zip(origin.inputs, keys, tainted):
         if key in names:
             summary = replace(summary, role="parameter", name=names[key])
-        elif not is_tainted and "float" in summary.dtype:
+        elif not is_tainted and not is_made and "float" in summary.dtype:
             summary = replace(summary, role="batch")
         inputs.append(summary)
     return replace(origin, inputs=tuple(inputs))

@@ -70,6 +70,9 @@ class SampleSearch:
             return
         if not self._may_be_a_sample():
             return
+        if sources.is_ragged(size):
+            self._settle_by_elements()
+            return
         for candidate in sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))[:3]:
             yield self._without([candidate], size)
             if self.plan.outcome.is_finite:

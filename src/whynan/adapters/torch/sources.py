@@ -160,6 +160,12 @@ def size_of_group(plan: "Plan", outcome: "Outcome") -> int | None:
     return found[1] if found is not None else None
 
 
+def is_ragged(size: int) -> bool:
+    """Whether the loader drew another number of samples than the batch seems to hold: graphs joined into one."""
+    lengths = {len(origin.indices) for origin in loader.recent() if origin.indices}
+    return bool(lengths) and size not in lengths
+
+
 def size_of(items: dict[str, Any]) -> int | None:
     """Return the number of samples of a batch given as named items."""
     if not items:

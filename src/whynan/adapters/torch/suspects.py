@@ -12,6 +12,7 @@ from whynan.adapters.torch.elements import kind_at, nonfinite_elements
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.watch import sounds_like_loss
+from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
 from whynan.launch.traceback import whynan_frame
 from whynan.snapshot.python_state import frame_values
@@ -76,7 +77,11 @@ def nonfinite_in_exception(error: BaseException, frame: FrameType) -> Event | No
         if inner is frame:
             break
     if _GUARDS.search(message):
-        return Event("input", "exception", [], "targets", "nan")
+        event = Event("input", "exception", [], "targets", "nan")
+        inner = next((f for f in reversed(frames) if is_user_file(f.f_code.co_filename)), frame)
+        lines = dict(_lines(error))
+        event.line = (inner.f_code.co_filename, lines.get(inner, inner.f_lineno))
+        return event
     return None
 
 
@@ -114,6 +119,13 @@ def _frames(error: BaseException) -> list[FrameType]:
             found.append(trace.tb_frame)
         trace = trace.tb_next
     return found
+
+
+def _lines(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame, trace.tb_lineno
+        trace = trace.tb_next
 
 
 def training_iteration(candidates: list[Pass]) -> Pass | None:
