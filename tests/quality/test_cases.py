@@ -1,8 +1,8 @@
 """How good diagnoses are: every case is run as its user would run it, and the report is held against the truth.
 
-The project's own cases lie in `tests/cases`; the folder that WHYNAN_CASES names holds more. Single answers may be missed;
-what is asserted case by case is that nothing healthy is called ill and nothing ill is missed, and over all cases the
-shares of right lines, causes and samples.
+The project's own cases lie in `tests/cases`; the folder that WHYNAN_CASES names holds more. Single answers may be
+missed; what is asserted case by case is that nothing healthy is called ill and nothing ill is missed, and over all
+cases the shares of right lines, causes and samples.
 """
 
 import ast
