@@ -37,6 +37,9 @@ class Host(Protocol):
     def drawn(self, value: Any) -> Any:
         """Return `value`, which the user's code just got from `next`."""
 
+    def asked(self, value: Any) -> Any:
+        """Return `value`, of which the user's code asks whether it is finite."""
+
     def redrawn(self) -> Any:
         """Return, in a replay, what `next` returned the first time."""
 
@@ -54,6 +57,9 @@ class PlainHost:
         return value
 
     def drawn(self, value: Any) -> Any:
+        return value
+
+    def asked(self, value: Any) -> Any:
         return value
 
     def redrawn(self) -> Any:
@@ -82,10 +88,10 @@ def set_host(host: Host) -> None:
     names = builtins.__dict__
     if type(host) is PlainHost:
         names.update(__whynan_failed__=host.failed, __whynan_leave__=host.leave)
-        names.update(__whynan_drawn__=host.drawn, __whynan_redrawn__=host.redrawn)
+        names.update(__whynan_drawn__=host.drawn, __whynan_redrawn__=host.redrawn, __whynan_asked__=host.asked)
     else:
         names.update(__whynan_failed__=_failed, __whynan_leave__=_leave)
-        names.update(__whynan_drawn__=_drawn, __whynan_redrawn__=host.redrawn)
+        names.update(__whynan_drawn__=_drawn, __whynan_redrawn__=host.redrawn, __whynan_asked__=_asked)
     for site in list(_sites.values()):
         _create(site)
 
@@ -192,6 +198,14 @@ def _drawn(value: Any) -> Any:
         return _host.drawn(value)
     except Exception as error:
         tell("remembering an item for the replay failed", error)
+        return value
+
+
+def _asked(value: Any) -> Any:
+    try:
+        return _host.asked(value)
+    except Exception as error:
+        tell("looking at a number that the script asks about failed", error)
         return value
 
 

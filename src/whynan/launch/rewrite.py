@@ -245,8 +245,28 @@ class _Rewriter(ast.NodeTransformer):
         node.finalbody = self._visit_all(node.finalbody)
         return node
 
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        """`loss != loss` asks whether a number is NaN."""
+        self.generic_visit(node)
+        right = node.comparators[0]
+        is_same = isinstance(node.left, ast.Name) and isinstance(right, ast.Name) and node.left.id == right.id
+        if is_same and isinstance(node.ops[0], ast.NotEq | ast.Eq) and self.scope.kind != "class":
+            node.left = _call("__whynan_asked__", node.left, node.left)
+        return node
+
+    def _asks(self, node: ast.Call) -> None:
+        """Let the host see what `isnan`, `isinf` or `isfinite` is asked about."""
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+        if name not in ("isnan", "isinf", "isfinite") or node.keywords or self.scope.kind == "class":
+            return
+        if len(node.args) == 1 and not isinstance(node.args[0], ast.Starred):
+            node.args[0] = _call("__whynan_asked__", node.args[0], node.args[0])
+        elif not node.args and isinstance(node.func, ast.Attribute):
+            node.func.value = _call("__whynan_asked__", node.func.value, node.func.value)
+
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
+        self._asks(node)
         is_next = isinstance(node.func, ast.Name) and node.func.id == "next" and not self.own_next
         if not is_next or not (self.scope.kind == "function" or self.scope.loops):
             return node

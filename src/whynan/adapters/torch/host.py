@@ -8,6 +8,8 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
+import torch
+
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
@@ -141,6 +143,13 @@ class TorchHost:
         for current in self.loops.alive():
             if current.snapshot is not None:
                 current.drawn.append(value)
+        return value
+
+    def asked(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point() and not self.is_over:
+            frame = _caller()
+            if frame is not None:
+                self.watch.look_at_tensor(value, frame)
         return value
 
     def redrawn(self) -> Any:

@@ -327,6 +327,13 @@ class Watch:
 
         return read
 
+    def look_at_tensor(self, tensor: Any, frame: FrameType) -> None:
+        """Look at a one-element tensor of which the script asks whether it is finite."""
+        if not self._is_off():
+            value = float(_item(tensor))
+            if not math.isfinite(value):
+                self._guarded(self._look_at_number, tensor, value, frame)
+
     def _look_at_number(self, tensor: Any, value: float, frame: FrameType) -> None:
         event = Event("loss", "read", [tensor], self._name_in_frame(tensor, frame), kind_of(value) or "nan")
         event.line = (frame.f_code.co_filename, frame.f_lineno)
