@@ -17,6 +17,7 @@ from whynan.diagnosis.divergence import find_divergence
 from whynan.errors import OutputError
 from whynan.launch import imports
 from whynan.launch.host import Unwind, tell
+from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.replay import rerun
@@ -70,7 +71,8 @@ class Session:
 
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""
-        from whynan.adapters.torch.adapter import TorchAdapter
+        with own_imports():
+            from whynan.adapters.torch.adapter import TorchAdapter
 
         adapter = TorchAdapter(self.options, self.record)
         self.adapter = adapter

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +44,8 @@ def run(directory: Path, command: list[str], interrupt: signal.Signals | None = 
     if interrupt is not None:
         assert process.stdout is not None
         first = process.stdout.readline()
+        # The line is out before `print` has returned: let the program come to where it waits.
+        time.sleep(0.5)
         process.send_signal(interrupt)
     stdout, stderr = process.communicate(timeout=120)
     return Outcome(process.returncode, _normal(first + stdout), _normal(stderr), _files(place))

@@ -122,6 +122,9 @@ def launch(options: RunOptions) -> None:
 
 
 def _start(options: RunOptions) -> Any:
+    # `python -m whynan` has put the working directory in front: a `random.py` there is the user's and not ours.
+    path, users = sys.path[:], {os.path.realpath(options.root), os.getcwd()}
+    sys.path[:] = [place for place in path if os.path.realpath(place or ".") not in users]
     try:
         from whynan import pipeline
 
@@ -129,6 +132,8 @@ def _start(options: RunOptions) -> Any:
     except Exception as error:
         host.tell("watching could not be started", error)
         return None
+    finally:
+        sys.path[:] = path
 
 
 def _finish(session: Any, error: BaseException | None) -> int | None:
