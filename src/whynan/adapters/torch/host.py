@@ -215,6 +215,9 @@ class TorchHost:
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _set_pending(self, event: Event, target: Pass | None) -> None:
+        if target is not None and target.snapshot is None:
+            # None was affordable when it began. A loop that only evaluates changes little: its end will do.
+            self.loops.take_snapshot(target)
         self.pending = Pending.of(event, target, self.watch, _value_of_epoch(target.frame if target else None))
         if self.inline is not None and self.inline.is_it(event):
             self._explain_inline(self.inline, event, self.pending)
@@ -321,9 +324,14 @@ class TorchHost:
 
     def _look_at_end(self, current: Pass) -> None:
         """The body ended by itself. A loss was read, or stands in a variable, and nothing was done with it?"""
-        if current.snapshot is None:
+        is_read = self.read is not None and self.read[1] is current
+        if current.snapshot is None and not is_read:
             return
-        if current.elapsed > _WORTH_A_LOOK_S and current in self.loops.on_stack(current.frame):
+        if (
+            current.snapshot is not None
+            and current.elapsed > _WORTH_A_LOOK_S
+            and current in self.loops.on_stack(current.frame)
+        ):
             poisoned = self.watch.poisoned_buffer()
             if poisoned is not None:
                 poisoned.line = (current.site.filename, current.site.header_line)

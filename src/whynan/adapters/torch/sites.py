@@ -146,17 +146,22 @@ class Loops:
         current = Pass(owner, frame, self)
         self._passes.append(weakref.ref(current))
         if not self.is_replaying() and owner.can_afford_snapshot():
-            # The thread's own time: on a busy machine the wall's says little about what the snapshot costs.
-            began = time.thread_time()
-            current.snapshot = Snapshot(
-                frame,
-                owner.site,
-                self.known,
-                small_tensors=owner.n_passes <= 3 or owner.in_place,
-                gradients=owner.accumulates,
-            )
-            owner.note_snapshot(time.thread_time() - began)
+            self.take_snapshot(current)
         return current
+
+    def take_snapshot(self, current: Pass) -> None:
+        """Take the snapshot of an iteration, and note what it has cost."""
+        owner = current.owner
+        # The thread's own time: on a busy machine the wall's says little about what the snapshot costs.
+        began = time.thread_time()
+        current.snapshot = Snapshot(
+            current.frame,
+            owner.site,
+            self.known,
+            small_tensors=owner.n_passes <= 3 or owner.in_place,
+            gradients=owner.accumulates,
+        )
+        owner.note_snapshot(time.thread_time() - began)
 
     def alive(self) -> list[Pass]:
         """Return the iterations under way, innermost first."""
