@@ -346,6 +346,8 @@ class TorchHost:
             event = suspects.loss_in_frame(current.frame, current.site, False)
         if event is None or event.line in self.innocent_lines:
             return
+        if current.owner.n_training == 0 and event.differentiable and self._is_part_of_a_step(current, event, is_read):
+            return
         if current.owner.n_training == 0:
             event.stage = "validation"
         else:
@@ -356,6 +358,16 @@ class TorchHost:
             if self.n_skipped_in_a_row > 1:
                 return
         self._set_pending(event, current)
+
+    def _is_part_of_a_step(self, current: Pass, event: Event, is_read: bool) -> bool:
+        """Whether a loop that trains nothing runs inside a training step: its losses are that step's to look at."""
+        if not is_read:
+            return True
+        around = [c for c in self.loops.on_stack(current.frame) if c is not current and not c.trained]
+        step = suspects.training_iteration([c for c in around if c.owner.n_training]) or suspects.by_text(around)
+        if step is not None:
+            self.read = (event, step)
+        return step is not None
 
     def _end_of_skipping(self) -> None:
         """The script has skipped so many steps in a row that nothing is trained any more: the first is an incident."""

@@ -140,3 +140,13 @@ def training_iteration(candidates: list[Pass]) -> Pass | None:
             if pattern.search(body):
                 return current
     return candidates[0] if candidates else None
+
+
+def by_text(candidates: list[Pass]) -> Pass | None:
+    """Return the innermost iteration whose source runs a backward pass or an optimizer's step."""
+    for current in candidates:
+        site = current.site
+        body = "".join(linecache.getlines(site.filename)[site.body_first_line - 1 : site.body_last_line])
+        if _STRONG.search(body):
+            return current
+    return None
