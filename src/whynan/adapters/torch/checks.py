@@ -18,11 +18,14 @@ class TensorGroup:
     as often as the budget allows.
     """
 
-    def __init__(self, share: float = 0.006, free_s: float = 2.5e-4) -> None:
+    def __init__(self, share: float, free_s: float) -> None:
         self.budget = Budget(share, free_s=free_s)
 
-    def check(self, tensors: list[Any]) -> tuple[bool, float | None]:
-        """Return whether a non-finite value was found, and the norm over all tensors where all were read."""
+    def check(self, tensors: list[Any], small: list[Any] | None = None) -> tuple[bool, float | None]:
+        """Return whether a non-finite value was found, and the norm over all tensors where all were read.
+
+        `small` are the small ones among them, for a caller that knows.
+        """
         if not tensors:
             return False, 0.0
         if self.budget.is_due():
@@ -30,7 +33,8 @@ class TensorGroup:
             norm = _norm(tensors)
             self.budget.end()
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
-        small = [tensor for tensor in tensors if tensor.numel() <= _SMALL]
+        if small is None:
+            small = [tensor for tensor in tensors if tensor.numel() <= _SMALL]
         norm = _norm(small)
         return not math.isfinite(norm) and any_nonfinite(small), None
 
@@ -38,7 +42,7 @@ class TensorGroup:
 def _norm(tensors: list[Any]) -> float:
     if not tensors:
         return 0.0
-    norms = torch._foreach_norm(tensors)
+    norms: Any = torch._foreach_norm(tensors)
     return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in torch.stack(norms).tolist()))
 
 
@@ -53,13 +57,35 @@ def first_nonfinite(tensors: list[Any]) -> list[Any]:
 
 
 def dense(tensors: Any) -> list[Any]:
-    """Return the floating-point tensors that can be read as they are, sparse ones by their values."""
+    """Return the floating-point tensors that can be read as they are, sparse ones by their values.
+
+    Not detached: the checks run without gradients, and detaching some hundred tensors a step costs more than a check.
+    """
     found = []
     for tensor in tensors:
-        if tensor is None or not tensor.is_floating_point():
+        if tensor is None or not tensor.dtype.is_floating_point:
             continue
-        if tensor.layout == torch.strided:
-            found.append(tensor.detach())
-        elif tensor.layout == torch.sparse_coo:
+        layout = tensor.layout
+        if layout is torch.strided:
+            found.append(tensor)
+        elif layout is torch.sparse_coo:
             found.append(tensor.detach()._values())
     return found
+
+
+class TrainedTensors:
+    """An optimizer's dense parameters: the list is made once, and again when a group or a parameter is added."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[list[int], list[Any], list[Any]]] = {}
+
+    def of(self, optimizer: Any) -> tuple[list[Any], list[Any]]:
+        """Return all of them, and the small ones."""
+        groups = [group["params"] for group in optimizer.param_groups]
+        key = [n for params in groups for n in (id(params), len(params))]
+        known = self._of.get(id(optimizer))
+        if known is None or known[0] != key:
+            parameters = dense(p for params in groups for p in params)
+            known = (key, parameters, [p for p in parameters if p.numel() <= _SMALL])
+            self._of[id(optimizer)] = known
+        return known[1], known[2]

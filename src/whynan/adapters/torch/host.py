@@ -64,7 +64,7 @@ class TorchHost:
         self.skipped: list[Incident] = []
         self.n_skipped_in_a_row = 0
         self.inline: InlineTrace | None = None
-        self._copies = Budget(0.008, n_first=3, free_s=1e-4)
+        self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from whynan.launch.rewrite import LoopSite
 
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3
-_SNAPSHOT_SHARE = 0.01
+_SNAPSHOT_SHARE = 0.006
 _SNAPSHOT_FREE_S = 1.5e-3
 """A snapshot that takes less is always taken: without one the step can't be run again. Most take a tenth of it."""
 _N_FREE = 16

@@ -168,6 +168,7 @@ class KnownState:
         self.leaves: dict[int, Any] = {}
         self._reach: dict[int, Reach] = {}
         self._met: dict[int, Any] = {}
+        self._dull: set[type] = set()
         self._buffers: list[Any] | None = None
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
@@ -193,11 +194,14 @@ class KnownState:
 
     def meet(self, values: dict[str, Any]) -> None:
         """Take in modules and optimizers among the values, and in the attributes of the user's objects."""
+        dull, met = self._dull, self._met
         for name, value in values.items():
-            if id(value) not in self._met:
+            if type(value) not in dull and id(value) not in met:
                 self._meet(name, value, 0)
 
     def _meet(self, name: str, value: Any, depth: int) -> None:
+        if type(value) in self._dull:
+            return
         if isinstance(value, torch.nn.Module):
             if id(value) not in self.modules:
                 self.modules[id(value)] = value
@@ -218,6 +222,8 @@ class KnownState:
             elif is_users_type(type(value)) and hasattr(value, "__dict__"):
                 for key, item in list(vars(value).items()):
                     self._meet(key, item, depth + 1)
+            elif not isinstance(value, (list, tuple, dict)) and not is_users_type(type(value)):
+                self._dull.add(type(value))
 
     def roots(self) -> dict[str, Any]:
         """Return the outermost modules by name."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from whynan.adapters.torch.checks import TensorGroup, dense, first_nonfinite
+from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, first_nonfinite
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
@@ -40,6 +40,9 @@ _LOSS_WORDS = (
 )
 
 
+_AFTER_BACKWARD = "after backward"
+
+
 class Watch:
     """Turns what the program does into events: a loss before backward, gradients after, a step's end, a number read."""
 
@@ -58,9 +61,11 @@ class Watch:
         self.norms_start: dict[int, float] = {}
         self.gains_start: list[tuple[str, float]] = []
         self.last_loss: float | None = None
-        self._gradients = TensorGroup()
-        self._parameters = TensorGroup(share=0.004)
-        self._buffers = TensorGroup(share=0.002)
+        self._gradients = TensorGroup(share=0.005, free_s=2.5e-4)
+        self._looked_at: list[tuple[int, int]] = []
+        self._trained = TrainedTensors()
+        self._parameters = TensorGroup(share=0.003, free_s=5e-5)
+        self._buffers = TensorGroup(share=0.001, free_s=1e-4)
         self._innocent_buffers: set[int] = set()
         self._seen_buffers: set[int] = set()
         self._undo: list[Callable[[], None]] = []
@@ -118,7 +123,7 @@ class Watch:
             finally:
                 self._depth -= 1
             if not scaled:
-                self._guarded(self._look_at_gradients, "after backward")
+                self._guarded(self._look_at_gradients, _AFTER_BACKWARD)
             return result
 
         return backward
@@ -180,11 +185,16 @@ class Watch:
     def _look_at_gradients(self, when: str) -> None:
         if self._depth:
             return
-        parameters = [p for p in self.known.parameters() if p.grad is not None]
-        bad, norm = self._gradients.check(dense(p.grad for p in parameters))
+        gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
+        now = [(id(g), g._version) for g in gradients]
+        if when != _AFTER_BACKWARD and now == self._looked_at:
+            return  # the optimizer is about to use what the backward pass has left
+        bad, norm = self._gradients.check(dense(gradients))
+        self._looked_at = [] if bad else now
         if norm is not None:
             self.grad_norm = norm
         if bad:
+            parameters = [p for p in self.known.parameters() if p.grad is not None]
             broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
             self._tell_gradient(broken, [p.grad for p in broken], when)
 
@@ -260,8 +270,8 @@ class Watch:
             self._guarded(self._after_step, optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        bad, norm = self._parameters.check(dense(parameters))
+        parameters, small = self._trained.of(optimizer)
+        bad, norm = self._parameters.check(parameters, small)
         if not bad and norm is not None:
             self.last_clean_step = self.n_steps
         if bad:
