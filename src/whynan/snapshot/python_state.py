@@ -76,6 +76,14 @@ class NamesSnapshot:
             _update(frame.f_globals, values)
             return
         _update(frame.f_globals, self.globals)
+        self.bind(frame, values)
+
+    @staticmethod
+    def bind(frame: FrameType, values: dict[str, Any]) -> None:
+        """Bind names of a frame, a function's or a module's."""
+        if is_module_frame(frame):
+            _update(frame.f_globals, values)
+            return
         if not values:
             return
         local = frame.f_locals

@@ -26,6 +26,15 @@ class Series:
                 self._old = self._old[::2]
                 self._stride *= 2
 
+    def cut(self, length: int) -> None:
+        """Take back what was appended beyond `length` recent values."""
+        while len(self._recent) > length:
+            self._recent.pop()
+
+    @property
+    def n_recent(self) -> int:
+        return len(self._recent)
+
     def values(self) -> tuple[float, ...]:
         """Return all that is kept, oldest first."""
         return (*self._old, *self._recent)
@@ -41,6 +50,15 @@ class RunHistory:
         self.loss = Series()
         self.grad_norm = Series()
         self.lr = Series()
+
+    def lengths(self) -> tuple[int, int, int]:
+        """Return how long the series are, for `cut`."""
+        return self.loss.n_recent, self.grad_norm.n_recent, self.lr.n_recent
+
+    def cut(self, lengths: tuple[int, int, int]) -> None:
+        """Take back what steps that do not count have appended."""
+        for series, length in zip((self.loss, self.grad_norm, self.lr), lengths):
+            series.cut(length)
 
     def as_dict(self) -> dict[str, tuple[float, ...]]:
         series = {"loss": self.loss, "grad_norm": self.grad_norm, "lr": self.lr}

@@ -21,13 +21,18 @@ class TensorGroup:
     def __init__(self, share: float, free_s: float) -> None:
         self.budget = Budget(share, free_s=free_s)
 
-    def check(self, tensors: list[Any], small: list[Any] | None = None) -> tuple[bool, float | None]:
+    def check(
+        self, tensors: list[Any], small: list[Any] | None = None, thorough: bool = False
+    ) -> tuple[bool, float | None]:
         """Return whether a non-finite value was found, and the norm over all tensors where all were read.
 
-        `small` are the small ones among them, for a caller that knows.
+        `small` are the small ones among them, for a caller that knows; `thorough` reads all whatever it costs.
         """
         if not tensors:
             return False, 0.0
+        if thorough:
+            norm = _norm(tensors)
+            return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if self.budget.is_due():
             self.budget.begin()
             norm = _norm(tensors)

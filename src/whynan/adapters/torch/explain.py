@@ -97,6 +97,7 @@ def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
     records = traced.slice.path if traced.slice is not None else ()
     path = tuple(_step(record) for record in records if record is records[0] or record.name not in _MOVES)
     evidence = facts.gather(plan, traced, search, replay, origin, leaf, _shortened(path))
+    plan.evidence = evidence
     return _diagnosed(plan, evidence, search.note)
 
 

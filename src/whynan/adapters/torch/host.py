@@ -12,6 +12,7 @@ import torch
 
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.plan import Decision, Pending, Plan
@@ -47,6 +48,8 @@ class TorchHost:
         self.watch = Watch(self.known, self.notify)
         self.watch.before_step = self.before_step
         self.watch.after_step = self.after_step
+        self.watch.tick = self.tick
+        self.left_to_do: Experiments | None = None
         self.loops = Loops(
             self.known,
             lambda: self.watch.n_events,
@@ -209,7 +212,14 @@ class TorchHost:
         """End an attempt that has come past the symptom without meeting it."""
         if self.inline is not None and not self.is_over:
             self.inline.begin_if_due(self.watch.n_steps + 1)
-        if self.plan is not None and self.plan.pending.what != "buffer" and self.plan.is_past_symptom():
+        if self.plan is None:
+            return
+        if (self.plan.pending.what != "buffer" or self.plan.is_attempt_over()) and self.plan.is_past_symptom():
+            raise Leaving(self.plan.target)
+
+    def tick(self) -> None:
+        """End an attempt of several steps that has used its time or made its steps."""
+        if self.plan is not None and self.plan.is_attempt_over():
             raise Leaving(self.plan.target)
 
     # Deciding ---------------------------------------------------------------------------------------------------------
@@ -295,7 +305,7 @@ class TorchHost:
         if self.plan is not None:
             if self.plan.target is not current:
                 return False
-            if self.plan.pending.what == "buffer":
+            if self.plan.looks_at_buffers:
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self._suspect(current, current.frame))
@@ -303,7 +313,8 @@ class TorchHost:
         if self.pending is None:
             self._look_at_end(current)
         if self.pending is not None and self.pending.target is current:
-            self.plan = Plan(self, current, self.pending)
+            self.plan = Plan(self, current, self.pending, self.left_to_do)
+            self.left_to_do = None
             return self._go_on(current)
         self._note_end(current)
         return False
@@ -405,6 +416,12 @@ class TorchHost:
 
     def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
         self.pending, self.read = None, None
+        if decision.kind == "experiment":
+            assert decision.outer is not None
+            self.left_to_do = decision.experiments
+            self.pending = plan.pending
+            self.pending.target = decision.outer
+            raise Leaving(decision.outer)
         if decision.incident is not None:
             if plan.pending.was_skipped:
                 self.provisional = decision.incident

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from whynan.adapters.torch import explain, sources
 from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import Watch
+from whynan.adapters.torch.window import Item, Window
 from whynan.launch.host import tell
-from whynan.records import Incident, ReplayResult, Symptom
+from whynan.records import Evidence, Incident, ReplayResult, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 from whynan.slicing.origin import Slice
@@ -77,11 +79,12 @@ class Pending:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the host is to do. `outer` is the iteration to replay instead, for "escalate"."""
+    """What the host is to do. `outer` is the iteration to replay instead, for "escalate" and "experiment"."""
 
-    kind: Literal["stop", "continue", "innocent", "escalate", "run-for-real"]
+    kind: Literal["stop", "continue", "innocent", "escalate", "experiment", "run-for-real"]
     incident: Incident | None = None
     outer: Pass | None = None
+    experiments: Experiments | None = None
 
 
 @dataclass
@@ -92,7 +95,13 @@ class Attempt:
     changed: dict[str, Any] = field(default_factory=dict)
     redraws: list[Any] | None = None
     mode: Any = None
-    """A dispatch mode that is entered for the attempt."""
+    """Something that is entered for the attempt."""
+    is_experiment: bool = False
+    """The whole iteration counts, gradients and update included, not only what leads to the symptom."""
+    window: Window | None = None
+    """Several iterations are run, from the window's start on; up to `goal` steps and the time `until`."""
+    goal: int | None = None
+    until: float | None = None
 
 
 @dataclass
@@ -109,13 +118,19 @@ class Outcome:
 
 
 class Plan:
-    """Drives the replay of one iteration for one symptom."""
+    """Drives the replay of one iteration for one symptom. `experiments` are those that an inner plan left to do."""
 
-    def __init__(self, host: "TorchHost", target: Pass | None, pending: Pending) -> None:
+    def __init__(
+        self,
+        host: "TorchHost",
+        target: Pass | None,
+        pending: Pending,
+        experiments: Experiments | None = None,
+    ) -> None:
         self.host = host
         self._target = target
         self.pending = pending
-        self.began = time.monotonic()
+        self.began: float = experiments.plan.began if experiments is not None else time.monotonic()
         self.deadline = self.began + host.options.budget
         self.outcome = Outcome()
         self.n_attempts = 0
@@ -124,10 +139,20 @@ class Plan:
         self._attempt: Attempt | None = None
         self._n_redrawn = 0
         self._n_events = 0
-        self._progress = Progress()
-        self._generator = self._attempts() if target is not None else None
+        self.progress = Progress()
+        self._generator: Generator[Attempt, None, Decision] | None = None
+        if experiments is not None:
+            self._generator = self._experiments_of(experiments)
+        elif target is not None:
+            self._generator = self._attempts()
         self._after: Snapshot | None = None
         self._originals: dict[str, Any] = {}
+        self.evidence: Evidence | None = None
+        self._known: Incident | None = None
+        self._kept = host.watch.bookkeeping()
+        self._n_steps = 0
+        self._losses = 0
+        self._n_items = 0
 
     @property
     def target(self) -> Pass:
@@ -139,17 +164,22 @@ class Plan:
     def next(self) -> Decision | None:
         """Go on to the next attempt (None: run the body again) or come to a decision."""
         assert self._generator is not None
+        if self._goes_on_in_window():
+            return None
         self.leave_attempt()
         try:
             attempt = next(self._generator)
         except StopIteration as stop:
-            self._progress.close()
+            self.progress.close()
             return self._finish(stop.value)
         self._enter(attempt)
         return None
 
     def _finish(self, decision: Decision) -> Decision:
         """Put the iteration into the state in which the script is to go on."""
+        self.host.watch.put_back(self._kept)
+        if decision.kind in ("escalate", "experiment"):
+            return decision
         snapshot = self.target.snapshot
         if decision.kind == "run-for-real" and snapshot is not None:
             snapshot.restore(self.target.frame, self._originals)
@@ -163,12 +193,21 @@ class Plan:
         for name, value in (frame_values(self.target.frame) or {}).items() if attempt.changed else ():
             if name in attempt.changed:
                 self._originals.setdefault(name, value)
-        snapshot.restore(self.target.frame, {**self._originals, **attempt.changed})
+        self.host.watch.put_back(self._kept)
+        if attempt.window is not None:
+            first = attempt.window.items[0]
+            attempt.window.restore(self.target.frame, {**first.names, **attempt.changed})
+        else:
+            snapshot.restore(self.target.frame, {**self._originals, **attempt.changed})
         self.outcome = Outcome(is_finite=True)
         self._attempt = attempt
         self._n_redrawn = 0
         self.n_attempts += 1
         self._n_events = self.host.watch.n_events
+        self._n_steps = self.host.watch.n_steps
+        self._losses = len(self.host.watch.history.loss)
+        self._n_items = 0
+        self.host.watch.thorough = True
         self.quiet.enter()
         if attempt.mode is not None:
             attempt.mode.__enter__()
@@ -176,6 +215,47 @@ class Plan:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _goes_on_in_window(self) -> bool:
+        """Whether the attempt under way is one of several iterations and has more of them to run."""
+        attempt = self._attempt
+        if attempt is None or attempt.window is None or self.outcome.event is not None or self.outcome.error:
+            return False
+        items = attempt.window.items
+        self._n_items += 1
+        if self.is_attempt_over() or (attempt.goal is None and self._n_items >= len(items)):
+            return False
+        if attempt.goal is not None and self._n_items >= len(items) and not self.host.watch.n_steps > self._n_steps:
+            return self._n_items < 2 * len(items) and self._bind(items[self._n_items % len(items)], False)
+        return self._bind(items[self._n_items % len(items)], self._n_items < len(items))
+
+    def _bind(self, item: Item, with_random: bool) -> bool:
+        """Give the next iteration what it ran on; the second time round its random numbers are new ones."""
+        NamesSnapshot.bind(self.target.frame, item.names)
+        if with_random:
+            item.restore_random()
+        self._n_redrawn = 0
+        return True
+
+    def is_attempt_over(self) -> bool:
+        """Whether the attempt under way has made the steps it was to make, or used its time."""
+        attempt = self._attempt
+        if attempt is None or attempt.window is None:
+            return False
+        if attempt.goal is not None and self.n_steps_made() >= attempt.goal:
+            return True
+        return attempt.until is not None and time.monotonic() > attempt.until
+
+    def n_steps_made(self) -> int:
+        """Return how many optimizer steps (without an optimizer: backward passes) the last attempt has made."""
+        watch = self.host.watch
+        if not self.host.known.optimizers:
+            return max(watch.n_events - self._n_events, 0)
+        return max(watch.n_steps - self._n_steps, 0)
+
+    def losses_made(self) -> list[float]:
+        """Return the losses of the last attempt."""
+        return list(self.host.watch.history.loss.values()[self._losses :])
 
     def _new_tracer(self) -> Tracer:
         tracer = Tracer(is_in_optimizer=lambda: self.host.watch.in_optimizer)
@@ -196,6 +276,7 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
+        self.host.watch.thorough = False
         self.quiet.leave()
         self.host.watch.in_optimizer = False
         self._attempt = None
@@ -203,17 +284,16 @@ class Plan:
     def abort(self) -> None:
         """Ctrl-C during a replay: nothing more is tried, what is known is kept."""
         self.leave_attempt()
-        self._progress.close()
-        incident = explain.without_replay(self, "it was interrupted")
-        self.host.record(incident)
+        self.progress.close()
+        self.host.record(self._known or explain.without_replay(self, "it was interrupted"))
         self.host.is_over = True
 
     def failed_decision(self, error: Exception) -> Decision:
         return self.without_replay(f"whynan failed: {type(error).__name__}: {error}")
 
     def without_replay(self, why: str) -> Decision:
-        self._progress.close()
-        incident = explain.without_replay(self, why)
+        self.progress.close()
+        incident = self._known or explain.without_replay(self, why)
         if self._target is None:
             return Decision("stop", incident)
         return self._finish(self._decide(incident))
@@ -255,6 +335,12 @@ class Plan:
         if self._attempt is not None and self.outcome.event is None and event is not None:
             self._set_event(event)
 
+    @property
+    def looks_at_buffers(self) -> bool:
+        """Whether running statistics count for the attempt under way."""
+        is_experiment = self._attempt is not None and self._attempt.is_experiment
+        return self.pending.what == "buffer" or is_experiment
+
     def ended_quietly(self, event: Event | None) -> None:
         """The body of the attempt came to its end, as it did when the script had skipped the step."""
         if self._attempt is not None and self.outcome.event is None and event is not None:
@@ -262,11 +348,16 @@ class Plan:
 
     def is_past_symptom(self) -> bool:
         """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
+        if self._attempt is not None and self._attempt.is_experiment:
+            return self.is_attempt_over()
         return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)
 
     def redrawn(self) -> Any:
         items = self._attempt.redraws if self._attempt and self._attempt.redraws is not None else self.target.drawn
-        item = items[self._n_redrawn]
+        if self._attempt is not None and self._attempt.window is not None:
+            kept = self._attempt.window.items
+            items = kept[self._n_items % len(kept)].drawn
+        item = items[self._n_redrawn % max(len(items), 1)]
         self._n_redrawn += 1
         return item
 
@@ -274,9 +365,7 @@ class Plan:
 
     def _attempts(self) -> Generator[Attempt, None, Decision]:
         target = self.target
-        self._progress.stage(
-            f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}"
-        )
+        self.progress.stage(f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}")
         if self._goes_on():
             self._after = self._snapshot_after()
         if target.elapsed > self.host.options.budget:
@@ -295,10 +384,49 @@ class Plan:
             return Decision("escalate", outer=outer)
         search = SampleSearch(self, traced)
         if not traced.is_finite:
-            self._progress.stage("looking for the sample")
+            self.progress.stage("looking for the sample")
             yield from search.attempts()
-        incident = explain.incident(self, traced, search)
-        return self._decide(incident)
+        incident = self._known = explain.incident(self, traced, search)
+        if traced.is_finite or not self.host.options.prove or self.evidence is None or self.is_out_of_time():
+            return self._decide(incident)
+        experiments = Experiments(self, traced, search, incident, self.evidence)
+        yield from self._step_experiments(experiments)
+        outer = self._outer_for(experiments)
+        if outer is not None:
+            return Decision("experiment", experiments.concluded(), outer, experiments)
+        return self._decide(experiments.concluded())
+
+    def _step_experiments(self, experiments: Experiments) -> Generator[Attempt, None, None]:
+        """Try the remedies on this iteration, then over the iterations before it."""
+        for attempt in experiments.step_attempts():
+            yield attempt
+            self._known = experiments.concluded()
+        if experiments.wants_window():
+            yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
+        self._known = experiments.concluded()
+
+    def _outer_for(self, experiments: Experiments) -> Pass | None:
+        """Return the iteration around this one in which the experiments that are left can be made.
+
+        Going there leaves this loop for good: only where the run ends anyway.
+        """
+        if self.host.options.policy != "stop" or self._goes_on() or not experiments.wants_window():
+            return None
+        around = self.host.loops.on_stack(self.target.frame)
+        around = around[around.index(self.target) + 1 :] if self.target in around else []
+        return next((c for c in around if self.host.loops.windows.of(c)), None)
+
+    def _experiments_of(self, experiments: Experiments) -> Generator[Attempt, None, Decision]:
+        """Go on, in an outer loop, with what an inner plan has left to try."""
+        experiments.plan = self
+        self.evidence = experiments.evidence
+        self._known = experiments.concluded()
+        yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
+        self._known = experiments.concluded()
+        outer = self._outer_for(experiments)
+        if outer is not None:
+            return Decision("experiment", self._known, outer, experiments)
+        return self._decide(self._known)
 
     def _snapshot_after(self) -> Snapshot:
         frame: FrameType = self.target.frame

@@ -1,5 +1,6 @@
 """Loops of the user's program: when an iteration begins, what it looked like then, which one a symptom belongs to."""
 
+import itertools
 import sys
 import time
 import weakref
@@ -8,8 +9,10 @@ from types import FrameType
 from typing import Any
 
 from whynan.adapters.torch.snapshot import KnownState, Snapshot
+from whynan.adapters.torch.window import Windows
 from whynan.launch.host import COLD, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
+from whynan.snapshot.python_state import frame_values
 
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3
@@ -17,6 +20,7 @@ _SNAPSHOT_SHARE = 0.006
 _SNAPSHOT_FREE_S = 1.5e-3
 """A snapshot that takes less is always taken: without one the step can't be run again. Most take a tenth of it."""
 _N_FREE = 16
+_SERIALS = itertools.count()
 
 
 class Site:
@@ -76,6 +80,7 @@ class Pass:
         "n_redrawn",
         "n_steps",
         "owner",
+        "serial",
         "snapshot",
         "started",
     )
@@ -84,6 +89,7 @@ class Pass:
         self.owner = owner
         self.frame = frame
         self.loops = loops
+        self.serial = next(_SERIALS)
         self.drawn: list[Any] = []
         self.n_redrawn = 0
         self.started = False
@@ -99,6 +105,13 @@ class Pass:
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.began
+
+    def start_values(self) -> dict[str, Any]:
+        """Return what the loop's own names stand for; called when the iteration begins."""
+        if self.snapshot is not None:
+            return self.snapshot.bound
+        values = frame_values(self.frame) or {}
+        return {name: values[name] for name in self.site.targets if name in values}
 
     @property
     def trained(self) -> bool:
@@ -135,6 +148,7 @@ class Loops:
         self.is_replaying = is_replaying
         self.sites: dict[int, Site] = {}
         self._passes: list[weakref.ref[Pass]] = []
+        self.windows = Windows(self)
 
     def new_site(self, site: LoopSite) -> Site:
         self.sites[site.index] = Site(site, self)
@@ -145,9 +159,13 @@ class Loops:
         if self._passes:
             self._passes = [ref for ref in self._passes if ref() is not None]
         current = Pass(owner, frame, self)
-        self._passes.append(weakref.ref(current))
-        if not self.is_replaying() and owner.can_afford_snapshot():
+        if self.is_replaying():
+            self._passes.append(weakref.ref(current))
+            return current
+        if owner.can_afford_snapshot():
             self.take_snapshot(current)
+        self.windows.note(current)
+        self._passes.append(weakref.ref(current))
         return current
 
     def take_snapshot(self, current: Pass) -> None:

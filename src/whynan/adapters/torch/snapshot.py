@@ -38,9 +38,8 @@ class Snapshot:
         reach = known.reach_of(site, frame, values or {})
         roots = reach.values(values or {}, frame.f_globals)
         self.objects = ObjectsSnapshot(roots.values(), is_users_type)
-        self.random = GlobalRandomState()
-        self.torch_random = torch.get_rng_state()
-        self.cuda_random = torch.cuda.get_rng_state_all() if _cuda_used() else None
+        self.random = RandomStates()
+        self.bound = {name: values[name] for name in site.targets if name in values} if values else {}
         known.meet(roots)
         self.buffers = TensorCopies(known.buffers())
         self.attributes = known.attributes()
@@ -70,9 +69,6 @@ class Snapshot:
             group.update(values)
         self.objects.restore()
         self.random.restore()
-        torch.set_rng_state(self.torch_random)
-        if self.cuda_random is not None:
-            torch.cuda.set_rng_state_all(self.cuda_random)
         self.names.restore(frame, changed)
 
     def tensors_changed(self) -> list[Any]:
@@ -83,6 +79,21 @@ class Snapshot:
         """Return tensors in the user's hands that the body wrote in place and that no copy covers."""
         covered = {id(tensor) for tensor, _ in self.tensors.pairs} | {id(tensor) for tensor, _ in self.buffers.pairs}
         return [tensor for tensor, version in self.versions if tensor._version != version and id(tensor) not in covered]
+
+
+class RandomStates:
+    """The global random streams of Python, NumPy and PyTorch, on the CPU and on every GPU."""
+
+    def __init__(self) -> None:
+        self.others = GlobalRandomState()
+        self.torch = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if _cuda_used() else None
+
+    def restore(self) -> None:
+        self.others.restore()
+        torch.set_rng_state(self.torch)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
 
 
 class TensorCopies:

@@ -72,6 +72,12 @@ class Watch:
         self._thread = threading.get_ident()
         self._depth = 0
         self.in_optimizer = False
+        self.around_step: Any = None
+        """What an experiment does around each optimizer step; None outside of one."""
+        self.is_quiet = False
+        self.thorough = False
+        """Read every gradient and parameter at every check, whatever that costs."""
+        self.tick: Callable[[], None] = lambda: None
 
     # Installing ----------------------------------------------------------------------------------------------------
 
@@ -108,6 +114,22 @@ class Watch:
     def _is_off(self) -> bool:
         return not self.enabled or threading.get_ident() != self._thread
 
+    def bookkeeping(self) -> dict[str, Any]:
+        """Return the counts and series as they are, for `put_back` after steps that do not count."""
+        names = ("n_steps", "n_events", "last_loss", "grad_norm", "last_clean_step")
+        kept = {name: getattr(self, name) for name in names}
+        return {**kept, "history": self.history.lengths(), "scaler": dict(vars(self.scaler))}
+
+    def put_back(self, kept: dict[str, Any]) -> None:
+        """Take the counts and series back to what `bookkeeping` returned."""
+        for name, value in kept.items():
+            if name == "history":
+                self.history.cut(value)
+            elif name == "scaler":
+                vars(self.scaler).update(value)
+            else:
+                setattr(self, name, value)
+
     # Losses and gradients ------------------------------------------------------------------------------------------
 
     def _backward(self, original: Any) -> Any:
@@ -122,6 +144,9 @@ class Watch:
                 result = original(tensors, *args, **kwargs)
             finally:
                 self._depth -= 1
+            if self.around_step is not None and self.around_step.on_gradients is not None:
+                self._guarded(self.around_step.on_gradients, self.around_step.n_applied)
+                self.around_step.n_applied += 1
             if not scaled:
                 self._guarded(self._look_at_gradients, _AFTER_BACKWARD)
             return result
@@ -171,6 +196,7 @@ class Watch:
     def _look_at_roots(self, roots: list[Any], is_backward: bool) -> bool:
         """Test the losses; return whether the backward pass is a scaled one."""
         self.n_events += 1
+        self.tick()
         scaled = any(self.scaler.is_scaled(root) for root in roots)
         for root in map(_unwrapped, roots):
             if not root.is_floating_point() or root.numel() == 0 or scaled:
@@ -183,13 +209,13 @@ class Watch:
         return scaled
 
     def _look_at_gradients(self, when: str) -> None:
-        if self._depth:
+        if self._depth or self.is_quiet:
             return
         gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
         now = [(id(g), g._version) for g in gradients]
         if when != _AFTER_BACKWARD and now == self._looked_at:
             return  # the optimizer is about to use what the backward pass has left
-        bad, norm = self._gradients.check(dense(gradients))
+        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough)
         self._looked_at = [] if bad else now
         if norm is not None:
             self.grad_norm = norm
@@ -251,6 +277,8 @@ class Watch:
         if self._is_off():
             return
         self._guarded(self._before_step, optimizer)
+        if self.around_step is not None:
+            self._guarded(self.around_step.enter_step, optimizer)
         self.in_optimizer = True
 
     def _before_step(self, optimizer: Any) -> None:
@@ -267,11 +295,13 @@ class Watch:
     def _post_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.in_optimizer = False
         if not self._is_off():
+            if self.around_step is not None:
+                self._guarded(self.around_step.leave_step, optimizer)
             self._guarded(self._after_step, optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
         parameters, small = self._trained.of(optimizer)
-        bad, norm = self._parameters.check(parameters, small)
+        bad, norm = self._parameters.check(parameters, small, thorough=self.thorough)
         if not bad and norm is not None:
             self.last_clean_step = self.n_steps
         if bad:

@@ -1,0 +1,260 @@
+"""Remedies in the data: without the guilty sample, targets repaired, inputs normalised."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch import handmade
+from whynan.adapters.torch.data import structure
+from whynan.adapters.torch.experiments.change import Change
+from whynan.adapters.torch.samples import SampleSearch
+from whynan.records.evidence import Evidence
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Outcome, Plan
+
+_LARGE = 10.0
+
+
+def drop_sample(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
+    """Yield the batch with another sample in the guilty one's place; a batch of one is another batch."""
+    positions = [s.position for s in search.samples if s.position is not None]
+    batch = search.batch
+    if positions and batch.size is not None and batch.size > len(positions) and search.size == batch.size:
+        healthy = [k for k in range(batch.size) if k not in positions]
+        donors = [healthy[i % len(healthy)] for i in range(len(positions))]
+        names, drawn = batch.with_replaced(positions, donors)
+        words = f"without sample {_named(search)}, another one of the batch in its place"
+        yield Change("drop-sample", words, names=names, drawn=drawn or None)
+        return
+    rows = {s.index for s in search.samples if s.index is not None}
+    for gathered in handmade.gathered_batches(plan, traced):
+        bad = [k for k, row in enumerate(gathered.rows) if row in rows]
+        if bad and len(set(gathered.rows)) > len(bad):
+            words = f"without sample {_named(search)}, another row of the data in its place"
+            yield Change("drop-sample", words, gathered.without(bad))
+            return
+    if search.samples:
+        yield from _other_batch(plan, search)
+
+
+def _named(search: SampleSearch) -> str:
+    first = search.samples[0]
+    return str(first.index) if first.index is not None else f"at position {first.position} of the batch"
+
+
+def _other_batch(plan: "Plan", search: SampleSearch) -> Iterator[Change]:
+    """The batch is one sample: the one before it stands in."""
+    for window in plan.host.loops.windows.of(plan.target):
+        if len(window.items) > 1 and window.items[-2].is_unchanged():
+            item = window.items[-2]
+            words = f"without sample {_named(search)}, the batch before it in its place"
+            yield Change("drop-sample", words, names=dict(item.names), drawn=list(item.drawn) or None)
+            return
+    names = {}
+    from whynan.adapters.torch import sources
+
+    origin = sources.batch_origin(plan, search.size)
+    if origin is None or len(origin.indices) != 1 or len(search.batch.names) < 1:
+        return
+    other = next((k for k in range(len(origin.dataset)) if k not in origin.indices), None)
+    if other is None:
+        return
+    item = origin.dataset[other]
+    made = origin.collate_fn([item]) if origin.loader_kind == "map" else origin.collate_fn(item)
+    targets = list(search.batch.names)
+    if len(targets) == 1:
+        names = {targets[0]: made}
+    elif isinstance(made, (list, tuple)) and len(made) == len(targets):
+        names = dict(zip(targets, made))
+    if names:
+        words = f"without sample {_named(search)}, sample {other} in its place"
+        yield Change("drop-sample", words, names=names)
+
+
+def _mapped(search: SampleSearch, change: Callable[[str, Any], Any]) -> tuple[dict[str, Any], list[Any] | None, int]:
+    """Return the batch with every tensor and array of it passed through `change`, and how many it changed."""
+    n_changed = 0
+
+    def of(value: Any, name: str) -> Any:
+        def leaf(part: Any) -> Any:
+            nonlocal n_changed
+            made = change(name, part)
+            n_changed += made is not part
+            return made
+
+        fields = structure.fields_of(value)
+        if fields is not None and not structure.is_leaf(value) and not structure.is_sequence(value):
+            return structure.rebuild_fields(value, [of(part, f"{name}.{key}") for key, part in fields])
+        if structure.is_sequence(value):
+            return structure.rebuild_sequence(value, [of(part, f"{name}[{k}]") for k, part in enumerate(value)])
+        return leaf(value) if structure.is_leaf(value) else value
+
+    names = {name: of(value, name) for name, value in search.batch.names.items()}
+    drawn = [of(value, "batch") for value in search.batch.drawn]
+    return names, drawn or None, n_changed
+
+
+def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
+    """Yield boxes with an area, known numbers for missing targets, targets within their range."""
+    for words, change in (
+        ("boxes without area made one pixel large", _boxes),
+        ("non-finite targets replaced by the mean of the others", _known),
+        ("negative targets set to 0", _at_least_zero),
+        ("targets kept within 0 and 1", _unit),
+    ):
+        try:
+            names, drawn, n_changed = _mapped(search, change)
+        except Exception:
+            continue
+        if n_changed:
+            yield Change("fix-labels", words, names=names, drawn=drawn)
+        else:
+            table = _Repaired(plan, traced, change)
+            if table.tables:
+                yield Change("fix-labels", words, table)
+
+
+class _Repaired:
+    """While entered, the tables that batches are gathered from are repaired."""
+
+    def __init__(self, plan: "Plan", traced: "Outcome", change: Callable[[str, Any], Any]) -> None:
+        self.tables: list[tuple[Any, Any]] = []
+        batch = next(iter(handmade.gathered_batches(plan, traced)), None)
+        for table in batch.tables if batch is not None else ():
+            plain = table.data if isinstance(table, torch.Tensor) else table
+            made = change("table", plain)
+            if made is not plain:
+                self.tables.append((plain, made))
+        self._saved: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._saved = [plain.clone() if isinstance(plain, torch.Tensor) else plain.copy() for plain, _ in self.tables]
+        for plain, made in self.tables:
+            plain[...] = made
+
+    def __exit__(self, *exception: object) -> None:
+        for (plain, _), saved in zip(self.tables, self._saved):
+            plain[...] = saved
+
+
+def _as_tensor(value: Any) -> Any:
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+
+
+def _like(result: Any, value: Any) -> Any:
+    return result if isinstance(value, torch.Tensor) else result.numpy().astype(value.dtype)
+
+
+def _boxes(name: str, value: Any) -> Any:
+    """Boxes are tensors of floats with four columns; those that are ordered corners in the main."""
+    boxes = _as_tensor(value)
+    if not boxes.is_floating_point() or boxes.dim() < 1 or boxes.shape[-1] != 4 or not boxes.numel():
+        return value
+    wide, high = boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1]
+    if bool((wide & high).all()):
+        return value
+    size = 1.0 if float(boxes.abs().max()) > 2 else 0.01
+    left = torch.minimum(boxes[..., :2], boxes[..., 2:])
+    right = torch.maximum(torch.maximum(boxes[..., :2], boxes[..., 2:]), left + size)
+    return _like(torch.cat([left, right], -1), value)
+
+
+def _known(name: str, value: Any) -> Any:
+    values = _as_tensor(value)
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return value
+    good = values[torch.isfinite(values)]
+    fill = float(good.mean()) if good.numel() else 0.0
+    return _like(torch.nan_to_num(values, fill, fill, fill), value)
+
+
+def _at_least_zero(name: str, value: Any) -> Any:
+    values = _as_tensor(value)
+    if values.dtype == torch.bool or not _is_target(name) or not values.numel() or not bool((values < 0).any()):
+        return value
+    return _like(values.clamp(min=0), value)
+
+
+def _unit(name: str, value: Any) -> Any:
+    values = _as_tensor(value)
+    if not _is_target(name) or not values.is_floating_point() or not values.numel():
+        return value
+    if bool(((values >= 0) & (values <= 1)).all()):
+        return value
+    return _like(values.clamp(0, 1), value)
+
+
+def _is_target(name: str) -> bool:
+    plain = name.lower()
+    return any(word in plain for word in ("y", "target", "label", "mask", "[1]", "box", "gt"))
+
+
+def normalize_inputs(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
+    """Yield the batch standardised, in one piece, and what the modules get, from the first step on."""
+    words = "inputs and targets standardised"
+    try:
+        names, drawn, n_changed = _mapped(search, _standardised)
+    except Exception:
+        n_changed = 0
+        names, drawn = {}, None
+    if n_changed:
+        yield Change("normalize-inputs", words, names=names, drawn=drawn)
+    table = _Repaired(plan, traced, _standardised)
+    if table.tables:
+        yield Change("normalize-inputs", words, table)
+        yield Change("normalize-inputs", words, table, scope="start")
+    hooks = StandardisedInputs(list(plan.host.known.roots().values()))
+    yield Change("normalize-inputs", "what the model gets standardised", hooks)
+    hooks = StandardisedInputs(list(plan.host.known.roots().values()))
+    yield Change("normalize-inputs", "what the model gets standardised, from the first step on", hooks, scope="start")
+
+
+def _standardised(name: str, value: Any) -> Any:
+    values = _as_tensor(value)
+    if not values.is_floating_point() or values.numel() < 2:
+        return value
+    wide = values.detach().double()
+    wide = wide[torch.isfinite(wide)]
+    if not wide.numel() or float(wide.abs().max()) <= _LARGE:
+        return value
+    mean, std = float(wide.mean()), float(wide.std())
+    return _like(((values.double() - mean) / (std + 1e-6)).clamp(-10, 10).to(values.dtype), value)
+
+
+class StandardisedInputs:
+    """While entered, floating-point inputs of the outermost modules have mean 0 and standard deviation 1."""
+
+    def __init__(self, modules: list[Any]) -> None:
+        self.modules = modules
+        self.n_applied = 0
+        self._handles: list[Any] = []
+        self._statistics: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def __enter__(self) -> None:
+        self.n_applied = 0
+        self._statistics = {}
+        self._handles = [module.register_forward_pre_hook(self._hook) for module in self.modules]
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, module: Any, args: Any) -> Any:
+        return tuple(self._of(value, (id(module), n)) for n, value in enumerate(args))
+
+    def _of(self, value: Any, key: tuple[int, int]) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.numel() < 2:
+            return value
+        if value.requires_grad:  # made by another module
+            return value
+        if key not in self._statistics:
+            wide = value.detach().double()
+            if not bool(torch.isfinite(wide).all()) or float(wide.abs().max()) <= _LARGE:
+                return value
+            self._statistics[key] = (float(wide.mean()), float(wide.std()) + 1e-6)
+        mean, std = self._statistics[key]
+        self.n_applied += 1
+        return ((value.double() - mean) / std).clamp(-10, 10).to(value.dtype) if math.isfinite(std) else value

@@ -1,0 +1,89 @@
+"""skip-empty: what has nothing to reduce over gives 0, with a gradient of 0."""
+
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch.experiments.guards.call import Call, Guard, is_floating
+
+
+def _mean(call: Call) -> Any:
+    x = call.args[0]
+    if not is_floating(x):
+        return None
+    dim = call.argument(1, "dim")
+    keepdim = bool(call.argument(2, "keepdim", default=False))
+    if dim is None:
+        return x.sum() / max(x.numel(), 1)
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    count = 1
+    for d in dims:
+        count *= x.shape[d]
+    return x.sum(dims, keepdim=keepdim) / max(count, 1)
+
+
+def _spread(call: Call) -> Any:
+    x = call.args[0]
+    if x.numel() > 1 and call.argument(1, "dim") is None:
+        return None
+    from whynan.adapters.torch.experiments.guards.clamp import GUARDS as CLAMPS
+
+    return CLAMPS[call.name](call)
+
+
+def _div(call: Call) -> Any:
+    divisor = call.argument(1, "other")
+    if not isinstance(divisor, torch.Tensor):
+        return None
+    ok = divisor != 0
+    result = call.run(torch.as_tensor(call.args[0]), torch.where(ok, divisor, torch.ones_like(divisor)))
+    return torch.where(ok, result, torch.zeros_like(result))
+
+
+def _classes(call: Call) -> Any:
+    """Cross-entropy: the sum over the targets that count, divided by their number, at least 1."""
+    target = call.argument(1, "target")
+    ignore = call.argument(4, "ignore_index", default=-100)
+    weight = call.argument(2, "weight")
+    if call.kwargs.get("reduction", "mean") != "mean" or target is None or target.is_floating_point():
+        return None
+    counted = target != ignore
+    total: Any = counted.sum() if weight is None else weight[target.clamp(min=0, max=len(weight) - 1)][counted].sum()
+    kwargs = {**call.kwargs, "reduction": "sum"}
+    return call.func(*call.args[:2], **{**_named(call), **kwargs}) / total.clamp(min=1e-6 if weight is not None else 1)
+
+
+def _named(call: Call) -> dict[str, Any]:
+    names = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
+    return {name: value for name, value in zip(names, call.args[2:]) if value is not None}
+
+
+def _elementwise(call: Call) -> Any:
+    """A loss that averages over its elements."""
+    x = call.args[0]
+    if x.numel() or call.kwargs.get("reduction", "mean") != "mean":
+        return None
+    return x.sum() * 0.0
+
+
+def _softmax(call: Call) -> Any:
+    x = call.args[0]
+    dim = call.argument(1, "dim", default=-1)
+    dead = torch.isneginf(x).all(dim, keepdim=True)
+    result = call.run(torch.where(dead, torch.zeros_like(x), x))
+    return torch.where(dead, torch.zeros_like(result), result)
+
+
+def _ctc(call: Call) -> Any:
+    return call.func(*call.args, **{**call.kwargs, "zero_infinity": True})
+
+
+GUARDS: dict[str, Guard] = {
+    **dict.fromkeys(("mean", "nanmean"), _mean),
+    **dict.fromkeys(("std", "var"), _spread),
+    **dict.fromkeys(("cross_entropy", "nll_loss"), _classes),
+    **dict.fromkeys(
+        ("l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "kl_div",
+         "binary_cross_entropy_with_logits", "soft_margin_loss", "poisson_nll_loss"), _elementwise),
+    "div": _div, "softmax": _softmax, "log_softmax": _softmax, "ctc_loss": _ctc,
+}  # fmt: skip

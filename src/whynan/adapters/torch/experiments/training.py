@@ -1,0 +1,182 @@
+"""Remedies that show over several steps: learning rate, warm-up, clipping, initialization, scaling, optimizer's eps."""
+
+import math
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whynan.adapters.torch.experiments.change import Around, Change
+from whynan.records.evidence import Evidence
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.plan import Plan
+
+_SCALED = ("lr",)
+
+
+def lower_learning_rate(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield a learning rate divided by 10, then by 100."""
+    for divisor in (10, 100):
+        factor = 1 / divisor
+        yield _rated(plan, "lower-learning-rate", f"learning rate divided by {divisor}", lambda step, f=factor: f)  # type: ignore[misc]
+
+
+def warmup(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield a linear warm-up over four times the steps that the failing run had made, at least 20."""
+    length = max(20, 4 * (plan.pending.step + 1))
+    change = _rated(
+        plan, "warmup", f"learning rate warmed up over {length} steps", lambda step: min(1.0, (step + 1) / length)
+    )
+    change.scope = "start"
+    yield change
+
+
+def _rated(plan: "Plan", slug: str, words: str, factor: Callable[[int], float]) -> Change:
+    """A change of each group's learning rate around every step; of the gradients' size where updates are by hand."""
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+
+    def before(optimizer: Any, step: int) -> None:
+        for group in optimizer.param_groups:
+            for key in _SCALED:
+                if key in group:
+                    saved.append((group, key, group[key]))
+                    group[key] = group[key] * factor(step)
+
+    def after(optimizer: Any, step: int) -> None:
+        for group, key, value in saved:
+            group[key] = value
+        saved.clear()
+
+    watch = plan.host.watch
+    around = Around(watch, before, after)
+    if not plan.host.known.optimizers:
+        around.on_gradients = lambda step: _scale_gradients(plan, factor(step))
+    return Change(slug, words, around, scope="window")
+
+
+def _scale_gradients(plan: "Plan", factor: float) -> None:
+    for parameter in plan.host.known.parameters():
+        if parameter.grad is not None:
+            parameter.grad.detach().mul_(factor)
+
+
+def clip_gradients(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield a bound on the global gradient norm: the median of the healthy steps, then a tenth of it."""
+    norms = [norm for norm in evidence.history.grad_norm if math.isfinite(norm) and norm > 0]
+    bound = median(norms[: max(1, min(20, len(norms) // 5))]) if len(norms) >= 5 else 1.0
+    bound = min(max(bound, 0.1), 10.0)
+    for limit in dict.fromkeys((round(bound, 2), min(1.0, round(bound, 2)), 0.1)):
+
+        def before(optimizer: Any, step: int, limit: float = limit) -> None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+        around = Around(plan.host.watch, before)
+        if not plan.host.known.optimizers:
+            around.on_gradients = lambda step, limit=limit: torch.nn.utils.clip_grad_norm_(
+                [p for p in plan.host.known.parameters() if p.grad is not None], limit
+            )
+        yield Change("clip-gradients", f"gradient norm clipped at {limit:g}", around, scope="window")
+
+
+def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield weights drawn anew by fan-in, norms and biases at their neutral values, from the first step on."""
+    known = plan.host.known
+
+    def start() -> None:
+        generator = torch.Generator().manual_seed(0)
+        bad = [p for p in known.parameters() if not bool(torch.isfinite(p.detach()).all())]
+        with torch.no_grad():
+            for parameter in bad or known.parameters():
+                _initialize(parameter, generator)
+
+    yield Change(
+        "better-init",
+        "weights initialized by their fan-in",
+        Around(plan.host.watch, lambda optimizer, step: None, on_start=start),
+        scope="start",
+        n_applied=lambda: len(known.parameters()),
+    )
+
+
+def _initialize(parameter: Any, generator: Any) -> None:
+    if parameter.dim() >= 2:
+        fan_in = parameter.numel() // parameter.shape[0]
+        values = torch.randn(parameter.shape, generator=generator) / math.sqrt(max(fan_in, 1))
+        parameter.copy_(values.to(parameter.dtype))
+        return
+    # A vector of ones is the weight of a normalisation, whose neutral value that is.
+    value = 1.0 if bool(torch.isfinite(parameter).all()) and bool((parameter == 1).all()) else 0.0
+    parameter.fill_(value)
+
+
+def larger_optimizer_eps(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield an eps that the parameters' dtype can hold."""
+    saved: list[tuple[dict[str, Any], Any]] = []
+    for value in (1e-8, 1e-4):
+
+        def before(optimizer: Any, step: int, value: float = value) -> None:
+            for group in optimizer.param_groups:
+                if "eps" in group:
+                    eps = group["eps"]
+                    saved.append((group, eps))
+                    largest = value
+                    group["eps"] = (eps[0], largest) if isinstance(eps, tuple) else max(float(eps), largest)
+
+        def after(optimizer: Any, step: int) -> None:
+            for group, eps in saved:
+                group["eps"] = eps
+            saved.clear()
+
+        yield Change("larger-eps", f"eps={value:g} in the optimizer", Around(plan.host.watch, before, after))
+
+
+class Scaled:
+    """While entered, each loss is scaled before its backward pass, gradients are unscaled, bad steps are skipped."""
+
+    def __init__(self, plan: "Plan") -> None:
+        self.plan = plan
+        self.scale = 2.0**16
+        self.n_applied = 0
+        self._backward = torch.Tensor.backward
+        self._was: Any = None
+
+    def __enter__(self) -> None:
+        owner, original = self, torch.Tensor.backward
+        self._backward = original
+        watch = self.plan.host.watch
+
+        def backward(tensor: Any, gradient: Any = None, *args: Any, **kwargs: Any) -> None:
+            if gradient is not None or tensor.numel() != 1 or not math.isfinite(float(tensor.detach())):
+                original(tensor, gradient, *args, **kwargs)
+                return
+            owner.n_applied += 1
+            watch.is_quiet = True
+            try:
+                original(tensor, torch.full_like(tensor, owner.scale), *args, **kwargs)
+            finally:
+                watch.is_quiet = False
+            owner.unscale()
+
+        torch.Tensor.backward = backward
+
+    def unscale(self) -> None:
+        parameters = [p for p in self.plan.host.known.parameters() if p.grad is not None]
+        bad = False
+        for parameter in parameters:
+            parameter.grad = parameter.grad / self.scale
+            bad = bad or not bool(torch.isfinite(parameter.grad).all())
+        if bad:
+            self.scale /= 2
+            for parameter in parameters:
+                parameter.grad = None
+
+    def __exit__(self, *exception: object) -> None:
+        torch.Tensor.backward = self._backward
+
+
+def grad_scaler(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
+    """Yield a loss scale of 2^16 that is halved, and the step skipped, where gradients overflow."""
+    yield Change("grad-scaler", "loss scaled as a gradient scaler does it", Scaled(plan), scope="window")

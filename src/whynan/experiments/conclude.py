@@ -1,0 +1,59 @@
+"""What verdicts mean for a diagnosis: remedies that helped come first, causes follow the remedies that were tried."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from whynan.diagnosis import catalogue
+from whynan.experiments.verdict import Verdict
+from whynan.records.incident import CauseFound, RemedyProposed
+
+_N_OWN = 2
+"""A cause's first remedies are those that speak for it; later ones help against much."""
+
+
+def best_verdicts(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
+    """Return one verdict for each remedy: a remedy may be tried in several strengths, and one that helps is enough."""
+    order = {"confirmed": 0, "refuted": 1, "inconclusive": 2}
+    found: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        known = found.get(verdict.slug)
+        if known is None or order[verdict.kind] < order[known.kind]:
+            found[verdict.slug] = verdict
+    return found
+
+
+def conclude_remedies(proposed: tuple[RemedyProposed, ...], verdicts: dict[str, Verdict]) -> tuple[RemedyProposed, ...]:
+    """Return the remedies with what was tried: those that helped first, those that did not last."""
+    found = []
+    for remedy in proposed:
+        verdict = verdicts.get(remedy.slug)
+        if verdict is not None:
+            patch = verdict.patch or remedy.patch
+            remedy = replace(remedy, proved=verdict.proved, outcome=verdict.outcome, patch=patch)
+        found.append(remedy)
+    rank = {True: 0, None: 1, False: 2}
+    return tuple(sorted(found, key=lambda remedy: rank[remedy.proved]))
+
+
+def conclude_causes(causes: tuple[CauseFound, ...], verdicts: dict[str, Verdict]) -> tuple[CauseFound, ...]:
+    """Return the causes with confidences that follow the verdicts on their own first remedies.
+
+    A guard helps against several causes of one kind, and a smaller learning rate against much: a verdict moves a
+    confidence, it does not overrule what was measured.
+    """
+    known = {cause.slug: cause for cause in catalogue.all_causes()}
+    found = []
+    for cause in causes:
+        own = [verdicts[slug] for slug in known[cause.slug].remedies[:_N_OWN] if slug in verdicts]
+        kinds = {verdict.kind for verdict in own}
+        confidence = cause.confidence
+        evidence = cause.evidence
+        if "confirmed" in kinds:
+            confidence = 1 - (1 - confidence) * 0.6
+            helped = next(verdict for verdict in own if verdict.kind == "confirmed")
+            evidence = (*evidence, f"tried, {helped.slug}: {helped.outcome}")
+        elif "refuted" in kinds and len(own) >= 1 and kinds == {"refuted"}:
+            confidence *= 0.75
+            evidence = (*evidence, f"tried, {own[0].slug}: {own[0].outcome}")
+        found.append(replace(cause, confidence=min(confidence, 0.99), evidence=evidence))
+    return tuple(sorted(found, key=lambda cause: -cause.confidence))

@@ -1,0 +1,71 @@
+"""What came of trying one remedy on the failing step."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["confirmed", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One remedy, tried.
+
+    `confirmed`: with it, and nothing else changed, the same steps stay finite. `refuted`: they fail all the same.
+    `inconclusive`: the change could not be applied, or something else ended the attempt. `outcome` says what was
+    measured. `change` is the change in words; `patch` one line of code where it can be said in one.
+    """
+
+    slug: str
+    kind: Kind
+    outcome: str
+    change: str | None = None
+    patch: str | None = None
+
+    @property
+    def proved(self) -> bool | None:
+        """Return the verdict as a report has it."""
+        return {"confirmed": True, "refuted": False, "inconclusive": None}[self.kind]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an attempt showed. `failure` is None where it stayed finite, else what was non-finite."""
+
+    n_steps: int
+    loss: float | None = None
+    grad_norm: float | None = None
+    failure: str | None = None
+    error: str | None = None
+    n_applied: int | None = None
+    """How often the change took hold, where that is counted: a change that never did proves nothing."""
+    growth: float | None = None
+    """The last loss over the first, where several steps were run."""
+
+
+def judge(slug: str, change: str, measured: Measured, patch: str | None = None) -> Verdict:
+    """Return the verdict on one attempt."""
+    if measured.n_applied == 0:
+        return Verdict(slug, "inconclusive", f"{change}: there was nothing to apply it to", change, patch)
+    if measured.failure is not None:
+        return Verdict(slug, "refuted", f"{change}: {measured.failure} all the same", change, patch)
+    if measured.error is not None:
+        return Verdict(slug, "inconclusive", f"{change}: the step ended in {measured.error}", change, patch)
+    if measured.growth is not None and measured.growth > 1e3:
+        grown = (
+            f"{change}: still finite after {_steps(measured.n_steps)}, but the loss grew {measured.growth:.3g} times"
+        )
+        return Verdict(slug, "refuted", grown, change, patch)
+    return Verdict(slug, "confirmed", f"{change}: finite over {_measured(measured)}", change, patch)
+
+
+def _measured(measured: Measured) -> str:
+    words = [_steps(measured.n_steps)]
+    if measured.loss is not None:
+        words.append(f"loss {measured.loss:.4g}")
+    if measured.grad_norm is not None:
+        words.append(f"gradient norm {measured.grad_norm:.3g}")
+    return ", ".join(words)
+
+
+def _steps(count: int) -> str:
+    return "the step" if count <= 1 else f"{count} steps"
