@@ -116,6 +116,19 @@ GRAPH_BREAK = """
 """
 
 
-@pytest.mark.xfail(reason="torch.compile traces what a watched loop calls in a function it gave up", strict=False)
 def test_a_function_that_was_not_compiled_is_like_python(like_python: Any) -> None:
     like_python({"main.py": GRAPH_BREAK.replace("print(broken", "x = torch.ones(2)\n    print(broken")})
+
+
+READING = """
+    import torch
+
+    x = torch.tensor(2.0, requires_grad=True)
+    for _ in range(2):
+        print(float(x))
+"""
+
+
+def test_a_warning_of_pytorch_names_the_users_line(like_python: Any) -> None:
+    outcome = like_python({"main.py": READING})
+    assert "main.py" in outcome.stderr

@@ -22,7 +22,7 @@ from whynan.adapters.torch.watch import Watch
 from whynan.adapters.torch.window import Item, Window
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult, Symptom
-from whynan.records.incident import Stage, What
+from whynan.records.incident import CauseFound, Stage, What
 from whynan.report.progress import Progress
 from whynan.slicing.origin import Slice
 from whynan.snapshot.python_state import NamesSnapshot, frame_values
@@ -404,6 +404,10 @@ class Plan:
         if experiments.wants_window():
             yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
         self._known = experiments.concluded()
+
+    def causes(self) -> tuple[CauseFound, ...]:
+        """Return the causes found so far."""
+        return self._known.causes if self._known is not None else ()
 
     def _outer_for(self, experiments: Experiments) -> Pass | None:
         """Return the iteration around this one in which the experiments that are left can be made.

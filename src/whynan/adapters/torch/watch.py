@@ -8,6 +8,7 @@ import functools
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -356,9 +357,16 @@ class Watch:
     # Numbers that the script reads ------------------------------------------------------------------------------------
 
     def _read(self, original: Any) -> Any:
+        may_warn = original.__name__ == "__float__"
+
         @functools.wraps(original)
         def read(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-            value = original(tensor, *args, **kwargs)
+            nonlocal may_warn
+            if may_warn and tensor.requires_grad:
+                value = _with_warnings_of(sys._getframe(1), original, tensor)
+                may_warn = torch.is_warn_always_enabled()
+            else:
+                value = original(tensor, *args, **kwargs)
             if value.__class__ is float and value - value != 0.0 and not self._is_off():
                 frame = _reading_frame(sys._getframe(1))
                 if frame is not None:
@@ -383,6 +391,31 @@ class Watch:
     def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
         frame = frame or live_user_frame(sys._getframe(1))
         return name_of_tensor(tensor, frame) or "loss"
+
+
+def _with_warnings_of(frame: FrameType, original: Any, tensor: Any) -> Any:
+    """Call `original(tensor)`; a warning that it gives is given for the line of `frame`, which called it.
+
+    PyTorch warns once about a number read from a tensor that requires grad, and takes the innermost Python frame for
+    the culprit. The filters stay untouched: a change would make the user's other once-only warnings appear again.
+    """
+    caught: list[Any] = []
+    show = warnings._showwarnmsg  # type: ignore[attr-defined]
+    warnings._showwarnmsg = caught.append  # type: ignore[attr-defined]
+    try:
+        value = original(tensor)
+    finally:
+        warnings._showwarnmsg = show  # type: ignore[attr-defined]
+    for warning in caught:
+        warnings.warn_explicit(
+            warning.message,
+            warning.category,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+            frame.f_globals.get("__name__", "__main__"),
+            frame.f_globals.setdefault("__warningregistry__", {}),
+        )
+    return value
 
 
 def _reading_frame(frame: FrameType | None) -> FrameType | None:

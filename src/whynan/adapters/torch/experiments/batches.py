@@ -99,6 +99,8 @@ def _mapped(search: SampleSearch, change: Callable[[str, Any], Any]) -> tuple[di
 
 def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
     """Yield boxes with an area, known numbers for missing targets, targets within their range."""
+    if evidence.bad_leaf is not None and evidence.bad_leaf.tensor.role == "batch":
+        return  # it is the input that is bad, and a target mended would be beside the point
     for words, change in (
         ("boxes without area made one pixel large", _boxes),
         ("non-finite targets replaced by the mean of the others", _known),
@@ -164,7 +166,7 @@ def _boxes(name: str, value: Any) -> Any:
 
 def _known(name: str, value: Any) -> Any:
     values = _as_tensor(value)
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+    if not values.is_floating_point() or not _is_target(name) or bool(torch.isfinite(values).all()):
         return value
     good = values[torch.isfinite(values)]
     fill = float(good.mean()) if good.numel() else 0.0
@@ -189,7 +191,7 @@ def _unit(name: str, value: Any) -> Any:
 
 def _is_target(name: str) -> bool:
     plain = name.lower()
-    return any(word in plain for word in ("y", "target", "label", "mask", "[1]", "box", "gt"))
+    return plain == "table" or any(word in plain for word in ("y", "target", "label", "mask", "[1]", "box", "gt"))
 
 
 def normalize_inputs(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
@@ -221,7 +223,7 @@ def _standardised(name: str, value: Any) -> Any:
     if not wide.numel() or float(wide.abs().max()) <= _LARGE:
         return value
     mean, std = float(wide.mean()), float(wide.std())
-    return _like(((values.double() - mean) / (std + 1e-6)).clamp(-10, 10).to(values.dtype), value)
+    return _like(((values.double() - mean) / (std + 1e-6)).to(values.dtype), value)
 
 
 class StandardisedInputs:
@@ -257,4 +259,4 @@ class StandardisedInputs:
             self._statistics[key] = (float(wide.mean()), float(wide.std()) + 1e-6)
         mean, std = self._statistics[key]
         self.n_applied += 1
-        return ((value.double() - mean) / std).clamp(-10, 10).to(value.dtype) if math.isfinite(std) else value
+        return ((value.double() - mean) / std).to(value.dtype) if math.isfinite(std) else value

@@ -61,6 +61,7 @@ def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterato
         return
     op = facts.op_of(evidence)
     yield from _guarded("clamp-or-eps", f"the argument of {op} clamped at its line", clamp.GUARDS, evidence, place)
+    yield Change("clamp-or-eps", f"the argument of {op} clamped closely at its line", GuardMode(clamp.CLOSE, place))
     for near in _near(traced):
         words = f"arguments clamped at line {near.line}, where the value comes from"
         yield Change("clamp-or-eps", words, GuardMode(_narrowed_near(), at_line(near)))
@@ -105,9 +106,14 @@ def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator
     """Yield the losses of the step in their stable forms; then with what the logarithm got taken for logits."""
     place = _place(traced) or (lambda frame: False)
     yield Change("stable-loss", "the loss computed from its logits", StableMode(place))
-    if evidence.logits_as_probabilities or evidence.loss_function:
+    if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
+
+
+def _is_mismatched(plan: "Plan") -> bool:
+    """Whether the diagnosis says that a loss got what it is not made for."""
+    return any(cause.slug == "loss-input-mismatch" for cause in plan.causes())
 
 
 def full_precision(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:

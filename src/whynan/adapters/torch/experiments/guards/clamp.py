@@ -240,3 +240,33 @@ GUARDS: dict[str, Guard] = {
     "cdist": _cdist, "pairwise_distance": _pairwise_distance, "cosine_similarity": _cosine_similarity,
     "normalize": _normalize, "acosh": _acosh, "atan2": _atan2, "gaussian_nll_loss": _gaussian_nll,
 }  # fmt: skip
+
+
+def _close_exp(call: Call) -> Any:
+    """At most 62.5, the bound that box decoding has: log(1000 / 16)."""
+    x = call.args[0]
+    return call.run(x.clamp(max=4.135)) if is_floating(x) else None
+
+
+def _close_div(call: Call) -> Any:
+    divisor = call.argument(1, "other")
+    return call.run(call.args[0], away_from_zero(divisor, 1e-3)) if is_floating(divisor) else None
+
+
+def _close_sqrt(call: Call) -> Any:
+    x = call.args[0]
+    return call.run(x.clamp(min=0) + 1e-6) if is_floating(x) else None
+
+
+def _close_log(call: Call) -> Any:
+    x = call.args[0]
+    return call.run(x.clamp(min=1e-4)) if is_floating(x) else None
+
+
+CLOSE: dict[str, Guard] = {
+    **dict.fromkeys(("exp", "exp2", "expm1"), _close_exp),
+    **dict.fromkeys(("log", "log2", "log10"), _close_log),
+    **dict.fromkeys(("sqrt", "rsqrt"), _close_sqrt),
+    "div": _close_div, "reciprocal": lambda call: call.run(away_from_zero(call.args[0], 1e-3)),
+}  # fmt: skip
+"""Wider margins, for where the smallest one leaves numbers that overflow further on."""
