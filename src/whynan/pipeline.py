@@ -81,6 +81,8 @@ class Session:
 
     def record(self, incident: Incident) -> None:
         self.incidents.append(incident)
+        if self.options.policy != "stop":
+            self._save(self.recording(None))  # the run goes on, and may be killed before its end
         if self.request is not None and incident.replay.reproduced:
             rerun.answer(self.request, incident)
 

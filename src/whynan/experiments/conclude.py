@@ -8,7 +8,7 @@ from whynan.experiments.verdict import Verdict
 from whynan.records.incident import CauseFound, RemedyProposed
 
 _N_OWN = 2
-"""A cause's first remedies are those that speak for it; later ones help against much."""
+"""A cause's first remedy is what speaks for it, or the second where the first could not be tried."""
 
 
 def best_verdicts(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
@@ -44,16 +44,16 @@ def conclude_causes(causes: tuple[CauseFound, ...], verdicts: dict[str, Verdict]
     known = {cause.slug: cause for cause in catalogue.all_causes()}
     found = []
     for cause in causes:
-        own = [verdicts[slug] for slug in known[cause.slug].remedies[:_N_OWN] if slug in verdicts]
+        tried = [verdicts[slug] for slug in known[cause.slug].remedies[:_N_OWN] if slug in verdicts]
+        own = [verdict for verdict in tried if verdict.kind != "inconclusive"][:1]
         kinds = {verdict.kind for verdict in own}
         confidence = cause.confidence
         evidence = cause.evidence
         if "confirmed" in kinds:
             confidence = 1 - (1 - confidence) * 0.6
-            helped = next(verdict for verdict in own if verdict.kind == "confirmed")
-            evidence = (*evidence, f"tried, {helped.slug}: {helped.outcome}")
-        elif "refuted" in kinds and len(own) >= 1 and kinds == {"refuted"}:
-            confidence *= 0.75
+            evidence = (*evidence, f"tried, {own[0].slug}: {own[0].outcome}")
+        elif "refuted" in kinds:
+            confidence *= 0.7
             evidence = (*evidence, f"tried, {own[0].slug}: {own[0].outcome}")
         found.append(replace(cause, confidence=min(confidence, 0.99), evidence=evidence))
     return tuple(sorted(found, key=lambda cause: -cause.confidence))

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from whynan.recovery.ladder import Limits
+
 Policy = Literal["stop", "recover", "observe"]
 
 
@@ -23,3 +25,5 @@ class RunOptions:
     script: str | None = None
     module: str | None = None
     root: Path = field(default_factory=Path.cwd)
+    limits: Limits = field(default_factory=Limits)
+    """How far `recover` goes."""

@@ -133,7 +133,7 @@ def _action(plan: "Plan") -> str:
     if policy == "observe":
         return "nothing was changed; the script went on"
     if policy == "recover":
-        return "the batch was skipped, what it had changed was put back, the run goes on"
+        return "nothing was changed; the script goes on"
     if plan.pending.when == "after optimizer.step()":
         return "stopped; the parameters are those from before the step" if plan._target else "stopped"
     return "stopped before the optimizer could use it"

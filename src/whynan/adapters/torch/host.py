@@ -17,6 +17,7 @@ from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.plan import Decision, Pending, Plan
 from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.watch import Watch
@@ -67,6 +68,7 @@ class TorchHost:
         self.skipped: list[Incident] = []
         self.n_skipped_in_a_row = 0
         self.inline: InlineTrace | None = None
+        self.recovery = Recovery(self.watch, options.limits)
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
@@ -313,11 +315,24 @@ class TorchHost:
         if self.pending is None:
             self._look_at_end(current)
         if self.pending is not None and self.pending.target is current:
+            if self._is_skipped_at_once(current, self.pending):
+                return False
             self.plan = Plan(self, current, self.pending, self.left_to_do)
             self.left_to_do = None
             return self._go_on(current)
         self._note_end(current)
         return False
+
+    def _is_skipped_at_once(self, current: Pass, pending: Pending) -> bool:
+        """Under `recover`, what has been explained often enough is undone and skipped without another replay."""
+        if self.options.policy != "recover" or pending.stage != "train" or current.snapshot is None:
+            return False
+        if pending.what == "parameter" or not self.recovery.is_familiar(pending):
+            return False
+        current.snapshot.restore(current.frame)
+        self.pending, self.read = None, None
+        self._note_end(current)
+        return True
 
     def _note_end(self, current: Pass) -> None:
         trained = current.trained

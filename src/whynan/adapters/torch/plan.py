@@ -6,7 +6,7 @@ its end. The first attempt is traced, the next ones find the guilty sample by re
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,7 +81,7 @@ class Pending:
 class Decision:
     """What the host is to do. `outer` is the iteration to replay instead, for "escalate" and "experiment"."""
 
-    kind: Literal["stop", "continue", "innocent", "escalate", "experiment", "run-for-real"]
+    kind: Literal["stop", "continue", "recover", "innocent", "escalate", "experiment", "run-for-real"]
     incident: Incident | None = None
     outer: Pass | None = None
     experiments: Experiments | None = None
@@ -183,9 +183,23 @@ class Plan:
         snapshot = self.target.snapshot
         if decision.kind == "run-for-real" and snapshot is not None:
             snapshot.restore(self.target.frame, self._originals)
+        elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
+            snapshot.restore(self.target.frame, self._originals)
+            return self._recovered(decision.incident)
         elif decision.kind in ("continue", "innocent") and self._after is not None:
             self._after.restore(self.target.frame)
         return decision
+
+    def _recovered(self, incident: Incident) -> Decision:
+        """Make the intervention that is next, the step itself being undone; stop where the limits are reached."""
+        recovery = self.host.recovery
+        action, words = recovery.intervene(self, incident)
+        why = incident.causes[0].title if incident.causes else f"{incident.symptom.what} is {incident.symptom.value}"
+        recovery.log(incident.symptom.step, why, words)
+        if incident.origin is not None:
+            recovery.known_lines.add((incident.origin.source.file, incident.origin.source.line))
+        done = replace(incident, action=words)
+        return Decision("stop", done) if action == "stop" else Decision("continue", done)
 
     def _enter(self, attempt: Attempt) -> None:
         snapshot = self.target.snapshot
@@ -387,14 +401,22 @@ class Plan:
             self.progress.stage("looking for the sample")
             yield from search.attempts()
         incident = self._known = explain.incident(self, traced, search)
-        if traced.is_finite or not self.host.options.prove or self.evidence is None or self.is_out_of_time():
+        if traced.is_finite or not self._is_to_be_proved(incident):
             return self._decide(incident)
+        assert self.evidence is not None
         experiments = Experiments(self, traced, search, incident, self.evidence)
         yield from self._step_experiments(experiments)
         outer = self._outer_for(experiments)
         if outer is not None:
             return Decision("experiment", experiments.concluded(), outer, experiments)
         return self._decide(experiments.concluded())
+
+    def _is_to_be_proved(self, incident: Incident) -> bool:
+        """Whether remedies are to be tried: not for what has been diagnosed before in this run."""
+        if not self.host.options.prove or self.evidence is None or self.is_out_of_time():
+            return False
+        source = incident.origin.source if incident.origin is not None else None
+        return source is None or (source.file, source.line) not in self.host.recovery.known_lines
 
     def _step_experiments(self, experiments: Experiments) -> Generator[Attempt, None, None]:
         """Try the remedies on this iteration, then over the iterations before it."""
@@ -479,8 +501,12 @@ class Plan:
             return Decision("continue", incident)
         if policy == "observe":
             return Decision("run-for-real" if self.pending.leaves else "continue", incident)
-        if policy == "recover" and not self.pending.leaves:
-            return Decision("continue", incident)
+        if policy == "recover" and self.pending.stage == "train" and self._target is not None:
+            return Decision("recover", incident)
+        if policy == "recover":
+            return Decision(
+                "run-for-real" if self.pending.leaves and self._target is not None else "continue", incident
+            )
         return Decision("stop", incident)
 
     def is_out_of_time(self) -> bool:

@@ -162,6 +162,9 @@ class Watch:
             roots = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
             scaled = self._guarded(self._look_at_roots, [root for root in roots if root.numel() == 1], False)
             result = original(outputs, inputs, *args, **kwargs)
+            if self.around_step is not None and self.around_step.on_returned is not None:
+                result = self.around_step.on_returned(result)
+                self.around_step.n_applied += 1
             if not scaled:
                 wanted = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
                 self._guarded(self._look_at_returned, wanted, result)

@@ -170,6 +170,11 @@ class Windows:
             del self.first[index]
         self.recent[index] = [other for other in self.recent.get(index, []) if other is not window]
 
+    def copies(self) -> list[Window]:
+        """Return every window there is: each begins with a full copy of parameters and optimizer state."""
+        found = [*self.first.values(), *(window for windows in self.recent.values() for window in windows)]
+        return sorted(found, key=lambda window: window.n_steps)
+
     def of(self, current: "Pass") -> list[Window]:
         """Return the windows that end with this iteration, shortest first."""
         index = current.site.index

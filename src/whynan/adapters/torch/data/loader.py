@@ -84,6 +84,7 @@ def uninstall() -> None:
         torch_dataloader._BaseDataLoaderIter._next_index = _original
         _original = None
         _draws.clear()
+        _left_out.clear()
 
 
 def recent(back: int = 0) -> list[BatchOrigin]:
@@ -106,9 +107,11 @@ def recent(back: int = 0) -> list[BatchOrigin]:
     return [origin for origin, _ in found]
 
 
-def _note(iterator: Any, index: Any) -> None:
-    """Keep one drawn index list. Runs for every batch: no tensor operation, no import."""
+def _note(iterator: Any, index: Any) -> Any:
+    """Keep one drawn index list, and return it. Runs for every batch: no tensor operation, no import."""
     try:
+        if _left_out:
+            index = _kept_of(iterator, index)
         draws = _of(iterator)
         in_process = iterator._num_workers == 0
         drawn = tuple(index) if type(index) is list else index  # a sampler may reuse its list
@@ -117,6 +120,7 @@ def _note(iterator: Any, index: Any) -> None:
         draws.tick = next(_ticks)
     except Exception:  # a record lost is no reason to end a training run
         pass
+    return index
 
 
 def _note_end(iterator: Any) -> None:
@@ -223,6 +227,26 @@ def _as_indices(drawn: Any) -> tuple[Any, ...]:
     return tuple(index.item() if hasattr(index, "item") and not getattr(index, "ndim", 0) else index for index in drawn)
 
 
+_left_out: dict[int, tuple[Any, set[Any]]] = {}
+
+
+def leave_out(origin: BatchOrigin, samples: Any) -> None:
+    """Leave samples out of all batches that loaders draw of this dataset from now on."""
+    _, indices = _left_out.setdefault(id(origin.dataset), (origin.dataset, set()))
+    for sample in samples:
+        if sample.position is not None and sample.position < len(origin.indices):
+            indices.add(origin.indices[sample.position])
+
+
+def _kept_of(iterator: Any, index: Any) -> Any:
+    """Return the drawn indices without those that are left out; a batch of none but those stays as it is."""
+    known = _left_out.get(id(iterator._dataset))
+    if known is None or known[0] is not iterator._dataset or not isinstance(index, (list, tuple)):
+        return index
+    kept = [one for one in index if one not in known[1]]
+    return kept if kept and len(kept) < len(index) else index
+
+
 _SOURCE = """
 def _next_index(self):
     try:
@@ -230,7 +254,7 @@ def _next_index(self):
     except StopIteration:
         __whynan_note_end__(self)
         raise
-    __whynan_note__(self, index)
+    index = __whynan_note__(self, index)
     return index
 """
 

@@ -113,7 +113,7 @@ def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Samp
             continue
         if n_changed:
             yield Change("fix-labels", words, names=names, drawn=drawn)
-        else:
+        elif evidence.bad_leaf is None or evidence.bad_leaf.tensor.role == "target":
             table = _Repaired(plan, traced, change)
             if table.tables:
                 yield Change("fix-labels", words, table)
@@ -192,6 +192,25 @@ def _unit(name: str, value: Any) -> Any:
 def _is_target(name: str) -> bool:
     plain = name.lower()
     return plain == "table" or any(word in plain for word in ("y", "target", "label", "mask", "[1]", "box", "gt"))
+
+
+def guarded_data(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Iterator[Change]:
+    """Yield the batch as a guard where it is prepared makes it: 0 where the plain formula gives NaN or Inf."""
+    words = "the non-finite values of the batch 0, as an eps where they are made gives"
+    names, drawn, n_changed = _mapped(search, _finite)
+    if n_changed:
+        yield Change("clamp-or-eps", words, names=names, drawn=drawn)
+        return
+    table = _Repaired(plan, traced, _finite)
+    if table.tables:
+        yield Change("clamp-or-eps", words, table)
+
+
+def _finite(name: str, value: Any) -> Any:
+    values = _as_tensor(value)
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return value
+    return _like(torch.nan_to_num(values, 0.0, 0.0, 0.0), value)
 
 
 def normalize_inputs(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:

@@ -38,6 +38,8 @@ class Around:
     after: Callable[[Any, int], None] = lambda optimizer, step: None
     on_start: Callable[[], None] = lambda: None
     on_gradients: Callable[[int], None] | None = None
+    on_returned: Callable[[Any], Any] | None = None
+    """What becomes of the gradients that `torch.autograd.grad` returns."""
     n_applied: int = 0
 
     def __enter__(self) -> None:

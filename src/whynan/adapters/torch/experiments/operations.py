@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from whynan.adapters.torch.experiments.batches import guarded_data
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.experiments.custom import AutogradsOwn, FiniteBackward, function_called
 from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class
@@ -10,6 +11,7 @@ from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, 
 from whynan.adapters.torch.experiments.guards.call import Guard
 from whynan.adapters.torch.experiments.precision import WholeStep, WiderOp
 from whynan.adapters.torch.experiments.stable import StableMode
+from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
 
@@ -54,8 +56,11 @@ def _guarded(slug: str, words: str, guards: dict[str, Guard], evidence: Evidence
     yield Change(slug, f"{words}, every operation of the line", GuardMode(guards, place))
 
 
-def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
+def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
     """Yield the argument kept away from the singular point."""
+    if facts.is_data(evidence):
+        yield from guarded_data(plan, traced, search)
+        return
     place = _place(traced)
     if place is None:
         return

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.window import Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
-    "clamp-or-eps": operations.clamp_or_eps,
     "double-where": operations.double_wheres,
     "skip-empty": operations.skip_empties,
     "mask-fix": operations.mask_fix,
@@ -32,6 +31,7 @@ _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
     "fix-custom-op": operations.fix_custom_op,
 }
 _BATCHES: dict[str, Callable[..., Iterator[Change]]] = {
+    "clamp-or-eps": operations.clamp_or_eps,
     "drop-sample": batches.drop_sample,
     "fix-labels": batches.fix_labels,
     "normalize-inputs": batches.normalize_inputs,

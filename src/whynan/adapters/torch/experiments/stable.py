@@ -127,9 +127,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             return self._nll(known, func, args, kwargs)
         if name == "ctc_loss" and not kwargs.get("zero_infinity"):
             return func(*args[:6], **{**kwargs, "zero_infinity": True})
-        if name == "poisson_nll_loss" and kwargs.get("log_input", True) and is_floating(x):
-            limit = eps_of(x, EXP_LIMIT)
-            return func(x.clamp(max=limit), *args[1:], **kwargs) if self._is_exploding(x, limit) else None
+        if name == "poisson_nll_loss" and is_floating(x):
+            return self._poisson(func, x, args, kwargs)
         if name == "exp" and is_floating(x) and self.place(live_user_frame(sys._getframe(2))):
             return self._shifted(x)
         return None
@@ -141,6 +140,14 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
         if known is None and self.takes_logits:
             return func(F.log_softmax(args[0], dim=1), *args[1:], **kwargs)
         return None
+
+    def _poisson(self, func: Any, x: Any, args: Any, kwargs: Any) -> Any:
+        """Rates must be positive; their logarithms, which a layer without an activation gives, need not be."""
+        log_input = args[2] if len(args) > 2 else kwargs.get("log_input", True)
+        if not log_input and self.takes_logits:
+            return func(x, args[1], True, *args[3:], **_without(kwargs, "log_input"))
+        limit = eps_of(x, EXP_LIMIT)
+        return func(x.clamp(max=limit), *args[1:], **kwargs) if log_input and self._is_exploding(x, limit) else None
 
     def _is_exploding(self, x: Any, limit: float) -> bool:
         return x.numel() > 0 and float(x.detach().max()) > limit

@@ -22,6 +22,31 @@ def lower_learning_rate(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
         factor = 1 / divisor
         yield _rated(plan, "lower-learning-rate", f"learning rate divided by {divisor}", lambda step, f=factor: f)  # type: ignore[misc]
 
+    for factor in (0.1, 0.01):
+        around = Around(plan.host.watch, _nothing, on_returned=_times(factor))
+        words = f"updates by hand with gradients times {factor:g}, which is a learning rate so much smaller"
+        yield Change("lower-learning-rate", words, around, scope="window")
+
+
+def _nothing(optimizer: Any, step: int) -> None:
+    pass
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda gradients: _each(gradients, lambda gradient: gradient * factor)
+
+
+def _each(gradients: Any, change: Callable[[Any], Any]) -> Any:
+    """Return the gradients changed one by one; they stay differentiable."""
+    return tuple(None if gradient is None else change(gradient) for gradient in gradients)
+
+
+def _clipped(gradients: Any, limit: float) -> Any:
+    norms = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    total = torch.sqrt(torch.stack(norms).sum() + 1e-12) if norms else torch.ones(())
+    factor = (limit / total).clamp(max=1.0)
+    return _each(gradients, lambda gradient: gradient * factor)
+
 
 def warmup(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
     """Yield a linear warm-up over four times the steps that the failing run had made, at least 20."""
@@ -79,6 +104,8 @@ def clip_gradients(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
                 [p for p in plan.host.known.parameters() if p.grad is not None], limit
             )
         yield Change("clip-gradients", f"gradient norm clipped at {limit:g}", around, scope="window")
+    around = Around(plan.host.watch, _nothing, on_returned=lambda grads: _clipped(grads, 1.0))
+    yield Change("clip-gradients", "gradients of updates by hand clipped at norm 1", around, scope="window")
 
 
 def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
@@ -95,7 +122,7 @@ def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
     yield Change(
         "better-init",
         "weights initialized by their fan-in",
-        Around(plan.host.watch, lambda optimizer, step: None, on_start=start),
+        Around(plan.host.watch, _nothing, on_start=start),
         scope="start",
         n_applied=lambda: len(known.parameters()),
     )

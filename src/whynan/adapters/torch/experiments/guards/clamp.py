@@ -216,6 +216,13 @@ def _gaussian_nll(call: Call) -> Any:
     return call.func(*args, **{**call.kwargs, "var": variance.clamp(min=1e-6)})
 
 
+def _poisson_nll(call: Call) -> Any:
+    x, log_input = call.args[0], call.argument(2, "log_input", default=True)
+    if log_input:
+        return call.func(x.clamp(max=eps_of(x, EXP_LIMIT)), *call.args[1:], **call.kwargs)
+    return call.func(x.clamp(min=eps_of(x)), *call.args[1:], **call.kwargs)
+
+
 def _prod(call: Call) -> Any:
     x = call.args[0]
     return call.run(away_from_zero(x)) if is_floating(x) else None
@@ -239,6 +246,7 @@ GUARDS: dict[str, Guard] = {
     "rpow": _rpow, "div": _div, "rdiv": _rdiv, "reciprocal": _rdiv, "remainder": _div, "fmod": _div, "norm": _norm,
     "cdist": _cdist, "pairwise_distance": _pairwise_distance, "cosine_similarity": _cosine_similarity,
     "normalize": _normalize, "acosh": _acosh, "atan2": _atan2, "gaussian_nll_loss": _gaussian_nll,
+    "poisson_nll_loss": _poisson_nll,
 }  # fmt: skip
 
 
