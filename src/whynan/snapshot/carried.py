@@ -31,12 +31,12 @@ def _tree(filename: str) -> ast.Module | None:
         return None
 
 
-def find_loop(site: LoopSite) -> ast.For | ast.While | None:
-    """Return the loop's node in its file's source; None where the source is not what was run."""
+def find_loop(site: LoopSite) -> ast.For | ast.While | ast.With | None:
+    """Return the loop's (or the watched block's) node in its file's source; None where that is not what was run."""
     tree = _tree(site.filename)
     for node in ast.walk(tree) if tree else ():
         if (
-            isinstance(node, (ast.For, ast.While))
+            isinstance(node, (ast.For, ast.While, ast.With))
             and node.lineno == site.header_line
             and node.body[0].lineno == site.body_first_line
         ):

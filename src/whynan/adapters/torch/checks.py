@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from whynan.watch.budget import Budget
+from whynan.watching.budget import Budget
 
 _SMALL = 20_000
 

@@ -210,8 +210,8 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
     except Exception as error:
         tell("fetching the sample again failed", error)
         return None
-    if found is None:
-        return None
+    if found is None or found.line is None:
+        return None  # a data set of the library's: the line is that which used the value
     source = SourceLine(short_path(found.file) if found.file else None, found.line, found.function, found.code)
     attribute = re.search(r"self\.(\w+)\s*\[", found.code or "") if found.stored else None
     if attribute is not None and found.file:

@@ -25,7 +25,7 @@ from whynan.launch.host import Unwind, strip_frames, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
-from whynan.watch.budget import Budget
+from whynan.watching.budget import Budget
 
 _WORTH_A_LOOK_S = 2e-4
 """Iterations shorter than this run no model's forward pass."""

@@ -20,7 +20,7 @@ _WORDS = {
     "drop-sample": "the batch was skipped, and sample {sample} is left out for the rest of the run",
     "clip-gradients": "the batch was skipped, and from here on the gradient norm is clipped at {norm:g}",
     "lower-learning-rate": "the batch was skipped, and the learning rate is {factor:g} of the script's from here on",
-    "roll-back": "parameters and optimizer went back to step {step}; the learning rate is {factor:g} of the script's now",
+    "roll-back": "parameters and optimizer went back to step {step}; the learning rate is {factor:g} of what it was",
     "stop": "the limits of recovery are reached: stopped",
 }
 

@@ -23,7 +23,7 @@ from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.launch.host import is_user_file, tell, whynan_frame
-from whynan.watch.history import RunHistory
+from whynan.watching.history import RunHistory
 
 _LOSS_WORDS = (
     "loss",
@@ -350,7 +350,7 @@ class Watch:
 
     def weight_norms(self) -> tuple[float, float]:
         """Return the global L2 norm and the largest magnitude over all parameters."""
-        tensors = [t for t in dense(self.known.parameters()) if t.numel()]
+        tensors = [t.detach() for t in dense(self.known.parameters()) if t.numel()]
         if not tensors:
             return 0.0, 0.0
         norms = torch.stack([t.double().norm() for t in tensors])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from whynan.watch import budget as budget_module
-from whynan.watch.budget import Budget
-from whynan.watch.history import RunHistory, Series
+from whynan.watching import budget as budget_module
+from whynan.watching.budget import Budget
+from whynan.watching.history import RunHistory, Series
 
 
 class Clock:

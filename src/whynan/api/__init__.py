@@ -1,0 +1,1 @@
+"""The Python interface: the same engine for those who edit their code."""
