@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import whynan
 from whynan.api.report import Report
 from whynan.launch import host as launch_host
 from whynan.launch.imports import project_of
@@ -14,6 +15,7 @@ from whynan.pipeline import Session
 from whynan.records import Incident
 
 Event = dict[str, Any]
+_OWN = str(Path(whynan.__file__).parent)
 
 
 class Engine:
@@ -77,4 +79,6 @@ class Engine:
 
 
 def _is_installed(file: str) -> bool:
+    if file.startswith(_OWN):
+        return True
     return "site-packages" in file or "dist-packages" in file or f"{sys.prefix}/lib/" in file

@@ -27,9 +27,9 @@ def run_cell(shell: Any, line: str, cell: str) -> Report | None:
     options = _options(line)
     engine = Engine(options, None)
     # IPython keeps a cell's source under this name, for tracebacks and for us.
-    filename = shell.compile.cache(cell, shell.execution_count)
-    source = shell.transform_cell(cell).encode()
-    rewritten = rewrite(source, filename)
+    source = shell.transform_cell(cell)
+    filename = shell.compile.cache(source, shell.execution_count, raw_code=cell)
+    rewritten = rewrite(source.encode(), filename)
     engine.know(filename)
     engine.register(filename, rewritten)
     try:

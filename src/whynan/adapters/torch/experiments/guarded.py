@@ -67,7 +67,9 @@ class GuardMode(TorchFunctionMode):  # type: ignore[misc]
 
     def _guarded(self, guard: Guard, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any) -> Any:
         plain = {key: value for key, value in kwargs.items() if key != "out"}
-        call = Call(_out_of_place(func, name) if is_in_place else func, name, tuple(args), plain)
+        # In place: the guard works on a copy, since what it computes from is about to be overwritten.
+        given = (args[0].clone(), *args[1:]) if is_in_place else tuple(args)
+        call = Call(_out_of_place(func, name) if is_in_place else func, name, given, plain)
         result = guard(call)
         if result is None or not is_in_place:
             return result
