@@ -95,6 +95,8 @@ def remedy_mark(remedy: Json, replay: Json) -> tuple[str, str]:
     if remedy["proved"] and not replay["reproduced"]:
         # Finite with the remedy says nothing where the step is finite without it.
         return "untried", "not proved"
+    if remedy["proved"] is None and remedy.get("outcome"):
+        return "untried", "tried, says nothing"
     return _REMEDY_MARKS[remedy["proved"]]
 
 
@@ -121,6 +123,8 @@ def how_known(cause: Json, incident: Json) -> str:
     proof = next((r for r in incident["remedies"] if r["proved"] and r["slug"] != "drop-sample"), None)
     if proof and incident["replay"]["reproduced"]:
         return f"confirmed by experiment: the same step is finite after {clean(proof['slug'])}"
+    if any(r["proved"] for r in incident["remedies"]) and incident["replay"]["reproduced"]:
+        return "confirmed by experiment: the same step is finite without that sample"
     if cause["confidence"] >= _MEASURED_FROM and incident["replay"]["reproduced"]:
         return "measured in the replay; not confirmed by an experiment"
     return likelihood(cause["confidence"])
