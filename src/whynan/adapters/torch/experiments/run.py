@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch.experiments import batches, operations, training
 from whynan.adapters.torch.experiments.change import Change
+from whynan.adapters.torch.experiments.patched import patched_function
+from whynan.adapters.torch.experiments.shrink import Shrinking
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
-from whynan.experiments.patch import unified_diff
+from whynan.experiments.patch import patched_source, unified_diff
 from whynan.experiments.verdict import Measured, Verdict, judge
 from whynan.launch.host import tell
 from whynan.records import Incident
@@ -63,6 +65,8 @@ class Experiments:
         self.verdicts: list[Verdict] = []
         self.notes: list[str] = []
         self.later: list[Change] = []
+        self.patches: dict[str, bool] = {}
+        """Whether the step is finite with a remedy's own line in place of the user's, where that was tried."""
         self.seconds = 0.0
 
     # One step -----------------------------------------------------------------------------------------------------
@@ -87,7 +91,39 @@ class Experiments:
                     traced=False, changed=change.names, redraws=change.drawn, mode=change.mode, is_experiment=True
                 )
                 self._note(change, self._measured(change, 1))
+        yield from self._patch_attempts()
+        shrinking = Shrinking(self.plan, self.search)
+        yield from shrinking.attempts()
+        self.notes += [note for note in [shrinking.note()] if note is not None]
         self.seconds += time.monotonic() - began
+
+    def _patch_attempts(self) -> "Generator[Attempt, None, None]":
+        """Yield an attempt for each confirmed remedy that is one new line of a function: with that very line."""
+        from whynan.adapters.torch.plan import Attempt
+
+        record = self.traced.slice.origin if self.traced.slice is not None else None
+        frame = record.stack[0] if record is not None and record.stack else None
+        running = [f.f_code for f in self._frames_around()]
+        for remedy in self.incident.remedies:
+            place = self._file_and_line(remedy.where)
+            if frame is None or place is None or remedy.patch is None or not self._is_settled(remedy.slug):
+                continue
+            source = patched_source(*place, remedy.patch)
+            if source is None or place != (frame.file, frame.line) or self.plan.is_out_of_time():
+                continue
+            mode = patched_function(source, frame, running)
+            if mode is not None:
+                yield Attempt(traced=False, mode=mode, is_experiment=True)
+                self.patches[remedy.slug] = self.plan.outcome.event is None and self.plan.outcome.error is None
+
+    def _frames_around(self) -> list[Any]:
+        """Return the frames that stay on the stack while the iteration runs again."""
+        frames = []
+        frame: Any = self.plan.target.frame
+        while frame is not None:
+            frames.append(frame)
+            frame = frame.f_back
+        return frames
 
     def _changes(self, slug: str) -> Iterator[Change]:
         """Yield the changes that one remedy stands for; a remedy that can't be prepared is told and left out."""
@@ -231,6 +267,10 @@ class Experiments:
 
     def _with_diff(self, remedy: Any) -> Any:
         """Write the patch of a remedy that helped as a unified diff, where its line can be replaced."""
+        if self.patches.get(remedy.slug) is False:
+            return replace(remedy, patch=None)  # the operation guarded is finite, this one line is not enough
+        if self.patches.get(remedy.slug):
+            remedy = replace(remedy, outcome=f"{remedy.outcome}; so is it with the patch applied")
         place = self._file_and_line(remedy.where)
         if remedy.patch is None or place is None or remedy.patch.startswith("--- "):
             return remedy
