@@ -43,6 +43,9 @@ class Adapter(Protocol):
     def history(self) -> dict[str, tuple[float, ...]]:
         """Return the series "loss", "grad_norm", "lr"."""
 
+    def growing_since(self) -> int | None:
+        """Return the step at which steady growth of the loss was certain; None where there was none."""
+
     def skipped(self) -> tuple[Incident, ...]:
         """Return incidents that the script itself handled and survived."""
 
@@ -107,7 +110,7 @@ class Session:
         if pending is not None:
             self.record(pending)
         if not self.incidents:
-            diverging = find_divergence(self.adapter.history(), self.adapter.n_steps())
+            diverging = find_divergence(self.adapter.history(), self.adapter.n_steps(), self.adapter.growing_since())
             if diverging is not None:
                 self.record(replace(diverging, policy=self.options.policy))
 

@@ -48,11 +48,14 @@ class TorchAdapter:
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.watch.history.as_dict()
 
+    def growing_since(self) -> int | None:
+        return self.host.watch.growth.since
+
     def skipped(self) -> tuple[Incident, ...]:
-        return tuple(self.host.skipped)
+        return tuple(self.host.looks.skipped)
 
     def pending_incident(self) -> Incident | None:
-        return self.host.provisional
+        return self.host.looks.provisional
 
     def detach(self) -> None:
         self.host.is_over = True

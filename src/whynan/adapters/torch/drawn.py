@@ -18,7 +18,8 @@ from whynan.snapshot.carried import find_loop
 from whynan.snapshot.python_state import frame_values
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _MAX_ROWS = 100_000
 _SAFE = (

@@ -26,7 +26,8 @@ from whynan.records import (
 from whynan.trace.graph import Leaf, OpRecord
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _SQUASHES = {
     "sigmoid",

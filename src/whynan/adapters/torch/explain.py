@@ -13,11 +13,11 @@ from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.lines import source_line
 from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.reads import sounds_like_loss
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.terms import find_terms
 from whynan.adapters.torch.trace import Tracer
-from whynan.adapters.torch.watch import sounds_like_loss
 from whynan.diagnosis.engine import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
@@ -26,7 +26,8 @@ from whynan.snapshot.python_state import frame_values
 from whynan.trace.graph import Leaf, OpRecord
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Pending, Plan
+    from whynan.adapters.torch.attempt import Outcome, Pending
+    from whynan.adapters.torch.plan import Plan
 
 _MAX_PATH = 60
 _MOVES = {"copy_", "clone", "t", "view", "expand", "_to_copy", "transpose", "permute", "_unsafe_view", "slice_backward"}

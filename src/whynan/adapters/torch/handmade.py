@@ -17,7 +17,8 @@ from whynan.snapshot.python_state import frame_values
 from whynan.trace.graph import Gather
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 Namespace = dict[str, Any]
 _MAX_BATCH = 4096

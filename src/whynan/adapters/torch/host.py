@@ -4,18 +4,20 @@ import linecache
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 import torch
 
 from whynan.adapters.torch import suspects
+from whynan.adapters.torch.attempt import Decision, Pending
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
-from whynan.adapters.torch.plan import Decision, Pending, Plan
+from whynan.adapters.torch.leaving import Leaving
+from whynan.adapters.torch.looks import Looks
+from whynan.adapters.torch.plan import Plan
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.sites import Loops, Pass, Site
@@ -26,17 +28,6 @@ from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.watching.budget import Budget
-
-_WORTH_A_LOOK_S = 2e-4
-"""Iterations shorter than this run no model's forward pass."""
-
-
-class Leaving(Unwind):
-    """Leaves the user's code up to one iteration, or (`target` None) for good."""
-
-    def __init__(self, target: Pass | None) -> None:
-        super().__init__()
-        self.target = target
 
 
 class TorchHost:
@@ -50,6 +41,7 @@ class TorchHost:
         self.watch.before_step = self.before_step
         self.watch.after_step = self.after_step
         self.watch.tick = self.tick
+        self.watch.on_growth = self.grows
         self.left_to_do: Experiments | None = None
         self.loops = Loops(
             self.known,
@@ -60,13 +52,9 @@ class TorchHost:
         )
         self.pending: Pending | None = None
         self.plan: Plan | None = None
-        self.read: tuple[Event, Pass] | None = None
-        self.innocent_lines: set[tuple[str, int | None]] = set()
+        self.looks = Looks(self)
         self.is_over = False
         self.unheard: tuple[Quiet, Pass] | None = None
-        self.provisional: Incident | None = None
-        self.skipped: list[Incident] = []
-        self.n_skipped_in_a_row = 0
         self.inline: InlineTrace | None = None
         self.recovery = Recovery(self.watch, options.limits)
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
@@ -95,7 +83,7 @@ class TorchHost:
             return self.pending.target is current
         if isinstance(error, KeyboardInterrupt):
             return False
-        return self._is_symptom_in(error, current)
+        return self.looks.is_symptom_in(error, current)
 
     def leave(self, value: Any = None) -> Any:
         if self.unheard is not None:
@@ -109,14 +97,14 @@ class TorchHost:
         leaving = self._left_by(frame)
         if self.plan is not None:
             if any(current is self.plan.target for current in leaving):
-                self.plan.ended_by(self._suspect(self.plan.target, frame))
+                self.plan.ended_by(self.looks.suspect(self.plan.target, frame))
                 raise Leaving(self.plan.target)
             return value
         if self.pending is None:
             for current in leaving:
-                event = self._suspect(current, frame)
+                event = self.looks.suspect(current, frame)
                 if event is not None:
-                    self._set_pending(event, current)
+                    self.set_pending(event, current)
                     break
         if self.pending is not None and any(current is self.pending.target for current in leaving):
             self.pending.leaves = True
@@ -133,13 +121,15 @@ class TorchHost:
             return
         if self.plan is not None:
             if self.plan.target in leaving:
-                self.plan.ended_by(self._suspect(self.plan.target, frame))
+                self.plan.ended_by(self.looks.suspect(self.plan.target, frame))
                 raise Leaving(self.plan.target)
             return
         for current in leaving:
-            event = self._suspect(current, frame) if self.pending is None and current.snapshot is not None else None
+            event = (
+                self.looks.suspect(current, frame) if self.pending is None and current.snapshot is not None else None
+            )
             if event is not None:
-                self._set_pending(event, current)
+                self.set_pending(event, current)
         if self.pending is not None and self.pending.target in leaving:
             self.pending.leaves = True
             raise Leaving(self.pending.target)
@@ -182,10 +172,10 @@ class TorchHost:
             return
         targets = self.loops.on_stack(frame)
         if event.when == "read":
-            if targets and event.line not in self.innocent_lines:
-                self.read = (event, targets[0])
+            if targets and event.line not in self.looks.innocent_lines:
+                self.looks.read = (event, targets[0])
             return
-        self._set_pending(event, next((t for t in targets if t.snapshot is not None), None))
+        self.set_pending(event, next((t for t in targets if t.snapshot is not None), None))
         assert self.pending is not None
         if self.pending.target is None:
             self._explain_without_replay(self.pending, bool(targets))
@@ -219,6 +209,11 @@ class TorchHost:
         if (self.plan.pending.what != "buffer" or self.plan.is_attempt_over()) and self.plan.is_past_symptom():
             raise Leaving(self.plan.target)
 
+    def grows(self, early: float, now: float) -> None:
+        """Say that a run diverges when it does; it becomes an incident where nothing overflows later."""
+        text = f"step {self.watch.growth.since}: the loss has grown from {early:.3g} to {now:.3g} and stays there"
+        self.recovery.log_line(f"{text}: the run is diverging")
+
     def tick(self) -> None:
         """End an attempt of several steps that has used its time or made its steps."""
         if self.plan is not None and self.plan.is_attempt_over():
@@ -226,7 +221,7 @@ class TorchHost:
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
-    def _set_pending(self, event: Event, target: Pass | None) -> None:
+    def set_pending(self, event: Event, target: Pass | None) -> None:
         if target is not None and target.snapshot is None:
             # None was affordable when it began. A loop that only evaluates changes little: its end will do.
             self.loops.take_snapshot(target)
@@ -252,35 +247,6 @@ class TorchHost:
         if re.search(r"\bbreak\b", line) and not re.search(r"\breturn\b", line):
             return here[:1]
         return here
-
-    def _suspect(self, current: Pass, frame: FrameType) -> Event | None:
-        """Look for a non-finite loss that the script has seen before we have; None where there is none."""
-        if self.plan is None and self.read is not None and self.read[1] is current and not current.trained:
-            return self.read[0]
-        if current not in self.loops.on_stack(frame):
-            return None
-        return suspects.loss_in_frame(current.frame, current.site, current.trained)
-
-    def _is_symptom_in(self, error: BaseException, current: Pass) -> bool:
-        """Whether an exception of the script's comes from non-finite values; if so, replay the right iteration."""
-        targets = [c for c in self.loops.on_stack(current.frame) if c.snapshot is not None]
-        target = suspects.training_iteration(targets)
-        if target is None:
-            return False
-        event = None
-        if self.read is not None and self.read[1] is target:
-            event = self.read[0]
-        event = event or suspects.nonfinite_in_exception(error, target.frame)
-        if event is None:
-            return False
-        event.error = error
-        self._set_pending(event, target)
-        assert self.pending is not None
-        self.pending.leaves = True
-        self.pending.error = error
-        if target is current:
-            return True
-        raise Leaving(target)
 
     def _failed_in_replay(self, current: Pass, error: BaseException) -> bool:
         assert self.plan is not None
@@ -310,10 +276,10 @@ class TorchHost:
             if self.plan.looks_at_buffers:
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
-                self.plan.ended_quietly(self._suspect(current, current.frame))
+                self.plan.ended_quietly(self.looks.suspect(current, current.frame))
             return self._go_on(current)
         if self.pending is None:
-            self._look_at_end(current)
+            self.looks.at_end(current)
         if self.pending is not None and self.pending.target is current:
             if self._is_skipped_at_once(current, self.pending):
                 return False
@@ -330,7 +296,7 @@ class TorchHost:
         if pending.what == "parameter" or not self.recovery.is_familiar(pending):
             return False
         current.snapshot.restore(current.frame)
-        self.pending, self.read = None, None
+        self.pending, self.looks.read = None, None
         self._note_end(current)
         return True
 
@@ -341,72 +307,12 @@ class TorchHost:
             owner = current.owner
             owner.accumulates = owner.accumulates or (trained and self.watch.n_steps == current.n_steps)
             owner.in_place = owner.in_place or (owner.n_passes <= 3 and bool(current.snapshot.tensors_changed()))
-        if self.read is not None and self.read[1] is current:
-            self.read = None
-        if trained and self.watch.n_steps > current.n_steps and self.provisional is not None:
-            self.skipped.append(self.provisional)
-            self.provisional = None
-            self.n_skipped_in_a_row = 0
-
-    def _look_at_end(self, current: Pass) -> None:
-        """The body ended by itself. A loss was read, or stands in a variable, and nothing was done with it?"""
-        is_read = self.read is not None and self.read[1] is current
-        if current.snapshot is None and not is_read:
-            return
-        if (
-            current.snapshot is not None
-            and current.elapsed > _WORTH_A_LOOK_S
-            and current in self.loops.on_stack(current.frame)
-        ):
-            poisoned = self.watch.poisoned_buffer()
-            if poisoned is not None:
-                poisoned.line = (current.site.filename, current.site.header_line)
-                self._set_pending(poisoned, current)
-                return
-        if current.trained:
-            return
-        event = None
-        if self.read is not None and self.read[1] is current:
-            event = self.read[0]
-        elif current in self.loops.on_stack(current.frame):
-            event = suspects.loss_in_frame(current.frame, current.site, False)
-        if event is None or event.line in self.innocent_lines:
-            return
-        if current.owner.n_training == 0 and event.differentiable and self._is_part_of_a_step(current, event, is_read):
-            return
-        if current.owner.n_training == 0:
-            event.stage = "validation"
-        else:
-            event.was_skipped = True
-            self.n_skipped_in_a_row += 1
-            if self.n_skipped_in_a_row == suspects.MANY_SKIPS:
-                self._end_of_skipping()
-            if self.n_skipped_in_a_row > 1:
-                return
-        self._set_pending(event, current)
-
-    def _is_part_of_a_step(self, current: Pass, event: Event, is_read: bool) -> bool:
-        """Whether a loop that trains nothing runs inside a training step: its losses are that step's to look at."""
-        if not is_read:
-            return True
-        around = [c for c in self.loops.on_stack(current.frame) if c is not current and not c.trained]
-        step = suspects.training_iteration([c for c in around if c.owner.n_training]) or suspects.by_text(around)
-        if step is not None:
-            self.read = (event, step)
-        return step is not None
-
-    def _end_of_skipping(self) -> None:
-        """The script has skipped so many steps in a row that nothing is trained any more: the first is an incident."""
-        incident, self.provisional = self.provisional, None
-        if incident is None:
-            return
-        action = f"the script skipped this step and the next {suspects.MANY_SKIPS - 1}"
-        stops = self.options.policy == "stop"
-        self.record(replace(incident, action=f"stopped: {action}" if stops else f"{action}; it goes on"))
-        if stops:
-            self.is_over = True
-            self.watch.enabled = False
-            raise Leaving(None)
+        if self.looks.read is not None and self.looks.read[1] is current:
+            self.looks.read = None
+        if trained and self.watch.n_steps > current.n_steps and self.looks.provisional is not None:
+            self.looks.skipped.append(self.looks.provisional)
+            self.looks.provisional = None
+            self.looks.n_skipped_in_a_row = 0
 
     # Replaying --------------------------------------------------------------------------------------------------------
 
@@ -430,7 +336,7 @@ class TorchHost:
         return self._act(decision, plan, current)
 
     def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
-        self.pending, self.read = None, None
+        self.pending, self.looks.read = None, None
         if decision.kind == "experiment":
             assert decision.outer is not None
             self.left_to_do = decision.experiments
@@ -439,7 +345,7 @@ class TorchHost:
             raise Leaving(decision.outer)
         if decision.incident is not None:
             if plan.pending.was_skipped:
-                self.provisional = decision.incident
+                self.looks.provisional = decision.incident
             else:
                 self.record(decision.incident)
                 # Where nothing is changed, all that comes after a training step like that follows from it.
@@ -455,7 +361,7 @@ class TorchHost:
             self.pending.target = outer
             raise Leaving(outer)
         if decision.kind == "innocent" and plan.pending.line is not None:
-            self.innocent_lines.add(plan.pending.line)
+            self.looks.innocent_lines.add(plan.pending.line)
         if decision.kind == "run-for-real":
             self.is_over = True  # nothing more is looked at: the script goes the way it wanted
             self.watch.enabled = False

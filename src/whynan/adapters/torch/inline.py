@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch import explain
+from whynan.adapters.torch.attempt import Outcome, Pending
 from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.plan import Outcome, Pending, Plan
+from whynan.adapters.torch.plan import Plan
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass, Site
 from whynan.adapters.torch.trace import Tracer

@@ -6,11 +6,12 @@ its end. The first attempt is traced, the next ones find the guilty sample by re
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch import explain, sources
+from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.quiet import Quiet
@@ -18,103 +19,15 @@ from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
 from whynan.adapters.torch.trace import Tracer
-from whynan.adapters.torch.watch import Watch
-from whynan.adapters.torch.window import Item, Window
+from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
-from whynan.records import Evidence, Incident, ReplayResult, Symptom
-from whynan.records.incident import CauseFound, Stage, What
+from whynan.records import Evidence, Incident, ReplayResult
+from whynan.records.incident import CauseFound
 from whynan.report.progress import Progress
-from whynan.slicing.origin import Slice
 from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
-
-
-@dataclass
-class Pending:
-    """A symptom that waits for the end of its iteration. `line` is where the program stood when it showed."""
-
-    what: What
-    name: str
-    kind: str
-    when: str
-    step: int
-    epoch: int | None
-    stage: Stage
-    target: Pass | None
-    n_tensors: int
-    n_events: int
-    line: tuple[str, int | None] | None = None
-    differentiable: bool = True
-    was_skipped: bool = False
-    leaves: bool = False
-    error: BaseException | None = None
-    grad_norm: float | None = None
-
-    @staticmethod
-    def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
-        step = watch.n_steps
-        if target is not None and (event.stage == "validation" or (step == 0 and not watch.known.optimizers)):
-            step = target.owner.n_passes - 1  # updates by hand are as many as iterations
-        n_events = watch.n_events - target.n_events if target is not None else 0
-        return Pending(
-            event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,
-            event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm,
-        )  # fmt: skip
-
-    def symptom(self) -> Symptom:
-        return Symptom(self.what, self.name, self.kind, self.step, self.epoch, self.stage, self.detail())
-
-    def detail(self) -> str:
-        words = {
-            "backward": "the loss before its backward pass",
-            "read": "a number that the script read",
-            "exit": "a loss in the script's variables",
-            "exception": "an exception of the script's or of a library",
-            "forward": "a running statistic after the forward pass",
-        }
-        return words.get(self.when, self.when)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the host is to do. `outer` is the iteration to replay instead, for "escalate" and "experiment"."""
-
-    kind: Literal["stop", "continue", "recover", "innocent", "escalate", "experiment", "run-for-real"]
-    incident: Incident | None = None
-    outer: Pass | None = None
-    experiments: Experiments | None = None
-
-
-@dataclass
-class Attempt:
-    """One run of the iteration again. `changed` names are bound otherwise, `redraws` is what `next` gives instead."""
-
-    traced: bool
-    changed: dict[str, Any] = field(default_factory=dict)
-    redraws: list[Any] | None = None
-    mode: Any = None
-    """Something that is entered for the attempt."""
-    is_experiment: bool = False
-    """The whole iteration counts, gradients and update included, not only what leads to the symptom."""
-    window: Window | None = None
-    """Several iterations are run, from the window's start on; up to `goal` steps and the time `until`."""
-    goal: int | None = None
-    until: float | None = None
-
-
-@dataclass
-class Outcome:
-    """How an attempt ended: with which event and slice of its trace, or with the exception of the script's."""
-
-    event: Event | None = None
-    slice: Slice | None = None
-    tracer: Tracer | None = None
-    error: BaseException | None = None
-    is_finite: bool = False
-    frames: list[dict[str, Any]] = field(default_factory=list)
-    terms: Any = None
 
 
 class Plan:

@@ -90,8 +90,12 @@ class Recovery:
 
     def log(self, step: int, why: str, done: str) -> None:
         """Say on standard error what was done, when it is done."""
+        self.log_line(f"step {step}: {why}; {done}")
+
+    def log_line(self, text: str) -> None:
+        """Write one line of whynan's own."""
         if sys.__stderr__ is not None:
-            write_safely(f"whynan: step {step}: {why}; {done}\n", sys.__stderr__)
+            write_safely(f"whynan: {text}\n", sys.__stderr__)
 
     def _roll_back(self, plan: "Plan") -> int | None:
         """Put parameters and optimizer back to a full copy, an earlier one each time; return its step."""

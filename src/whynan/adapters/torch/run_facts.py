@@ -9,12 +9,13 @@ from whynan.adapters.torch.roots import calling_line
 from whynan.records import History, OptimizerFacts, Precision
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 
 def history_of(plan: "Plan") -> History:
     watch = plan.host.watch
-    start = watch.weight_norm_start
+    start = watch.weights.norm_start
     now = _finite_weight_norms(plan)
     loss = list(watch.history.loss.values())
     if watch.last_loss is not None and (not loss or loss[-1] != watch.last_loss):
@@ -30,8 +31,8 @@ def history_of(plan: "Plan") -> History:
         weight_norm_now=now[0],
         weight_abs_max_start=start[1] if start else now[1],
         weight_abs_max_now=now[1],
-        largest_growth=tuple(watch.growth()[:8]),
-        largest_gain_start=tuple((watch.gains_start or watch.gains())[:8]),
+        largest_growth=tuple(watch.weights.growth()[:8]),
+        largest_gain_start=tuple((watch.weights.gains_start or watch.weights.gains())[:8]),
     )
 
 
@@ -41,7 +42,7 @@ def _finite_weight_norms(plan: "Plan") -> tuple[float | None, float | None]:
         with torch.no_grad():
             for copy in snapshot.optimizers.values():
                 copy.restore()
-    norm, largest = plan.host.watch.weight_norms()
+    norm, largest = plan.host.watch.weights.weight_norms()
     return (norm if math.isfinite(norm) else None, largest if math.isfinite(largest) else None)
 
 

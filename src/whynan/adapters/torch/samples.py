@@ -15,7 +15,8 @@ from whynan.adapters.torch.drawn import drawn_rows
 from whynan.records import Sample
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Attempt, Outcome, Plan
+    from whynan.adapters.torch.attempt import Attempt, Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _MAX_ATTEMPTS = 24
 
@@ -102,7 +103,7 @@ class SampleSearch:
 
     def _gathered(self) -> "Generator[Attempt, None, None]":
         """The script makes its batches itself: overwrite rows of the tables that it takes them from."""
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         if not self._may_be_a_sample():
             return
@@ -141,7 +142,7 @@ class SampleSearch:
         return origin is None or origin.phase != "optimizer"
 
     def _without(self, positions: list[int], size: int) -> "Attempt":
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         self.n_tried += 1
         healthy = [k for k in range(size) if k not in positions]

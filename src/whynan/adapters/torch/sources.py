@@ -16,7 +16,8 @@ from whynan.snapshot.python_state import _MISSING, frame_values
 from whynan.trace.graph import Gather, Leaf
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _DATA_ROWS = 3
 

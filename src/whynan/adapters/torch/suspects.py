@@ -10,8 +10,8 @@ import torch
 
 from whynan.adapters.torch.elements import kind_at, nonfinite_elements
 from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.reads import sounds_like_loss
 from whynan.adapters.torch.sites import Pass
-from whynan.adapters.torch.watch import sounds_like_loss
 from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
 from whynan.launch.traceback import whynan_frame

@@ -8,7 +8,6 @@ import functools
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -20,26 +19,13 @@ from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, fir
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
-from whynan.launch.host import is_user_file, tell, whynan_frame
+from whynan.adapters.torch.weights import WeightScales
+from whynan.launch.host import tell
+from whynan.watching.growth import GrowthWatch
 from whynan.watching.history import RunHistory
-
-_LOSS_WORDS = (
-    "loss",
-    "nll",
-    "criterion",
-    "cost",
-    "objective",
-    "elbo",
-    "perplex",
-    "ppl",
-    "entropy",
-    "energy",
-    "bce",
-    "mse",
-)
-
 
 _AFTER_BACKWARD = "after backward"
 
@@ -51,16 +37,16 @@ class Watch:
         self.known = known
         self.notify = notify
         self.history = RunHistory()
+        self.growth = GrowthWatch()
+        self.on_growth: Callable[[float, float], None] = lambda early, now: None
         self.scaler = ScalerWatch(self)
         self.n_steps = 0
         self.n_events = 0
         self.enabled = True
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
-        self.weight_norm_start: tuple[float, float] | None = None
+        self.weights = WeightScales(known)
         self.last_clean_step: int | None = None
-        self.norms_start: dict[int, float] = {}
-        self.gains_start: list[tuple[str, float]] = []
         self.last_loss: float | None = None
         self._gradients = TensorGroup(share=0.005, free_s=2.5e-4)
         self._looked_at: list[tuple[int, int]] = []
@@ -288,10 +274,7 @@ class Watch:
     def _before_step(self, optimizer: Any) -> None:
         self.n_events += 1
         self.known.add_optimizer(optimizer)
-        if self.weight_norm_start is None:
-            self.weight_norm_start = self.weight_norms()
-            self.norms_start = {id(p): float(p.detach().norm()) for p in self.known.parameters()}
-            self.gains_start = self.gains()
+        self.weights.begin()
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
         self.before_step(optimizer)
@@ -320,42 +303,12 @@ class Watch:
     def _append_history(self, optimizer: Any) -> None:
         if self.last_loss is not None:
             self.history.loss.append(self.last_loss)
+            if not self.thorough and self.growth.add(self.n_steps - 1, self.last_loss):
+                self.on_growth(*self.growth.facts)
         self.history.grad_norm.append(self.grad_norm if self.grad_norm is not None else math.nan)
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         if rates:
             self.history.lr.append(max(rates))
-
-    def gains(self) -> list[tuple[str, float]]:
-        """Return (name, std * sqrt(fan_in)) of matrices and kernels, largest first; 1 keeps activations in scale."""
-        names = self.known.parameter_names()
-        tables = {id(m.weight) for root in self.known.modules.values() for m in root.modules() if _is_table(m)}
-        found = []
-        for parameter in self.known.parameters():
-            if parameter.dim() >= 2 and parameter.numel() > 1 and id(parameter) not in tables:
-                fan_in = parameter.numel() // parameter.shape[0]
-                gain = float(parameter.detach().float().std()) * math.sqrt(fan_in)
-                found.append((names.get(id(parameter), "parameter"), gain))
-        return sorted(found, key=lambda pair: -pair[1] if pair[1] == pair[1] else 0.0)
-
-    def growth(self) -> list[tuple[str, float]]:
-        """Return (name, norm now over norm at the start) of parameters, largest first."""
-        names = self.known.parameter_names()
-        found = []
-        for parameter in self.known.parameters():
-            start = self.norms_start.get(id(parameter), 0.0)
-            now = float(parameter.detach().norm())
-            if start > 0 and math.isfinite(now):
-                found.append((names.get(id(parameter), "parameter"), now / start))
-        return sorted(found, key=lambda pair: -pair[1])
-
-    def weight_norms(self) -> tuple[float, float]:
-        """Return the global L2 norm and the largest magnitude over all parameters."""
-        tensors = [t.detach() for t in dense(self.known.parameters()) if t.numel()]
-        if not tensors:
-            return 0.0, 0.0
-        norms = torch.stack([t.double().norm() for t in tensors])
-        largest = max(float(t.abs().max()) for t in tensors)
-        return float(norms.norm()), largest
 
     # Numbers that the script reads ------------------------------------------------------------------------------------
 
@@ -366,12 +319,12 @@ class Watch:
         def read(tensor: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal may_warn
             if may_warn and tensor.requires_grad:
-                value = _with_warnings_of(sys._getframe(1), original, tensor)
+                value = with_warnings_of(sys._getframe(1), original, tensor)
                 may_warn = torch.is_warn_always_enabled()
             else:
                 value = original(tensor, *args, **kwargs)
             if value.__class__ is float and value - value != 0.0 and not self._is_off():
-                frame = _reading_frame(sys._getframe(1))
+                frame = reading_frame(sys._getframe(1))
                 if frame is not None:
                     self._guarded(self._look_at_number, tensor, value, frame)
             return value
@@ -396,65 +349,6 @@ class Watch:
         return name_of_tensor(tensor, frame) or "loss"
 
 
-def _with_warnings_of(frame: FrameType, original: Any, tensor: Any) -> Any:
-    """Call `original(tensor)`; a warning that it gives is given for the line of `frame`, which called it.
-
-    PyTorch warns once about a number read from a tensor that requires grad, and takes the innermost Python frame for
-    the culprit. The filters stay untouched: a change would make the user's other once-only warnings appear again.
-    """
-    caught: list[Any] = []
-    show = warnings._showwarnmsg  # type: ignore[attr-defined]
-    warnings._showwarnmsg = caught.append  # type: ignore[attr-defined]
-    try:
-        value = original(tensor)
-    finally:
-        warnings._showwarnmsg = show  # type: ignore[attr-defined]
-    for warning in caught:
-        warnings.warn_explicit(
-            warning.message,
-            warning.category,
-            frame.f_code.co_filename,
-            frame.f_lineno,
-            frame.f_globals.get("__name__", "__main__"),
-            frame.f_globals.setdefault("__warningregistry__", {}),
-        )
-    return value
-
-
-def _reading_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the user's frame that reads a number; None where it is whynan that does."""
-    while frame is not None and not is_user_file(frame.f_code.co_filename):
-        if whynan_frame(frame.f_code) and frame.f_code.co_name != "read":
-            return None
-        frame = frame.f_back
-    return frame
-
-
-def name_of_tensor(tensor: Any, frame: FrameType | None) -> str | None:
-    """Return what the user's innermost frames call a tensor: a variable, or a key of a dict."""
-    from whynan.snapshot.python_state import frame_values
-
-    while frame is not None:
-        frame = live_user_frame(frame)
-        if frame is None:
-            break
-        for name, value in (frame_values(frame) or {}).items():
-            if value is tensor:
-                return name
-            if isinstance(value, dict) and len(value) <= 64:
-                for key, item in value.items():
-                    if item is tensor:
-                        return str(key)
-        frame = frame.f_back
-    return None
-
-
-def sounds_like_loss(text: str) -> bool:
-    """Whether a name or a line of source speaks of a loss."""
-    lowered = text.lower()
-    return any(word in lowered for word in _LOSS_WORDS)
-
-
 def _unwrapped(tensor: Any) -> Any:
     """Return the plain tensor under the levels of `torch.func`'s transforms: operations are traced on that one."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -464,10 +358,6 @@ def _unwrapped(tensor: Any) -> Any:
 
 def _item(tensor: Any) -> Any:
     return _RAW_ITEM(tensor.detach())
-
-
-def _is_table(module: Any) -> bool:
-    return isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))
 
 
 _RAW_ITEM = torch._C.TensorBase.item

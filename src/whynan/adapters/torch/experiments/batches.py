@@ -13,7 +13,8 @@ from whynan.adapters.torch.samples import SampleSearch
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _LARGE = 10.0
 

@@ -16,7 +16,8 @@ from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Outcome, Plan
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
 
 _FAMILIES: tuple[tuple[str, ...], ...] = (
     ("log", "log2", "log10", "log1p", "logit", "xlogy", "binary_cross_entropy", "lgamma", "digamma", "logdet",

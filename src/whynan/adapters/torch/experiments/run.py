@@ -19,7 +19,8 @@ from whynan.records import Incident
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Attempt, Outcome, Plan
+    from whynan.adapters.torch.attempt import Attempt, Outcome
+    from whynan.adapters.torch.plan import Plan
     from whynan.adapters.torch.window import Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
@@ -73,7 +74,7 @@ class Experiments:
 
     def step_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield attempts on the failing step alone; what needs more steps is put aside for a window."""
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         began = time.monotonic()
         slugs = [remedy.slug for remedy in self.incident.remedies]
@@ -99,7 +100,7 @@ class Experiments:
 
     def _patch_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield an attempt for each confirmed remedy that is one new line of a function: with that very line."""
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         record = self.traced.slice.origin if self.traced.slice is not None else None
         frame = record.stack[0] if record is not None and record.stack else None
@@ -210,7 +211,7 @@ class Experiments:
 
     def _control(self, window: "Window") -> "Generator[Attempt, None, tuple[int, float] | None]":
         """Run the steps unchanged: they must fail as they did. Return how many steps that takes, and seconds."""
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         plan = self.plan
         plan.progress.stage(f"replaying the last {max(plan.pending.step - window.n_steps, 0) + 1} steps")
@@ -236,7 +237,7 @@ class Experiments:
     def _try_over(
         self, window: "Window", change: Change, n_steps: int, seconds: float
     ) -> "Generator[Attempt, None, None]":
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         plan = self.plan
         goal = n_steps + max(_EXTRA_STEPS, n_steps)

@@ -7,7 +7,8 @@ from whynan.adapters.torch.data.batch import keep_samples
 from whynan.adapters.torch.samples import SampleSearch
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.plan import Attempt, Plan
+    from whynan.adapters.torch.attempt import Attempt
+    from whynan.adapters.torch.plan import Plan
 
 _MAX_ATTEMPTS = 12
 
@@ -43,7 +44,7 @@ class Shrinking:
 
     def _fails(self, positions: list[int]) -> "Generator[Attempt, None, bool]":
         """Run the step on these samples alone; return whether it fails as the whole batch did."""
-        from whynan.adapters.torch.plan import Attempt
+        from whynan.adapters.torch.attempt import Attempt
 
         batch, size = self.search.batch, self.search.batch.size
         try:
