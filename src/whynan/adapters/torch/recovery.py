@@ -102,19 +102,13 @@ class Recovery:
         windows = [w for w in plan.host.loops.windows.copies() if w.n_steps <= max(plan.pending.step - 3, 0)]
         if not windows:
             return None
-        calm = [w for w in windows if self._was_calm(w.n_steps)] or windows[:1]
+        calm = [w for w in windows if self.watch.was_calm(w.n_steps)] or windows[:1]
         window = calm[max(len(calm) - 1 - self.n_rolled_back, 0)]
         self.n_rolled_back += 1
         window.copy.restore()
         with torch.no_grad():
             window.start.buffers.restore()
         return window.n_steps
-
-    def _was_calm(self, step: int) -> bool:
-        """Whether the loss at a step was still of the size that it had in the beginning."""
-        losses = [abs(loss) for loss in self.watch.history.loss.values()]
-        early = sorted(losses[: max(3, min(20, len(losses) // 5))])
-        return step < len(losses) and losses[step] <= 10 * early[len(early) // 2]
 
     # Around every optimizer step from then on ---------------------------------------------------------------------
 

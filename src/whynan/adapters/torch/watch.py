@@ -117,6 +117,14 @@ class Watch:
             else:
                 setattr(self, name, value)
 
+    def was_calm(self, step: int) -> bool:
+        """Whether the loss at a step was still of the size that it had in the beginning."""
+        losses = [abs(loss) for loss in self.history.loss.values()]
+        if not losses:
+            return True
+        early = sorted(losses[: max(3, min(20, len(losses) // 5))])
+        return step < len(losses) and losses[step] <= 10 * early[len(early) // 2]
+
     # Losses and gradients ------------------------------------------------------------------------------------------
 
     def _backward(self, original: Any) -> Any:

@@ -197,7 +197,10 @@ class Experiments:
         if not usable:
             return []
         first = [w for w in usable if w.n_steps == 0]
+        # Before the growth, if there is such a window: a step cured from weights that are huge already says little.
+        watch = self.plan.host.watch
         long = [w for w in usable if self.plan.pending.step - w.n_steps >= 3] or usable
+        long = [w for w in long if watch.was_calm(w.n_steps)] or long
         late = [c for c in self.later if c.scope == "window"]
         early = [c for c in self.later if c.scope == "start"]
         # What begins late is tried from the shortest window with some steps in it; from the first step if that fails.
