@@ -2,7 +2,7 @@
 
 The project's own cases lie in `tests/cases`; the folder that WHYNAN_CASES names holds more. Single answers may be
 missed; what is asserted case by case is that nothing healthy is called ill and nothing ill is missed, and over all
-cases the shares of right lines, causes and samples.
+cases the shares of right lines, causes and samples, and of the cases for which a right remedy was confirmed.
 """
 
 import ast
@@ -41,6 +41,8 @@ class Answer:
     is_right_line: bool | None
     is_right_cause: bool
     is_right_sample: bool | None
+    is_proved: bool | None
+    """Whether a remedy that really works was confirmed by an experiment."""
 
 
 def run(server: Any, script: Path, tmp_path: Path) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def run(server: Any, script: Path, tmp_path: Path) -> dict[str, Any]:
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
     shutil.copy(script, work / "train.py")
-    server.run(work, ["-m", "whynan", "run", "--no-prove", "--out", str(out), "train.py"], tmp_path / "log")
+    server.run(work, ["-m", "whynan", "run", "--out", str(out), "train.py"], tmp_path / "log")
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     jsonschema.validate(report, schema())
     return report
@@ -86,7 +88,15 @@ def judge(case: dict[str, Any], source: str, incident: dict[str, Any]) -> Answer
     if case.get("sample") is not None:
         sample = case["sample"] in [item["index"] for item in incident["samples"]]
     accepted_causes = {case["cause"], *case.get("also_accept", [])}
-    return Answer(case["name"], line, bool(causes) and causes[0] in accepted_causes, sample)
+    proved = {remedy["slug"] for remedy in incident["remedies"] if remedy["proved"] is True}
+    remedies = set(case.get("remedies", []))
+    return Answer(
+        case["name"],
+        line,
+        bool(causes) and causes[0] in accepted_causes,
+        sample,
+        bool(proved & remedies) if remedies else None,
+    )
 
 
 def is_same_statement(source: str, text: str, line: int | None) -> bool:
