@@ -1,0 +1,12 @@
+"""array-unreadable: array or table that cannot be read."""
+
+from whynan.data.check import Check
+
+
+class ArrayUnreadable(Check):
+    """The loader raises an exception."""
+
+    slug = "array-unreadable"
+    title = "array or table that cannot be read"
+    severity = "error"
+    cause = "bad-input-values"
