@@ -21,7 +21,8 @@ def find_cells(check: Check, thing: ArrayLook, is_wanted: Callable[[str], bool])
             yield check.finding(thing.file, value, f"row {row}: {what} has {value}", row)
             continue
         name = measure.names[column] if measure.names else f"column {column}"
-        yield check.finding(thing.file, f"{name}={kind}", f"row {row}: {name} is {kind}", row)
+        what = "missing, or nan" if measure.columns and kind == "nan" else kind
+        yield check.finding(thing.file, f"{name}={kind}", f"row {row}: {name} is {what}", row)
     missed = (measure.n_nan if is_wanted("nan") else measure.n_inf) - n_named[is_wanted("nan")]
     if missed > 0:
         yield check.finding(thing.file, f"{missed} more", f"{missed} more of them, in rows that are not listed")

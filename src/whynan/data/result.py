@@ -47,9 +47,8 @@ class Result:
 
     @property
     def n_declared(self) -> int | None:
-        """Number of declared classes, where all parts agree about it."""
-        counts = {len(part.declared) for part in self.parts if part.declared}
-        return counts.pop() if len(counts) == 1 else None
+        """Number of classes that the part declares whose classes are counted."""
+        return next((len(part.declared) for part in self.parts[:1] if part.declared), None)
 
     @property
     def losses(self) -> dict[str, float]:
@@ -117,7 +116,7 @@ def _plain(value: float) -> float | str:
 
 
 def _plain_array(each: dict[str, Any]) -> dict[str, Any]:
-    made = {key: each[key] for key in ("name", "shape", "dtype", "is_target", "names")}
+    made = {key: each[key] for key in ("name", "shape", "dtype", "is_target", "names", "labels")}
     for key in ("mean", "std"):
         values = each[key]
         made[key] = [_plain(value) for value in values[:1024]] if values is not None else None

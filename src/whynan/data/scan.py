@@ -3,7 +3,6 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 from whynan.data.cache import Cache, place_of
@@ -179,6 +178,8 @@ class _Look:
     def _merge(self, outcome: Outcome) -> None:
         result = self.result
         result.found.merge(outcome.findings)
+        if outcome.part >= 0 and not self._is_leading(outcome.part):
+            outcome.statistics.classes.clear()
         result.statistics.merge(outcome.statistics)
         result.n_read += outcome.n_read
         self.rows += outcome.rows
@@ -195,6 +196,11 @@ class _Look:
             view.n_other_boxes[way] = view.n_other_boxes.get(way, 0) + n
         for split, counts in outcome.splits.items():
             view.classes_by_split.setdefault(split, Counter()).update(counts)
+
+    def _is_leading(self, number: int) -> bool:
+        """Classes are counted over the parts that are like the first one: train and val, but not boxes and masks."""
+        first, part = self.plan.parts[0], self.plan.parts[number]
+        return part.format == first.format and part.classes == first.classes
 
     # Annotations -----------------------------------------------------------------------------------------------------
 
@@ -282,8 +288,18 @@ class _Look:
     # The whole ---------------------------------------------------------------------------------------------------------
 
     def _look_at_whole(self) -> None:
+        self._gather_labels()
         overview = Overview(self.rows, self.result.parts, self._digests())
         self.result.found.add(look_at("set", overview, self.options))
+
+    def _gather_labels(self) -> None:
+        """Labels of arrays are those of one task where all arrays of labels have the same ones."""
+        statistics = self.result.statistics
+        labelled = [each["labels"] for each in statistics.arrays if each["labels"]]
+        if labelled and all(labels.keys() == labelled[0].keys() for labels in labelled):
+            for labels in labelled:
+                statistics.classes.update(labels)
+            statistics.counted_in = "rows"
 
     def _digests(self) -> dict[str, str]:
         """Hash those images whose size and checksum are those of others; all others are different for sure."""
@@ -311,9 +327,3 @@ class _Look:
                 groups[row.n_bytes, row.crc].append(row.file)
         return {key: names for key, names in groups.items() if len(names) > 1}
 
-
-def default_cache() -> Path | None:
-    """Return the folder of all caches, to say where it is."""
-    from whynan.data.cache import default_folder
-
-    return default_folder() / "data"

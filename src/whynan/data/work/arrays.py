@@ -45,8 +45,11 @@ def _look_at_tables(job: Job, unit: Unit, outcome: Outcome, kind: str, read: Any
         outcome.findings.add(as_findings(item.name, facts["problems"]))
         for measured in facts["arrays"]:
             look_at_measure(job, item.name, ArrayMeasure.from_facts(measured), outcome)
-        outcome.statistics.classes.update(facts["classes"])
-        outcome.statistics.counted_in = "rows"
+        if facts["classes"]:
+            outcome.statistics.arrays.append(
+                {"name": item.name, "shape": [], "dtype": "text", "is_target": True, "mean": None, "std": None, "names": None}
+                | {"square_mean": 0.0, "labels": facts["classes"]}
+            )
 
 
 def look_at_measure(job: Job, name: str, measure: ArrayMeasure, outcome: Outcome) -> None:
@@ -54,9 +57,7 @@ def look_at_measure(job: Job, name: str, measure: ArrayMeasure, outcome: Outcome
     if measure.note:
         outcome.findings.add([report("array-unreadable", name, measure.dtype, measure.note, severity="note")])
     outcome.findings.add(look_at("array", ArrayLook(name, measure, job.options.classes), job.options))
-    if measure.is_target and measure.labels and len(measure.labels) <= 1000:
-        outcome.statistics.classes.update({str(label): n for label, n in sorted(measure.labels.items())})
-        outcome.statistics.counted_in = "rows"
+    has_labels = bool(measure.is_target and measure.labels and len(measure.labels) <= 1000)
     has_moments = measure.count is not None and not (measure.is_target and measure.labels)
     outcome.statistics.arrays.append(
         {
@@ -68,6 +69,7 @@ def look_at_measure(job: Job, name: str, measure: ArrayMeasure, outcome: Outcome
             "std": measure.std.tolist() if has_moments else None,
             "names": measure.names,
             "square_mean": measure.square_mean,
+            "labels": {str(label): n for label, n in sorted((measure.labels or {}).items())} if has_labels else {},
         }
     )
 
