@@ -17,12 +17,12 @@ _EVERY = 0.1
 class Bars:
     """Draws by itself, without a thread: a process that has one cannot be forked safely."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str] | None) -> None:
         self._file = file
         self._drawn = 0.0
         self._task: TaskID | None = None
         self._progress: Progress | None = None
-        if is_interactive(file):
+        if file is not None and is_interactive(file):
             columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             console = Console(file=file, highlight=False)
             self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
@@ -37,7 +37,7 @@ class Bars:
     def _print(self, text: str) -> None:
         if self._progress is not None:
             self._progress.console.print(clean(text), markup=False, style="dim")
-        else:
+        elif self._file is not None:
             write_safely(f"whynan: {clean(text)}\n", self._file)
 
     def stage(self, name: str, total: int) -> None:

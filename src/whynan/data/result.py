@@ -30,6 +30,8 @@ class Result:
     n_read: int = 0
     """Files that were opened; the others were known from the cache."""
     is_exact: bool = False
+    annotation_files: list[tuple[str, str]] = field(default_factory=list)
+    """(format, file) of the annotation files that `--fix` knows to repair."""
 
     @property
     def findings(self) -> list[Finding]:

@@ -25,6 +25,7 @@ LABELS_A_UNIT = 256
 SMALL = 48
 """So few images are read in this process: starting others would take longer."""
 SMALL_LABELS = 4000
+REPAIRABLE = ("coco", "voc", "yolo")
 _UNIT_OF = {"npz": "array", "csv": "csv", "parquet": "parquet", "webdataset": "shard", "masks": "mask"}
 
 
@@ -122,6 +123,9 @@ class _Look:
         self.result.n_files = len(listing.entries)
         self.result.found.add(self.plan.findings)
         self.result.parts = [self._view(part) for part in self.plan.parts]
+        self.result.annotation_files = [
+            (part.format, name) for part in self.plan.parts if part.format in REPAIRABLE for name, _ in part.pairs
+        ]
         self.is_prepared = True
 
     def _view(self, part: Part) -> PartView:
@@ -212,6 +216,9 @@ class _Look:
         self.used: dict[int, list[str]] = {}
         for number, part in parts:
             self._read_part(number, part)
+            if part.format in ("voc", "yolo") and not self.plan.images:
+                message = f"there are no images beside the {len(part.pairs)} annotation files in {part.file}"
+                self.result.found.add([report("images-not-here", part.file, len(part.pairs), message)])
             if part.format != "coco":
                 self._find_uncovered(part, part.uncovered)
         self._find_uncovered_by_coco()

@@ -18,7 +18,6 @@ class SegmentationEmpty(Check):
     title = "empty segmentation"
     severity = "error"
     cause = "empty-target"
-    fixable = True
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
@@ -31,7 +30,7 @@ class SegmentationEmpty(Check):
             filled = np.isin(thing.segmentation, (POLYGON, RLE)) & (thing.file == number)
             if not filled.any():
                 message = f"all {int(empty.sum())} segmentations are empty: a set of boxes, of no use to a mask head"
-                yield self.finding(file, "[]", message, severity="note", fixable=False)
+                yield self.finding(file, "[]", message, severity="note")
                 continue
             for _, name, index, look in thing.places(empty):
                 message = "segmentation is empty, while other annotations of this file have one"

@@ -42,4 +42,4 @@ class SizeMismatch(Check):
             message = f"the size is given as {width:g} x {height:g}, the image has {real[0]} x {real[1]} px"
             if turned:
                 message += " (turned: was the annotation made on the image as its EXIF orientation shows it?)"
-            yield self.finding(file, text, message, image=image)
+            yield self.finding(file, text, message, fixable=not turned, image=image)

@@ -10,7 +10,7 @@ import numpy as np
 from whynan.data.annotations import ABSENT, EMPTY, POLYGON, RLE, shoelace
 from whynan.data.checks.area_not_positive import ABSENT_AREA
 from whynan.data.readers import rle
-from whynan.data.readers.json_stream import JsonError, JsonStream
+from whynan.data.readers.json_stream import BEGIN, END, JsonError, JsonStream
 from whynan.data.readers.problems import Problem, shown
 
 CHUNK = 4096
@@ -56,7 +56,9 @@ def read(file: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> Coco
     made = CocoFile()
     chunks = _Chunks(made)
     try:
-        for key, value in JsonStream(file, on_bytes):
+        for event, key, value in JsonStream(file, on_bytes):
+            if event == END or event == BEGIN:
+                continue
             made.keys.add(key)
             if key == "annotations":
                 chunks.add(value)

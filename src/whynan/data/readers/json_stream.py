@@ -25,8 +25,13 @@ class JsonError(Exception):
         self.line = line
 
 
+Event = tuple[str, str, Any]
+BEGIN, ELEMENT, END, VALUE = "begin", "element", "end", "value"
+
+
 class JsonStream:
-    """Yields ("key", element) for each element of each array of the outermost object, and ("key", value) for the rest."""
+    """Yields (BEGIN, key, None), (ELEMENT, key, element) ... (END, key, None) for each array of the outermost object, and
+    (VALUE, key, value) for all else in it."""
 
     def __init__(self, file: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> None:
         self._file = file
@@ -39,7 +44,7 @@ class JsonStream:
         self._line = 1
         self._column = 1
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
+    def __iter__(self) -> Iterator[Event]:
         if self._peek() != "{":
             raise self._error("expected an object")
         self._at += 1
@@ -55,10 +60,12 @@ class JsonStream:
             self._at += 1
             if self._peek() == "[":
                 self._at += 1
+                yield BEGIN, key, None
                 for element in self._elements():
-                    yield key, element
+                    yield ELEMENT, key, element
+                yield END, key, None
             else:
-                yield key, self._value()
+                yield VALUE, key, self._value()
             sign = self._peek()
             self._at += 1
             if sign == "}":

@@ -19,7 +19,7 @@ def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:
     for item, fact in zip(kept, facts):
         if not fact["n"] and not fact["p"]:
             outcome.findings.add([report("annotation-file-empty", item.name, "0 lines", "label file without a line: background, or an export that failed")])
-        if item.image is None:
+        if item.image is None and unit.shared["has_images"]:
             message = "label file without an image of the same name; loaders pass over it"
             outcome.findings.add([report("image-missing", item.name, "no image", message, severity="warning")])
         outcome.statistics.per_image[len(fact["n"])] += 1
