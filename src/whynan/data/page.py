@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from whynan.data import plots
-from whynan.data.check import all_checks
+from whynan.data.catalogue import all_checks
 from whynan.data.finding import SEVERITIES, Finding, Severity
 from whynan.data.result import Result, write_whole
 from whynan.data.storage import Storage, locate

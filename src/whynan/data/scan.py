@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from whynan.data.cache import Cache, place_of
-from whynan.data.check import look_at, report
+from whynan.data.catalogue import look_at, report
 from whynan.data.engine.local import LocalEngine, default_workers
 from whynan.data.extra import need
 from whynan.data.finding import Findings

@@ -130,7 +130,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _walk_local(root: str) -> Listing:
-    from whynan.data.check import report
+    from whynan.data.catalogue import report
 
     listing = Listing()
     seen: dict[tuple[int, int], str] = {}

@@ -1,6 +1,6 @@
 """annotation-file-empty: annotation file without content."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class AnnotationFileEmpty(Check):

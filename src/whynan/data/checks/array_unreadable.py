@@ -1,6 +1,6 @@
 """array-unreadable: array or table that cannot be read."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class ArrayUnreadable(Check):

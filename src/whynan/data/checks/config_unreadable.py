@@ -1,6 +1,6 @@
 """config-unreadable: configuration that cannot be read."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class ConfigUnreadable(Check):

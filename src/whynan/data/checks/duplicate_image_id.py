@@ -1,6 +1,6 @@
 """duplicate-image-id: image id used twice."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class DuplicateImageId(Check):

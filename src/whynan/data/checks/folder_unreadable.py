@@ -1,6 +1,6 @@
 """folder-unreadable: folder that cannot be read."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class FolderUnreadable(Check):

@@ -1,6 +1,6 @@
 """image-missing: annotation without its image."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class ImageMissing(Check):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from whynan.data.annotations import Annotations, number
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 from whynan.data.finding import Finding
 from whynan.data.options import Options
 

@@ -1,6 +1,6 @@
 """label-missing: an annotation without a class."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class LabelMissing(Check):

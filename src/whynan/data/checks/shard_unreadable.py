@@ -1,6 +1,6 @@
 """shard-unreadable: shard that cannot be read to its end."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class ShardUnreadable(Check):

@@ -1,6 +1,6 @@
 """symlink-broken: symbolic link that leads nowhere."""
 
-from whynan.data.check import Check
+from whynan.data.catalogue import Check
 
 
 class SymlinkBroken(Check):

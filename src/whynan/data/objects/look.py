@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.check import look_at, report
+from whynan.data.catalogue import look_at, report
 from whynan.data.looks import MaskLook
 from whynan.data.measure import ArrayMeasure
 from whynan.data.objects.leaves import Leaf, leaves

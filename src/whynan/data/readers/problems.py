@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from whynan.data.check import report
+from whynan.data.catalogue import report
 from whynan.data.finding import Finding
 
 Problem = tuple[str, int | None, str, str]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whynan.data.check import report
+from whynan.data.catalogue import report
 from whynan.data.extra import need
 from whynan.data.finding import Finding
 from whynan.data.readers.problems import of_os_error, shown

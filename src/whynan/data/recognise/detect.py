@@ -149,7 +149,7 @@ class _Finder:
         return part
 
     def _read_list(self, part: Part, name: str, split: str, known: set[str]) -> None:
-        from whynan.data.check import report
+        from whynan.data.catalogue import report
 
         try:
             lines = self.heads.text(name).decode("utf-8", "replace").splitlines()
@@ -212,7 +212,7 @@ class _Finder:
         return found
 
     def _check_folders(self, chosen: config.Config) -> None:
-        from whynan.data.check import report
+        from whynan.data.catalogue import report
 
         folders = {folder_of(name) for name in self.files.names}
         ancestors = {"/".join(folder.split("/")[:n]) for folder in folders for n in range(1, folder.count("/") + 2)}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from whynan.data.check import all_checks, report
+from whynan.data.catalogue import all_checks, report
 from whynan.data.checks.size_mismatch import SizeMismatch
 from whynan.data.readers import images, voc, yolo
 from whynan.data.readers.problems import as_findings

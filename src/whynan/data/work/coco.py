@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from whynan.data.annotations import Annotations, Keypoints, Polygons
-from whynan.data.check import all_checks, report
+from whynan.data.catalogue import all_checks, report
 from whynan.data.checks.area_not_positive import ABSENT_AREA
 from whynan.data.checks.size_mismatch import SizeMismatch
 from whynan.data.readers.coco import CocoFile, read

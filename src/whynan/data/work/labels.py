@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.check import all_checks, look_at
+from whynan.data.catalogue import all_checks, look_at
 from whynan.data.checks.box_partly_outside_image import overhang
 from whynan.data.units import Job, Outcome
 

@@ -3,7 +3,7 @@
 import hashlib
 from functools import partial
 
-from whynan.data.check import look_at
+from whynan.data.catalogue import look_at
 from whynan.data.looks import ImageLook, ImageRow, MaskLook
 from whynan.data.readers import images, masks
 from whynan.data.units import Job, Outcome, Unit
