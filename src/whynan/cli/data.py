@@ -20,7 +20,7 @@ class _Unreadable(click.ClickException):
     exit_code = 2
 
 
-class _Classes(click.ParamType):
+class _Classes(click.ParamType):  # type: ignore[type-arg]
     """A number of classes, their names with commas between, or a file with a name on each line."""
 
     name = "N|NAMES|FILE"
@@ -84,7 +84,9 @@ class _Classes(click.ParamType):
     metavar="OUT",
     help="Write repaired copies of annotation files into the folder OUT; the originals stay as they are.",
 )
-@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True, help="Where to work.")
+@click.option(
+    "--engine", type=click.Choice(("local", "ray")), default="local", show_default=True, help="Where to work."
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: all processors]")
 @click.option("--cache/--no-cache", "is_cached", default=True, help="Remember unchanged files (the default), or not.")
 def data(

@@ -1,4 +1,5 @@
-"""A table of annotations: many of them in columns, whatever the format they come from, so that checks are array code."""
+"""A table of annotations: many of them in columns, whatever the format they come from, so that checks are array
+code."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,11 @@ class Annotations:
 
     def text(self, row: int) -> str:
         """Return the box as it is written, with the names of its numbers."""
-        names = {"xyxy": ("xmin", "ymin", "xmax", "ymax"), "xywh": ("x", "y", "w", "h"), "cxcywh": ("cx", "cy", "w", "h")}
+        names = {
+            "xyxy": ("xmin", "ymin", "xmax", "ymax"),
+            "xywh": ("x", "y", "w", "h"),
+            "cxcywh": ("cx", "cy", "w", "h"),
+        }
         return " ".join(f"{name}={number(side)}" for name, side in zip(names[self.layout], self.raw[row]))
 
     def places(self, rows: Any) -> Iterator[tuple[int, str, int, dict[str, Any]]]:

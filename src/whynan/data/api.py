@@ -44,8 +44,8 @@ def check(
     pixels or shares of the image, "xywh" or "cxcywh" where `box_format` or the tensor itself says so.
 
     `classes` is their number or their names, `limit` the number of samples to look at. Raises whynan.errors.WhynanError
-    where a path cannot be looked at, TypeError where an object is none of the above. A sample that raises an exception is
-    a finding.
+    where a path cannot be looked at, TypeError where an object is none of the above. A sample that raises an
+    exception is a finding.
 
     >>> import numpy as np
     >>> from whynan.data import check
@@ -138,7 +138,11 @@ def _with_paths(findings: Findings, dataset: Any) -> Findings:
     for finding in findings:
         index = _index_in(finding.file) if "[" in finding.file else finding.annotation
         path = None
-        if isinstance(index, int) and finding.check not in ("feature-zero-variance", "feature-near-zero-variance", "value-extreme"):
+        if isinstance(index, int) and finding.check not in (
+            "feature-zero-variance",
+            "feature-near-zero-variance",
+            "value-extreme",
+        ):
             try:
                 path = resolve(dataset, index).path
             except Exception:  # a dataset of the user's own making may refuse

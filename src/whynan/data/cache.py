@@ -46,9 +46,7 @@ class Cache:
                     f"SELECT name, size, modified, changed, facts FROM facts WHERE kind = ? AND name IN ({marks})",
                     (kind, *asked),
                 )
-                for name, size, modified, changed, facts in rows:
-                    if self._stamps.get(name) == (size, modified, changed):
-                        found[name] = facts
+                found.update({name: facts for name, *stamp, facts in rows if self._stamps.get(name) == tuple(stamp)})
         except sqlite3.Error:
             self._database = None
         return found
@@ -61,7 +59,9 @@ class Cache:
         if self._database is None:
             return
         rows = [
-            (kind, name, *self._stamps[name], facts) for kind, name, facts in fresh if name in self._stamps and _is_text(name)
+            (kind, name, *self._stamps[name], facts)
+            for kind, name, facts in fresh
+            if name in self._stamps and _is_text(name)
         ]
         try:
             self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)

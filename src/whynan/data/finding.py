@@ -72,7 +72,8 @@ class Findings:
         self.counts.update(other.counts)
 
     def groups(self) -> Iterator[tuple[Severity, str, int, list[Finding]]]:
-        """Yield (severity, check, count, findings in order of file and annotation), worst first, most frequent first."""
+        """Yield (severity, check, count, findings in order of file and annotation), worst first, most frequent
+        first."""
         keys = sorted(self.counts, key=lambda key: (SEVERITIES.index(key[0]), -self.counts[key], key[1]))
         for severity, check in keys:
             found = sorted(self._found.get((severity, check), ()), key=_place)

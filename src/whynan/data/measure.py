@@ -12,6 +12,8 @@ CELL_FEATURES = 256
 """Rows of at most this many features have each of their non-finite cells named; wider ones are named by row."""
 MOST_FEATURES = 1 << 16
 MOST_LABELS = 10_000
+LABEL_ROWS = 8
+"""Rows that are kept of each label."""
 MIN_CONSTANT = 16
 """A sample of fewer values may well be constant by chance."""
 ROBUST_ROWS = 4096
@@ -62,6 +64,8 @@ class ArrayMeasure:
     middle: Any = None
     """f64[3, f], quartiles of the first rows."""
     labels: dict[int, int] | None = None
+    label_rows: dict[int, list[int]] = field(default_factory=dict)
+    """The first rows of each label, for targets [n]."""
     square_mean: float = 0.0
     """Mean of the squares, for targets."""
 
@@ -98,7 +102,7 @@ class ArrayMeasure:
                 self._add_cells(piece, finite, first)
         self._add_constant(piece, first)
         if piece.dtype.kind in "iu" and self.is_target:
-            self._add_labels(piece)
+            self._add_labels(piece, first)
         self._add_moments(piece, finite)
 
     def _add_cells(self, piece: Any, finite: Any, first: int) -> None:
@@ -128,13 +132,16 @@ class ArrayMeasure:
         room = MOST_CELLS - len(self.constant_rows)
         self.constant_rows += [first + row for row in np.flatnonzero(constant)[:room].tolist()]
 
-    def _add_labels(self, piece: Any) -> None:
+    def _add_labels(self, piece: Any, first: int) -> None:
         if self.labels is None:
             self.labels = {}
         if len(self.labels) > MOST_LABELS:
             return
         for value, n in zip(*(part.tolist() for part in np.unique(piece, return_counts=True))):
             self.labels[value] = self.labels.get(value, 0) + n
+            rows = self.label_rows.setdefault(value, [])
+            if piece.ndim == 1 and len(rows) < LABEL_ROWS:
+                rows += [first + row for row in np.flatnonzero(piece == value)[: LABEL_ROWS - len(rows)].tolist()]
 
     def _add_moments(self, piece: Any, finite: Any) -> None:
         rows = self._as_features(piece)

@@ -76,7 +76,14 @@ def lying(title: str, values: list[tuple[str, int]]) -> Plot:
     largest, total = max(n for _, n in shown), sum(n for _, n in values)
     room = WIDTH - 330
     bars = tuple(
-        Bar(220, k * _ROW, max(1.0, round(n / largest * room, 1)), _ROW - 4, clean(name)[:34], f"{n:,} ({n / total:.1%})")
+        Bar(
+            220,
+            k * _ROW,
+            max(1.0, round(n / largest * room, 1)),
+            _ROW - 4,
+            clean(name)[:34],
+            f"{n:,} ({n / total:.1%})",
+        )
         for k, (name, n) in enumerate(shown)
     )
     note = f"and {len(values) - len(shown)} more" if len(values) > len(shown) else ""

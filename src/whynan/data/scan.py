@@ -58,7 +58,7 @@ class Engine(Protocol):
 
 def scan(
     path: str,
-    options: Options = Options(),
+    options: Options | None = None,
     *,
     engine: EngineName = "local",
     workers: int | None = None,
@@ -73,7 +73,7 @@ def scan(
     need("numpy", "data", "whynan data")
     started = time.perf_counter()
     storage, only = locate(path)
-    look = _Look(path, storage, only, options, progress or _Silent(), engine, workers)
+    look = _Look(path, storage, only, options or Options(), progress or _Silent(), engine, workers)
     try:
         look.prepare(is_cached)
         if on_plan is not None:
@@ -152,7 +152,7 @@ class _Look:
             self.engine = None
         self.cache.close()
 
-    # Images ----------------------------------------------------------------------------------------------------------
+    # Images --------------------------------------------------------------------------------------------------------
 
     def _read_images(self) -> None:
         from whynan.data.work.pictures import kind_of_images
@@ -206,7 +206,7 @@ class _Look:
         first, part = self.plan.parts[0], self.plan.parts[number]
         return part.format == first.format and part.classes == first.classes
 
-    # Annotations -----------------------------------------------------------------------------------------------------
+    # Annotations ---------------------------------------------------------------------------------------------------
 
     def _read_annotations(self) -> None:
         parts = [(number, part) for number, part in enumerate(self.plan.parts) if part.format != "folder"]
@@ -258,7 +258,9 @@ class _Look:
             yield Unit(kind, items, number, shared)
 
     def _find_uncovered(self, part: Part, names: Iterable[str]) -> None:
-        what = {"yolo": "label file (.txt)", "voc": "annotation file (.xml)", "masks": "mask", "coco": "entry"}.get(part.format, "annotation")
+        what = {"yolo": "label file (.txt)", "voc": "annotation file (.xml)", "masks": "mask", "coco": "entry"}.get(
+            part.format, "annotation"
+        )
         place = f" in {part.file}" if part.file != "." else ""
         for name in names:
             finding = report("annotation-missing", name, f"no {what}", f"the image has no {what}{place}")
@@ -292,7 +294,7 @@ class _Look:
         self.result.statistics.classes.update({part.classes[label]: n for label, n in view.counts.items()})
         self.result.statistics.counted_in = "images"
 
-    # The whole ---------------------------------------------------------------------------------------------------------
+    # The whole -----------------------------------------------------------------------------------------------------
 
     def _look_at_whole(self) -> None:
         self._gather_labels()
@@ -333,4 +335,3 @@ class _Look:
             if row.n_bytes and ":" in row.file:
                 groups[row.n_bytes, row.crc].append(row.file)
         return {key: names for key, names in groups.items() if len(names) > 1}
-

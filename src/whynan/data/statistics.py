@@ -112,9 +112,9 @@ class Statistics:
 def initial_losses(classes: Counter[str], n_declared: int | None) -> dict[str, float]:
     """Return the losses that a classifier which knows nothing shows at step 0.
 
-    "uniform" is ln C, cross-entropy with equal outputs for all C classes (a fresh network); "prior" is the entropy of the
-    class distribution, the best that outputs without a look at the input can do; "binary" is ln 2, binary cross-entropy
-    at outputs of 0. Natural logarithms, as all frameworks take them.
+    "uniform" is ln C, cross-entropy with equal outputs for all C classes (a fresh network); "prior" is the entropy of
+    the class distribution, the best that outputs without a look at the input can do; "binary" is ln 2, binary
+    cross-entropy at outputs of 0. Natural logarithms, as all frameworks take them.
     """
     n = n_declared or len(classes)
     if n < 2:

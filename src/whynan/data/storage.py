@@ -140,7 +140,9 @@ def _walk_local(root: str) -> Listing:
             status = os.stat(folder)
             key = (status.st_dev, status.st_ino)
             if key in above:
-                listing.findings.append(report("symlink-loop", name, os.readlink(folder), "leads back to a folder above"))
+                listing.findings.append(
+                    report("symlink-loop", name, os.readlink(folder), "leads back to a folder above")
+                )
                 return
             if key in seen:  # a second way to the same folder: its files would look like copies
                 return
@@ -148,7 +150,9 @@ def _walk_local(root: str) -> Listing:
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
             listing.findings.append(
-                report("folder-unreadable", name or ".", error.strerror, f"this folder cannot be read: {error.strerror}")
+                report(
+                    "folder-unreadable", name or ".", error.strerror, f"this folder cannot be read: {error.strerror}"
+                )
             )
             return
         for child in children:
@@ -165,7 +169,11 @@ def _walk_local(root: str) -> Listing:
             except OSError as error:
                 if child.is_symlink():
                     text = os.readlink(child.path)
-                    slug, what = ("symlink-loop", "goes in a circle") if error.errno == 40 else ("symlink-broken", "leads nowhere")
+                    slug, what = (
+                        ("symlink-loop", "goes in a circle")
+                        if error.errno == 40
+                        else ("symlink-broken", "leads nowhere")
+                    )
                     listing.findings.append(report(slug, inner, text, f"this symbolic link {what}"))
                 # Anything else vanished between two system calls: it is not part of the set any more.
 

@@ -53,6 +53,8 @@ def headline(result: Result) -> str:
     """Return what was looked at, in one line."""
     known = result.n_files and result.n_read == 0
     how = "nothing read again, all known from the cache" if known else f"{plural(result.n_read, 'file')} read"
+    if result.engine == "python":
+        how = f"{plural(result.n_read, 'sample')} looked at"
     stopped = ", interrupted" if result.is_interrupted else ""
     return f"{result.path}: {result.format}, {how} in {result.seconds:.1f} s{stopped}"
 
@@ -60,7 +62,9 @@ def headline(result: Result) -> str:
 def lines(result: Result) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of the summary."""
     statistics = result.statistics
-    counts = [plural(n, what) for n, what in ((statistics.n_images, "image"), (statistics.n_annotations, "annotation")) if n]
+    counts = [
+        plural(n, what) for n, what in ((statistics.n_images, "image"), (statistics.n_annotations, "annotation")) if n
+    ]
     n_classes = result.n_declared or len(statistics.classes)
     if n_classes:
         counts.append(f"{n_classes} class{'' if n_classes == 1 else 'es'}")
@@ -111,7 +115,9 @@ def _images(result: Result) -> str:
     else:
         widths, heights = (_spread([(size[k], n) for size, n in statistics.sizes.items()]) for k in (0, 1))
         sizes = f"{len(statistics.sizes)} sizes, width {widths}, height {heights}"
-    modes = ", ".join(mode if len(statistics.modes) == 1 else f"{n} {mode}" for mode, n in statistics.modes.most_common(4))
+    modes = ", ".join(
+        mode if len(statistics.modes) == 1 else f"{n} {mode}" for mode, n in statistics.modes.most_common(4)
+    )
     formats = ", ".join(f if len(statistics.formats) == 1 else f"{n} {f}" for f, n in statistics.formats.most_common(4))
     return f"{sizes}; {modes}; {formats}"
 
@@ -184,7 +190,11 @@ def closing(result: Result, is_all: bool) -> str:
     """Return the last line: how many of each severity, and where to go on."""
     counts = [plural(result.found.count(severity), severity) for severity in SEVERITIES if result.found.count(severity)]
     if not counts:
-        return "\nNothing found that would break a loss." if not result.is_interrupted else "\nInterrupted before anything was found."
+        return (
+            "\nNothing found that would break a loss."
+            if not result.is_interrupted
+            else "\nInterrupted before anything was found."
+        )
     text = ", ".join(counts)
     if not result.n_errors:
         text = f"no errors; {text}"

@@ -18,7 +18,16 @@ SIDE = 240
 """Pixels of the longer side."""
 _MARK = 9
 _RED = (226, 54, 54)
-_COLOURS = [(66, 133, 244), (52, 168, 83), (251, 188, 4), (171, 71, 188), (0, 172, 193), (255, 112, 67), (158, 157, 36), (92, 107, 192)]
+_COLOURS = [
+    (66, 133, 244),
+    (52, 168, 83),
+    (251, 188, 4),
+    (171, 71, 188),
+    (0, 172, 193),
+    (255, 112, 67),
+    (158, 157, 36),
+    (92, 107, 192),
+]
 """Classes of a mask, by turns; red is for what a finding is about."""
 
 
@@ -60,7 +69,12 @@ def _draw_box(small: Any, box: Sequence[float], scale: float) -> None:
     draw = need("PIL.ImageDraw", "data", "drawing").Draw(small)
     x1, y1, x2, y2 = (side * scale for side in box)
     left, right, top, bottom = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-    inside = (_within(left, small.width), _within(top, small.height), _within(right, small.width), _within(bottom, small.height))
+    inside = (
+        _within(left, small.width),
+        _within(top, small.height),
+        _within(right, small.width),
+        _within(bottom, small.height),
+    )
     if inside[2] - inside[0] >= 1 and inside[3] - inside[1] >= 1:
         draw.rectangle(inside, outline=_RED, width=2)
     if right - left < _MARK or bottom - top < _MARK or inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:

@@ -7,6 +7,9 @@ from whynan.data.catalogue import Check
 from whynan.data.finding import Finding
 from whynan.data.options import Options
 
+ABSENT_AREA = -1e308
+"""Stands for an annotation without an area, which is no defect: most formats have none."""
+
 
 class AreaNotPositive(Check):
     """Keypoint losses and OKS divide by the area; filters by area drop the object without a word."""
@@ -21,15 +24,7 @@ class AreaNotPositive(Check):
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
         if thing.area is None:
             return
-        for row, file, index, look in thing.places(~(thing.area > 0) & ~_is_absent(thing)):
+        for row, file, index, look in thing.places(~(thing.area > 0) & (thing.area != ABSENT_AREA)):
             yield self.finding(
                 file, number(thing.area[row]), f"area is {number(thing.area[row])}, not positive", index, **look
             )
-
-
-def _is_absent(thing: Annotations) -> "object":
-    return thing.area == ABSENT_AREA
-
-
-ABSENT_AREA = -1e308
-"""Stands for an annotation without an area, which is no defect: most formats have none."""

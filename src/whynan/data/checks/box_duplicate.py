@@ -1,6 +1,7 @@
 """box-duplicate: the same box twice in one image."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,11 @@ class BoxDuplicate(Check):
         raw, file = thing.raw[rows], thing.file[rows]
         keys = (raw[:, 3], raw[:, 2], raw[:, 1], raw[:, 0], thing.label[rows], thing.image[rows], file)
         order = np.lexsort(keys)
-        same = np.ones(len(order) - 1, bool)
+        same: Any = np.ones(len(order) - 1, bool)
         for key in keys:
             same &= key[order[1:]] == key[order[:-1]]
         # lexsort is stable: of equal rows the first in the file comes first, and the later ones are the duplicates.
-        bad = np.zeros(len(thing), bool)
+        bad: Any = np.zeros(len(thing), bool)
         bad[rows[order[1:][same]]] = True
         for row, name, index, look in thing.places(bad):
             message = f"box ({thing.text(row)}) stands there a second time with the same class"

@@ -7,7 +7,6 @@ from whynan.data.finding import Finding
 from whynan.data.looks import Overview
 from whynan.data.options import Options
 
-
 ODD = 0.2
 """Share of boxes that must make no sense as the format says ..."""
 OTHER = 0.98
@@ -31,7 +30,7 @@ class BoxFormatMismatch(Check):
             for way, n in sorted(part.n_other_boxes.items(), key=lambda pair: -pair[1])[:1]:
                 if n >= OTHER * part.n_boxes:
                     message = (
-                        f"{part.n_odd_boxes} of {part.n_boxes} boxes reach out of their image or have a negative size, and "
-                        f"{n} of them make sense when they are read as {way}"
+                        f"{part.n_odd_boxes} of {part.n_boxes} boxes stand out of their image or have a negative size, "
+                        f"and {n} of them make sense when they are read as {way}"
                     )
                     yield self.finding(part.file, way, message)

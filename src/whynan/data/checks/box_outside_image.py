@@ -1,6 +1,7 @@
 """box-outside-image: a box that has no point in common with its image."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,14 @@ from whynan.data.finding import Finding
 from whynan.data.options import Options
 
 
-def is_sized(thing: Annotations) -> np.ndarray:
+def is_sized(thing: Annotations) -> Any:
     """Return which rows have a box of positive size and an image of known size."""
     boxes = thing.boxes
     positive = (boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])
     return thing.has_box & positive & (thing.size > 0).all(axis=1) & np.isfinite(boxes).all(axis=1)
 
 
-def is_outside(thing: Annotations) -> np.ndarray:
+def is_outside(thing: Annotations) -> Any:
     boxes, size = thing.boxes, thing.size
     beyond = (boxes[:, 0] >= size[:, 0]) | (boxes[:, 1] >= size[:, 1]) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
     # A box without size at the very border is box-zero-size, and not outside.

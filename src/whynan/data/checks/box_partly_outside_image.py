@@ -1,13 +1,14 @@
 """box-partly-outside-image: a box that stands out of its image."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from whynan.data.annotations import Annotations, number
 from whynan.data.catalogue import Check
 from whynan.data.checks.box_outside_image import is_outside, is_sized
-from whynan.data.finding import Finding
+from whynan.data.finding import Finding, Severity
 from whynan.data.options import Options
 
 SLIGHT = 2.0
@@ -34,11 +35,11 @@ class BoxPartlyOutsideImage(Check):
                 f"box ({thing.text(row)}) stands {number(over[row])} px out of its image of "
                 f"{number(width)} x {number(height)} px"
             )
-            severity = "note" if over[row] <= SLIGHT else "warning"
+            severity: Severity = "note" if over[row] <= SLIGHT else "warning"
             yield self.finding(file, f"{number(over[row])} px", message, index, severity=severity, **look)
 
 
-def overhang(thing: Annotations) -> np.ndarray:
+def overhang(thing: Annotations) -> Any:
     """Return by how many pixels each box stands out of its image, f64[n]; 0 or less where it does not."""
     boxes, size = thing.boxes, thing.size
     return np.maximum(np.maximum(-boxes[:, 0], -boxes[:, 1]), (boxes[:, 2:] - size).max(axis=1))

@@ -30,7 +30,7 @@ class BoxTooSmall(Check):
             bad = is_sized(thing) & (sides > 0) & (scaled < 1.0)
         for row, file, index, look in thing.places(bad):
             message = (
-                f"box ({thing.text(row)}) is {number(sides[row])} px at its smaller side, {number(scaled[row])} px when its image "
-                f"of {number(longest[row])} px is scaled to {options.train_size}"
+                f"box ({thing.text(row)}) is {number(sides[row])} px at its smaller side, {number(scaled[row])} px "
+                f"when its image of {number(longest[row])} px is scaled to {options.train_size}"
             )
             yield self.finding(file, f"{number(scaled[row])} px", message, index, **look)

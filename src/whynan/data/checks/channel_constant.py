@@ -8,7 +8,6 @@ from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 
 
-
 class ChannelConstant(Check):
     """Standardising each channel of an image by itself divides by 0 in this channel; instance norm does the same."""
 

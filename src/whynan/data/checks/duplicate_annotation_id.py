@@ -1,6 +1,7 @@
 """duplicate-annotation-id: an annotation id used twice in one file."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class DuplicateAnnotationId(Check):
             return
         order = np.lexsort((thing.ids, thing.file))
         ids, files = thing.ids[order], thing.file[order]
-        again = np.zeros(len(thing), bool)
+        again: Any = np.zeros(len(thing), bool)
         again[order[1:][(ids[1:] == ids[:-1]) & (files[1:] == files[:-1]) & (ids[1:] != -1)]] = True
         if not again.any():
             return

@@ -9,8 +9,6 @@ from whynan.data.finding import Finding
 from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 
-
-
 RELATIVE = 1e-5
 """Standard deviation over mean: float32 has about 7 digits, of which E[x^2] - E[x]^2 loses twice as many."""
 ABSOLUTE = 1e-4

@@ -8,7 +8,6 @@ from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 
 
-
 class FeatureZeroVariance(Check):
     """Standardising divides by the standard deviation, here 0: the feature becomes NaN in every row. Batch norm over it
     lives on eps alone, and its gradients are large."""
@@ -23,7 +22,12 @@ class FeatureZeroVariance(Check):
         measure = thing.measure
         if measure.is_target or measure.count is None or measure.n_rows < 2 or measure.dtype == "bool":
             return
-        if len(measure.shape) > 1 and len(measure.count) == 1 and measure.shape[-1] != 1 and measure.channel_axis is None:
+        if (
+            len(measure.shape) > 1
+            and len(measure.count) == 1
+            and measure.shape[-1] != 1
+            and measure.channel_axis is None
+        ):
             return  # the values of an image without channels were measured as one
         for k in ((measure.lows == measure.highs) & (measure.count > 1)).nonzero()[0].tolist():
             column = measure.columns[k] if measure.columns else k

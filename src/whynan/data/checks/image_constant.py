@@ -8,7 +8,6 @@ from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 
 
-
 class ImageConstant(Check):
     """Normalising an image by its own mean and standard deviation divides by 0, and so do instance norm and layer norm
     without enough eps; a batch that is constant in a channel does it to batch norm."""

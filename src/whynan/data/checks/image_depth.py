@@ -8,7 +8,6 @@ from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 
 
-
 class ImageDepth(Check):
     """Images of 16 bits or floats pass ToTensor without being divided by 255: their values are up to 65535 where others
     are at most 1, and the first layers overflow in half precision."""
@@ -28,5 +27,5 @@ class ImageDepth(Check):
                 yield report(slug, thing.file, f"{facts[kind]} {kind}", f"{facts[kind]} pixels are {kind}")
         low, high = facts["range"]
         if high > 1 or low < 0:
-            message = f"values go from {low:g} to {high:g} (mode {facts['mode']}): they are not scaled to 0..1 as 8-bit images are"
+            message = f"values go from {low:g} to {high:g} (mode {facts['mode']}): not scaled to 0..1 as 8 bits are"
             yield self.finding(thing.file, f"{low:g}..{high:g}", message)

@@ -9,8 +9,8 @@ from whynan.data.options import Options
 
 
 class ImageDuplicate(Check):
-    """A copy in training and validation makes the validation loss too good; a copy with other labels makes one of the two
-    unlearnable. Within a split it only counts twice."""
+    """A copy in training and validation makes the validation loss too good; a copy with other labels makes one of the
+    two unlearnable. Within a split it only counts twice."""
 
     slug = "image-duplicate"
     title = "identical image files"

@@ -21,4 +21,9 @@ class ImageExtensionMismatch(Check):
     def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
         format_ = thing.facts.get("format")
         if format_ and not is_right_extension(thing.extension, format_):
-            yield self.finding(thing.file, format_, f"the extension says .{thing.extension}, the content is {format_}", image=thing.file)
+            yield self.finding(
+                thing.file,
+                format_,
+                f"the extension says .{thing.extension}, the content is {format_}",
+                image=thing.file,
+            )

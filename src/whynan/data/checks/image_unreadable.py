@@ -8,10 +8,9 @@ from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 
 
-
 class ImageUnreadable(Check):
-    """The loader raises an exception in the middle of an epoch, or, where truncated files are allowed, fills the rest of
-    the image with grey."""
+    """The loader raises an exception in the middle of an epoch, or, where truncated files are allowed, fills the rest
+    of the image with grey."""
 
     slug = "image-unreadable"
     title = "image that cannot be read"
@@ -23,5 +22,7 @@ class ImageUnreadable(Check):
         error = thing.facts.get("error")
         if error:
             size = thing.facts.get("size")
-            value = f"{thing.facts.get('format')} {size[0]} x {size[1]}" if size else f"{thing.facts.get('bytes', 0)} bytes"
+            value = (
+                f"{thing.facts.get('format')} {size[0]} x {size[1]}" if size else f"{thing.facts.get('bytes', 0)} bytes"
+            )
             yield self.finding(thing.file, value, f"image cannot be read: {error}")

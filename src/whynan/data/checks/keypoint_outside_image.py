@@ -6,13 +6,13 @@ import numpy as np
 
 from whynan.data.annotations import Annotations, number
 from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Finding, Severity
 from whynan.data.options import Options
 
 
 class KeypointOutsideImage(Check):
-    """The heatmap of such a keypoint is empty, and a loss that divides by its sum divides by 0; an index computed from it
-    is out of range."""
+    """The heatmap of such a keypoint is empty, and a loss that divides by its sum divides by 0; an index computed
+    from it is out of range."""
 
     slug = "keypoint-outside-image"
     title = "labelled keypoint outside of its image"
@@ -31,5 +31,7 @@ class KeypointOutsideImage(Check):
             file, index = thing.where(row)
             text = f"({number(xy[k, 0])}, {number(xy[k, 1])})"
             message = f"keypoint {text} is outside of the image of {number(size[k, 0])} x {number(size[k, 1])} px"
-            severity = "warning" if np.isfinite(xy[k]).all() else "error"
-            yield self.finding(file, text, message, index, severity=severity, image=thing.image_name(row), box=thing.pixels(row))
+            severity: Severity = "warning" if np.isfinite(xy[k]).all() else "error"
+            yield self.finding(
+                file, text, message, index, severity=severity, image=thing.image_name(row), box=thing.pixels(row)
+            )

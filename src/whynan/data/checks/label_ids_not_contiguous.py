@@ -9,8 +9,8 @@ from whynan.data.options import Options
 
 
 class LabelIdsNotContiguous(Check):
-    """Used as indices as they are, such ids reach beyond the number of classes: the usual label out of range of COCO's 80
-    classes, whose ids go to 90. A loader must map them to 0..C-1."""
+    """Used as indices as they are, such ids reach beyond the number of classes: the usual label out of range of
+    COCO's 80 classes, whose ids go to 90. A loader must map them to 0..C-1."""
 
     slug = "label-ids-not-contiguous"
     title = "class ids with gaps"

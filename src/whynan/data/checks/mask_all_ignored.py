@@ -8,7 +8,6 @@ from whynan.data.looks import MaskLook
 from whynan.data.options import Options
 
 
-
 class MaskAllIgnored(Check):
     """The mean over the pixels that count is 0 / 0, NaN, in a batch of such masks alone, and for every loss that is
     averaged image by image."""

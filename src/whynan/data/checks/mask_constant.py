@@ -8,10 +8,9 @@ from whynan.data.looks import MaskLook
 from whynan.data.options import Options
 
 
-
 class MaskConstant(Check):
-    """Losses over the classes that are present (dice, Lovasz) divide by the size of what is absent; with background alone
-    a dice loss without smoothing is 0 / 0."""
+    """Losses over the classes that are present (dice, Lovasz) divide by the size of what is absent; with background
+    alone a dice loss without smoothing is 0 / 0."""
 
     slug = "mask-constant"
     title = "mask of a single class"

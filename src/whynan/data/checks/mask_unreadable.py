@@ -8,7 +8,6 @@ from whynan.data.looks import MaskLook
 from whynan.data.options import Options
 
 
-
 class MaskUnreadable(Check):
     """A mask must give one class index for each pixel. A damaged file stops the loader; a mask of colours, or one saved
     with loss or scaled with smoothing, holds values that are no classes."""
@@ -25,7 +24,7 @@ class MaskUnreadable(Check):
             yield self.finding(thing.file, facts.get("format") or "mask", f"mask cannot be read: {facts['error']}")
             return
         if facts.get("colours"):
-            message = "holds colours, no class indices: it has to be translated before it is a target, and was not checked further"
+            message = "holds colours, no class indices: it has to be translated to be a target, and was not checked"
             yield self.finding(thing.file, facts["mode"], message, severity="note", image=thing.image)
         if facts.get("format") == "JPEG":
             message = "is saved as JPEG, which loses: at the borders of classes there are values that nobody drew"
@@ -34,5 +33,7 @@ class MaskUnreadable(Check):
             if facts.get(kind):
                 yield report(slug, thing.file, f"{facts[kind]} {kind}", f"{facts[kind]} values of the mask are {kind}")
         if facts.get("fractions"):
-            message = f"{facts['fractions']} values are no whole numbers: it was scaled with smoothing, or holds probabilities"
-            yield self.finding(thing.file, f"{facts['fractions']} fractions", message, severity="warning", image=thing.image)
+            message = f"{facts['fractions']} values are no whole numbers: scaled with smoothing, or probabilities"
+            yield self.finding(
+                thing.file, f"{facts['fractions']} fractions", message, severity="warning", image=thing.image
+            )

@@ -31,4 +31,6 @@ class MixedBoxAndPolygonLines(Check):
             first = int(np.flatnonzero((thing.file == number) & (thing.line_kind == rare))[0])
             value = f"{boxes[number]} box lines, {polygons[number]} polygon lines"
             message = f"{value} in one file: a loader reads it either as boxes or as polygons"
-            yield self.finding(thing.files[number], value, message, int(thing.number[first]), image=thing.image_name(first))
+            yield self.finding(
+                thing.files[number], value, message, int(thing.number[first]), image=thing.image_name(first)
+            )

@@ -25,6 +25,4 @@ class PolygonTooShort(Check):
             row, n = int(thing.polygons.owner[k]), int(thing.polygons.points[k])
             file, index = thing.where(row)
             message = f"polygon of {n} point{'' if n == 1 else 's'}; it takes 3 to enclose anything"
-            yield self.finding(
-                file, f"{n} points", message, index, image=thing.image_name(row), box=thing.pixels(row)
-            )
+            yield self.finding(file, f"{n} points", message, index, image=thing.image_name(row), box=thing.pixels(row))

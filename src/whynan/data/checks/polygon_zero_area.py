@@ -28,5 +28,10 @@ class PolygonZeroArea(Check):
             file, index = thing.where(row)
             message = f"polygon of {int(thing.polygons.points[k])} points has no area"
             yield self.finding(
-                file, f"{float(thing.polygons.area[k]):.3g}", message, index, image=thing.image_name(row), box=thing.pixels(row)
+                file,
+                f"{float(thing.polygons.area[k]):.3g}",
+                message,
+                index,
+                image=thing.image_name(row),
+                box=thing.pixels(row),
             )

@@ -8,7 +8,6 @@ from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 
 
-
 class SampleConstant(Check):
     """Normalising the sample by its own standard deviation divides by 0; so does a cosine or a correlation with it."""
 

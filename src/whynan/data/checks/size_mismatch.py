@@ -8,7 +8,6 @@ from whynan.data.looks import MaskLook
 from whynan.data.options import Options
 
 
-
 class SizeMismatch(Check):
     """Boxes divided by a wrong width are wrong, beyond 1 or, where a size of 0 is written, infinite; a mask of another
     size than its image stops the loss or is resized into wrong labels."""
@@ -35,7 +34,9 @@ class SizeMismatch(Check):
             return
         text = f"{width:g}x{height:g}"
         if width <= 0 or height <= 0:
-            message = f"the size is given as {width:g} x {height:g}" + (f"; the image has {real[0]} x {real[1]} px" if real else "")
+            message = f"the size is given as {width:g} x {height:g}" + (
+                f"; the image has {real[0]} x {real[1]} px" if real else ""
+            )
             yield self.finding(file, text, message, fixable=real is not None, image=image)
         elif real is not None and (width, height) != real:
             turned = (height, width) == real

@@ -9,7 +9,6 @@ from whynan.data.nonfinite import find_cells
 from whynan.data.options import Options
 
 
-
 class TargetInf(Check):
     """A regression loss of an infinite target is infinite, and its gradient NaN or infinite."""
 

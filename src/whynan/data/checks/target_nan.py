@@ -9,7 +9,6 @@ from whynan.data.nonfinite import find_cells
 from whynan.data.options import Options
 
 
-
 class TargetNan(Check):
     """The loss of every batch that holds this target is NaN, however good the model is."""
 

@@ -9,8 +9,6 @@ from whynan.data.finding import Finding
 from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 
-
-
 SQUARE_OVERFLOWS = 1.8e19
 """The square of more than that is infinite in float32 (largest number 3.4e38)."""
 HALF_OVERFLOWS = 65504.0
@@ -22,8 +20,8 @@ OUTLIER = 1000.0
 
 
 class ValueExtreme(Check):
-    """Activations, squares and gradients grow with the input: values in the thousands diverge at learning rates that are
-    right for values around 1, overflow half precision at 65504, and float32 when they are squared at 1.8e19."""
+    """Activations, squares and gradients grow with the input: values in the thousands diverge at learning rates that
+    are right for values around 1, overflow half precision at 65504, and float32 when they are squared at 1.8e19."""
 
     slug = "value-extreme"
     title = "values of an extreme scale"
@@ -56,7 +54,9 @@ class ValueExtreme(Check):
                 message = f"{what} goes over {span}: beyond 65504 it is infinite in half precision"
                 yield self.finding(thing.file, span, message, column)
             elif not measure.is_image_like and (abs(measure.mean[k]) > USUAL or measure.std[k] > USUAL):
-                message = f"{what} has mean {measure.mean[k]:.4g} and standard deviation {measure.std[k]:.4g}: not normalised"
+                message = (
+                    f"{what} has mean {measure.mean[k]:.4g} and standard deviation {measure.std[k]:.4g}: not normalised"
+                )
                 yield self.finding(thing.file, span, message, column, severity="note")
 
     def _is_outlier(self, measure: "object", k: int) -> bool:

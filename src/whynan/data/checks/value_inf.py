@@ -9,7 +9,6 @@ from whynan.data.nonfinite import find_cells
 from whynan.data.options import Options
 
 
-
 class ValueInf(Check):
     """An infinity becomes NaN at the first difference, normalisation or softmax, and the loss with it."""
 

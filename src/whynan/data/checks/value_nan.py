@@ -9,7 +9,6 @@ from whynan.data.nonfinite import find_cells
 from whynan.data.options import Options
 
 
-
 class ValueNan(Check):
     """One NaN in the input makes every activation behind it NaN, then the loss, then all weights: one row is enough."""
 

@@ -4,7 +4,8 @@ from whynan.data.catalogue import Check
 
 
 class WorkerCrashed(Check):
-    """Reading this file ends the whole process (a fault in a decoder, or too little memory): a training ends with it."""
+    """Reading this file ends the whole process (a fault in a decoder, or too little memory): a training ends with
+    it."""
 
     slug = "worker-crashed"
     title = "file that makes its decoder crash"

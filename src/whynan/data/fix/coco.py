@@ -13,7 +13,12 @@ _RINGS = {"polygon-too-short", "polygon-zero-area"}
 
 
 def repair(
-    file: IO[bytes], out: IO[str], orders: Orders, changes: Changes, sizes: dict[str, tuple[int, int]], first_free_id: int
+    file: IO[bytes],
+    out: IO[str],
+    orders: Orders,
+    changes: Changes,
+    sizes: dict[str, tuple[int, int]],
+    first_free_id: int,
 ) -> None:
     """Write the repaired content of a file. `sizes` has the real sizes of images by their bare name, `first_free_id` is
     above all ids. Raises JsonError where the file cannot be read."""
@@ -97,7 +102,9 @@ class _Repairer:
     def clip(self, value: dict[str, Any], index: int) -> None:
         """The size of the image stands in the finding: images may come after annotations in the file."""
         found = [f for f in self.orders.by_index[index] if f.check == "box-partly-outside-image"]
-        width, height = (float(side) for side in found[0].message.rpartition("image of ")[2].removesuffix(" px").split(" x "))
+        width, height = (
+            float(side) for side in found[0].message.rpartition("image of ")[2].removesuffix(" px").split(" x ")
+        )
         x, y, w, h = value["bbox"]
         x1, y1, x2, y2 = max(0.0, x), max(0.0, y), min(width, x + w), min(height, y + h)
         value["bbox"] = [x1, y1, x2 - x1, y2 - y1]

@@ -7,8 +7,8 @@ from pathlib import Path
 from whynan.data.finding import Finding
 from whynan.data.fix import coco, voc, yolo
 from whynan.data.fix.changes import Changes, Orders
-from whynan.data.readers import images
 from whynan.data.readers import coco as coco_reader
+from whynan.data.readers import images
 from whynan.data.readers.json_stream import JsonError
 from whynan.data.result import Result
 from whynan.data.storage import Storage, locate
@@ -41,7 +41,13 @@ def repair(result: Result, out: Path) -> Changes:
 
 
 def _write(
-    storage: Storage, out: Path, format_: str, name: str, orders: Orders, changes: Changes, sizes: dict[str, tuple[int, int]]
+    storage: Storage,
+    out: Path,
+    format_: str,
+    name: str,
+    orders: Orders,
+    changes: Changes,
+    sizes: dict[str, tuple[int, int]],
 ) -> None:
     place = out / name
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,11 @@ def repair(data: bytes, orders: Orders, changes: Changes, sizes: dict[str, tuple
     for element in dropped:
         root.remove(element)
     tree = root.getroottree()
-    return bytes(etree.tostring(tree, xml_declaration=data.lstrip().startswith(b"<?xml"), encoding=tree.docinfo.encoding or "utf-8"))
+    return bytes(
+        etree.tostring(
+            tree, xml_declaration=data.lstrip().startswith(b"<?xml"), encoding=tree.docinfo.encoding or "utf-8"
+        )
+    )
 
 
 def _size(root: Any) -> tuple[float, float] | None:

@@ -13,7 +13,10 @@ _TARGET = re.compile(
     r"(^|[._])(y|t|targets?|labels?|lbls?|masks?|boxes|bbox(es)?|gt|truth|classes|class|category_id|area|iscrowd|keypoints|segmentation)\d*$",
     re.IGNORECASE,
 )
-_SKIPPED = re.compile(r"(^|[._])(image_id|img_id|id|idx|index|path|file_name|filename|size|orig_size|area|iscrowd|num_.*|.*_len(gth)?s?)$", re.I)
+_SKIPPED = re.compile(
+    r"(^|[._])(image_id|img_id|id|idx|index|path|file_name|filename|size|orig_size|area|iscrowd|num_.*|.*_len(gth)?s?)$",
+    re.I,
+)
 
 
 @dataclass(frozen=True)

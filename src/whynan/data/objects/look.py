@@ -46,11 +46,15 @@ class ObjectLook:
         self.n += 1
         if isinstance(sample, Failure):
             what = f"{type(sample.error).__name__}: {shown(sample.error, 160)}"
-            self.outcome.findings.add([report("sample-unreadable", f"{self.name}[{index}]", type(sample.error).__name__, what, index)])
+            self.outcome.findings.add(
+                [report("sample-unreadable", f"{self.name}[{index}]", type(sample.error).__name__, what, index)]
+            )
             return
         found = list(leaves(sample))
         size = next((size for leaf in found if not leaf.is_target and (size := image_size(leaf.values))), None)
-        labels = {leaf.name.rpartition(".")[0]: leaf.values for leaf in found if leaf.name.endswith(("labels", "classes"))}
+        labels = {
+            leaf.name.rpartition(".")[0]: leaf.values for leaf in found if leaf.name.endswith(("labels", "classes"))
+        }
         for leaf in found:
             if _is_boxes(leaf):
                 self._add_boxes(index, leaf, size, labels.get(leaf.name.rpartition(".")[0]))
@@ -89,10 +93,15 @@ class ObjectLook:
             groups[values.shape].append((index, values))
         for group in groups.values():
             first, n_cells, n_constant = measure.n_rows, len(measure.cells), len(measure.constant_rows)
+            n_rows = {label: len(rows) for label, rows in measure.label_rows.items()}
             measure.add(np.stack([values for _, values in group]))
             # Rows were counted from 0; the index in the data set is what can be looked up.
             indices = [index for index, _ in group]
-            measure.cells[n_cells:] = [(indices[row - first], c, kind, n) for row, c, kind, n in measure.cells[n_cells:]]
+            measure.cells[n_cells:] = [
+                (indices[row - first], c, kind, n) for row, c, kind, n in measure.cells[n_cells:]
+            ]
+            for label, rows in measure.label_rows.items():
+                rows[n_rows.get(label, 0) :] = [indices[row - first] for row in rows[n_rows.get(label, 0) :]]
             measure.constant_rows[n_constant:] = [indices[row - first] for row in measure.constant_rows[n_constant:]]
 
     def _add_boxes(self, index: int, leaf: Leaf, size: tuple[int, int] | None, labels: Any) -> None:
@@ -104,18 +113,25 @@ class ObjectLook:
         self.box_labels.append(labels.astype(np.int64) if fits else np.full(len(rows), -1, np.int64))
         self.outcome.statistics.per_image[len(rows)] += 1
         if not len(rows):
-            finding = report("image-without-annotations", f"{self.name}[{index}].{leaf.name}", "0 boxes", "no box in this sample")
+            finding = report(
+                "image-without-annotations", f"{self.name}[{index}].{leaf.name}", "0 boxes", "no box in this sample"
+            )
             self.outcome.findings.add([finding])
 
     def _add_mask(self, index: int, leaf: Leaf, size: tuple[int, int] | None) -> None:
         array = np.squeeze(leaf.values)
         values, counts = np.unique(array, return_counts=True)
-        facts = {"values": dict(zip(values.tolist(), counts.tolist())), "size": (array.shape[1], array.shape[0])}
+        facts: dict[str, Any] = {
+            "values": dict(zip(values.tolist(), counts.tolist())),
+            "size": (array.shape[1], array.shape[0]),
+        }
         options = self.job.options
         classes = {k: str(k) for k in range(options.classes)} if options.classes is not None else None
         look = MaskLook(f"{self.name}[{index}].{leaf.name}", facts, None, size, classes, options.ignore_index)
         self.outcome.findings.add(look_at("mask", look, options))
-        self.outcome.statistics.classes.update({str(v): n for v, n in facts["values"].items() if v != options.ignore_index})
+        self.outcome.statistics.classes.update(
+            {str(v): n for v, n in facts["values"].items() if v != options.ignore_index}
+        )
         self.outcome.statistics.counted_in = "pixels"
 
     def finish(self) -> Outcome:
@@ -139,12 +155,14 @@ class ObjectLook:
         for channel, index in self.first_of.items():
             if channel != usual:
                 message = f"has {channel} channels, while most have {usual}: {shares}"
-                self.outcome.findings.add([report("image-mode-varies", f"{self.name}[{index}]", channel, message, index)])
+                self.outcome.findings.add(
+                    [report("image-mode-varies", f"{self.name}[{index}]", channel, message, index)]
+                )
 
     def _look_at_boxes(self) -> None:
         raw = np.concatenate(self.boxes)
         counts = np.array([n for _, n, _ in self.box_rows])
-        file = np.repeat(np.arange(len(counts)), counts)
+        file: Any = np.repeat(np.arange(len(counts)), counts)
         size = np.array([size for _, _, size in self.box_rows], dtype=np.float64)[file]
         layout = self._layout(raw)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -124,7 +124,11 @@ def _pipeline(data: Any) -> Iterator[Any]:
 
 def _keras(data: Any) -> Source | None:
     """A PyDataset (once called Sequence) gives a batch for each index."""
-    names = {kind.__name__ for kind in type(data).__mro__ if kind.__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")}
+    names = {
+        kind.__name__
+        for kind in type(data).__mro__
+        if kind.__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
+    }
     if not names & {"PyDataset", "Sequence"}:
         return None
     n = getattr(data, "num_batches", None)
@@ -213,7 +217,13 @@ def _batch_size(item: Any) -> int:
     if isinstance(item, Mapping):
         return next((_batch_size(part) for part in item.values()), 1)
     if isinstance(item, (tuple, list)) and item:
-        return _batch_size(item[0]) if _is_array(item[0]) or isinstance(item[0], Mapping) else len(item[0]) if isinstance(item[0], (tuple, list)) else len(item)
+        return (
+            _batch_size(item[0])
+            if _is_array(item[0]) or isinstance(item[0], Mapping)
+            else len(item[0])
+            if isinstance(item[0], (tuple, list))
+            else len(item)
+        )
     return 1
 
 

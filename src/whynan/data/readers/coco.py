@@ -57,7 +57,7 @@ def read(file: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> Coco
     chunks = _Chunks(made)
     try:
         for event, key, value in JsonStream(file, on_bytes):
-            if event == END or event == BEGIN:
+            if event in (BEGIN, END):
                 continue
             made.keys.add(key)
             if key == "annotations":

@@ -11,8 +11,8 @@ from whynan.data.extra import need
 from whynan.data.readers.problems import shown
 
 EXTENSIONS = {
-    "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "bmp": "BMP", "gif": "GIF", "webp": "WEBP",
-    "tif": "TIFF", "tiff": "TIFF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000", "avif": "AVIF",
+    "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "bmp": "BMP", "gif": "GIF",
+    "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000", "avif": "AVIF",
 }  # fmt: skip
 """Extensions that are taken for images, with Pillow's name of the format."""
 _ALIKE = {"MPO": "JPEG"}
@@ -80,7 +80,17 @@ def explain(error: Exception) -> str:
 
 def _measure(image: Any, module: Any, facts: Facts, exact: bool) -> None:
     if image.mode in ("P", "1", "PA", "LA", "La", "RGBa"):
-        image = image.convert("RGB" if image.mode == "P" else "L" if image.mode == "1" else "RGBA" if image.mode == "PA" else "LA" if image.mode == "La" else image.mode)
+        image = image.convert(
+            "RGB"
+            if image.mode == "P"
+            else "L"
+            if image.mode == "1"
+            else "RGBA"
+            if image.mode == "PA"
+            else "LA"
+            if image.mode == "La"
+            else image.mode
+        )
     grid = image
     if not exact and (image.width > GRID or image.height > GRID):
         grid = image.resize((min(GRID, image.width), min(GRID, image.height)), module.Resampling.NEAREST)

@@ -30,8 +30,8 @@ BEGIN, ELEMENT, END, VALUE = "begin", "element", "end", "value"
 
 
 class JsonStream:
-    """Yields (BEGIN, key, None), (ELEMENT, key, element) ... (END, key, None) for each array of the outermost object, and
-    (VALUE, key, value) for all else in it."""
+    """Yields (BEGIN, key, None), (ELEMENT, key, element) ... (END, key, None) for each array of the outermost object,
+    and (VALUE, key, value) for all else in it."""
 
     def __init__(self, file: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> None:
         self._file = file

@@ -16,7 +16,8 @@ Facts = dict[str, Any]
 
 
 def read(data: bytes, is_array: bool) -> Facts:
-    """Return "size", "mode" and how often each value comes ("values"), or "error". NaN and infinities are counted apart."""
+    """Return "size", "mode" and how often each value comes ("values"), or "error". NaN and infinities are counted
+    apart."""
     if not data:
         return {"error": "the file is empty"}
     try:

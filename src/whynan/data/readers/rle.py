@@ -6,7 +6,8 @@ import numpy as np
 
 
 def area(rle: dict[str, Any]) -> tuple[int, int]:
-    """Return (pixels of the mask, pixels of the image that the runs add up to). Raises ValueError where it is no RLE."""
+    """Return (pixels of the mask, pixels of the image that the runs add up to). Raises ValueError where it is no
+    RLE."""
     counts = rle.get("counts")
     if isinstance(counts, str):
         runs = decompress(counts)
@@ -23,8 +24,8 @@ def area(rle: dict[str, Any]) -> tuple[int, int]:
 
 
 def decompress(counts: str) -> Any:
-    """Return the runs i64[n] of a compressed RLE: 5 bits a character, bit 6 says that more follow; from the third run on
-    each number is the difference to the run before the last (maskApi.c of the COCO API)."""
+    """Return the runs i64[n] of a compressed RLE: 5 bits a character, bit 6 says that more follow; from the third run
+    on each number is the difference to the run before the last (maskApi.c of the COCO API)."""
     codes = np.frombuffer(counts.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
     if len(codes) and (codes.min() < 0 or codes.max() > 63 or codes[-1] & 32):
         raise ValueError("counts are not in COCO's encoding")
@@ -52,5 +53,5 @@ def pixels(rle: dict[str, Any]) -> Any:
     runs = decompress(counts) if isinstance(counts, str) else np.array(counts, dtype=np.int64)
     if int(runs.sum()) != height * width or (len(runs) and runs.min() < 0):
         raise ValueError("the runs do not add up to the image")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    flat: Any = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return flat.reshape(width, height).T

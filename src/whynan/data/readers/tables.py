@@ -107,7 +107,12 @@ class _Csv:
             for row, cell in enumerate(columns[self.class_column]):
                 text = cell.strip()
                 if text.lower() in MISSING:
-                    self._problem("label-missing", first + row, cell or "blank", f"row {first + row} has no {header[self.class_column]}")
+                    self._problem(
+                        "label-missing",
+                        first + row,
+                        cell or "blank",
+                        f"row {first + row} has no {header[self.class_column]}",
+                    )
                 else:
                     self.classes[text] = self.classes.get(text, 0) + 1
 
@@ -116,7 +121,13 @@ class _Csv:
         targets = [k for k in range(len(header)) if is_target_name(header[k])]
         inputs = [k for k in numeric if k not in targets]
         self.inputs = ArrayMeasure(
-            None, self.name, "float64", [0, len(inputs)], names=[header[k] for k in inputs], columns=inputs, is_target=False
+            None,
+            self.name,
+            "float64",
+            [0, len(inputs)],
+            names=[header[k] for k in inputs],
+            columns=inputs,
+            is_target=False,
         )
         for k in targets:
             if k in numeric:

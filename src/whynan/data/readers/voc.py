@@ -122,7 +122,7 @@ def table(
     Where the size of an image is not known, the one that the file itself gives takes its place.
     """
     per_file = np.array([len(fact["c"]) for fact in facts], dtype=np.int64)
-    file = np.repeat(np.arange(len(files)), per_file)
+    file: Any = np.repeat(np.arange(len(files)), per_file)
     starts = np.cumsum(per_file) - per_file
     raw = np.array([side for fact in facts for side in fact["v"]], dtype=np.float64).reshape(-1, 4)
     classes: dict[str | None, int] = {None: -1}

@@ -18,8 +18,8 @@ Facts = dict[str, Any]
 
 
 def read(file: IO[bytes], exact: bool = False) -> Iterator[tuple[str, str, Any]]:
-    """Yield ("image", member, facts), ("array", member, measures), ("label", member, number), ("problem", member, problem)
-    and, for each sample, ("sample", key, its extensions), in the order of the shard."""
+    """Yield ("image", member, facts), ("array", member, measures), ("label", member, number), ("problem", member,
+    problem) and, for each sample, ("sample", key, its extensions), in the order of the shard."""
     key, parts = "", list[str]()
     done: set[int] = set()
     try:
@@ -34,9 +34,11 @@ def read(file: IO[bytes], exact: bool = False) -> Iterator[tuple[str, str, Any]]
                         yield "sample", key, parts
                     key, parts = folder + slash + stem, []
                     # A checksum of each key: all keys themselves would not fit in bounded memory.
-                    digest = zlib.crc32(key.encode("utf-8", "surrogateescape")) << 32 | zlib.adler32(key.encode("utf-8", "surrogateescape"))
+                    digest = zlib.crc32(key.encode("utf-8", "surrogateescape")) << 32 | zlib.adler32(
+                        key.encode("utf-8", "surrogateescape")
+                    )
                     if digest in done:
-                        text = f"the key {key} stands there already: its parts are not next to each other, or it comes twice"
+                        text = f"the key {key} was there before: its parts stand apart, or it comes twice"
                         yield "problem", member.name, ("annotation-unreadable:warning", None, key, text)
                     done.add(digest)
                 parts.append(extension.lower())

@@ -1,5 +1,5 @@
-"""YOLO label files: a line for each object, class first, then a box (cx cy w h) or the points of a polygon, all relative
-to the size of the image."""
+"""YOLO label files: a line for each object, class first, then a box (cx cy w h) or the points of a polygon, all
+relative to the size of the image."""
 
 import math
 from collections.abc import Sequence
@@ -57,17 +57,21 @@ def _read_slowly(data: bytes) -> Facts:
 
 
 def table(
-    files: Sequence[str], images: Sequence[str | None], sizes: Sequence[tuple[int, int] | None],
-    facts: Sequence[Facts], keypoint_shape: tuple[int, int] | None = None,
+    files: Sequence[str],
+    images: Sequence[str | None],
+    sizes: Sequence[tuple[int, int] | None],
+    facts: Sequence[Facts],
+    keypoint_shape: tuple[int, int] | None = None,
 ) -> tuple[Annotations, list[tuple[int, Problem]]]:
-    """Return the annotations of many files as one table, and (number of the file, problem) for lines that make no sense.
+    """Return the annotations of many files as one table, and (number of the file, problem) for lines that make no
+    sense.
 
     `sizes` are the sizes of the images in pixels, None where they are not known.
     """
     values = np.array([number for fact in facts for number in fact["v"]], dtype=np.float64)
     counts = np.array([count for fact in facts for count in fact["n"]], dtype=np.int64)
     per_file = np.array([len(fact["n"]) for fact in facts], dtype=np.int64)
-    file = np.repeat(np.arange(len(files)), per_file)
+    file: Any = np.repeat(np.arange(len(files)), per_file)
     index = np.concatenate([_indices(fact) for fact in facts]) if facts else np.zeros(0, np.int64)
     start = np.cumsum(counts) - counts
     label = values[start] if len(start) else np.zeros(0)
@@ -136,7 +140,7 @@ def _polygons(values: Any, start: Any, counts: Any, is_polygon: Any, size: Any, 
     if not len(owner):
         return None
     n_points = (counts[owner] - 1) // 2
-    first = np.repeat(start[owner] + 1, n_points)
+    first: Any = np.repeat(start[owner] + 1, n_points)
     within = np.arange(int(n_points.sum())) - np.repeat(np.cumsum(n_points) - n_points, n_points)
     points = np.stack([values[first + 2 * within], values[first + 2 * within + 1]], axis=1)
     places = np.cumsum(n_points) - n_points

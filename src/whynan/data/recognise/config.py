@@ -44,8 +44,8 @@ def _load(name: str, heads: Heads, findings: list[Finding]) -> Any:
         text = data.decode("utf-8-sig")
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
-        _, _, value, message = of_os_error("config-unreadable", error)
-        findings.append(report("config-unreadable", name, value, message))
+        problem = of_os_error("config-unreadable", error)
+        findings.append(report("config-unreadable", name, problem[2], problem[3]))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         message = f"line {line}: byte 0x{data[error.start]:02x} is not UTF-8"
@@ -68,12 +68,14 @@ def _config(name: str, content: dict[Any, Any], findings: list[Finding]) -> Conf
         findings.append(report("config-unreadable", name, f"nc={count}", message))
     shape = content.get("kpt_shape")
     ignored = content.get("ignore_index", content.get("ignore_label"))
-    is_shape = isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and 0 < n < 1000 for n in shape)
+    is_shape: Any = (
+        isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and 0 < n < 1000 for n in shape)
+    )
     return Config(
         file=name,
         names=names,
         classes=_names(content.get("classes")),
-        keypoints=(shape[0], shape[1]) if is_shape and shape[1] in (2, 3) else None,
+        keypoints=(shape[0], shape[1]) if isinstance(shape, list) and is_shape and shape[1] in (2, 3) else None,
         ignore_index=ignored if isinstance(ignored, int) else None,
         folders=[value for key in ("train", "val", "test") if isinstance(value := content.get(key), str)],
     )
@@ -109,7 +111,8 @@ def names_file(files: Files, folder: str, heads: Heads) -> dict[int, str] | None
 
 def best_config(configs: Sequence[Config], place: str, labels: set[int], field: str) -> Config | None:
     """Return the configuration that a folder of labels goes with: of several the one that leaves the fewest of its
-    labels undeclared, then the one whose name is most like the folder's, then the one with the fewest classes to spare."""
+    labels undeclared, then the one whose name is most like the folder's, then the one with the fewest classes to
+    spare."""
     fitting = [config for config in configs if getattr(config, field)]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
@@ -124,6 +127,4 @@ def best_config(configs: Sequence[Config], place: str, labels: set[int], field: 
 def _affinity(one: str, other: str) -> int:
     """Count words of two paths that are the same, or begin with each other: det and detection."""
     mine, theirs = set(_TOKENS.findall(one.lower())), set(_TOKENS.findall(other.lower()))
-    return sum(
-        any(len(a) > 2 and len(b) > 2 and (a.startswith(b) or b.startswith(a)) for b in theirs) for a in mine
-    )
+    return sum(any(len(a) > 2 and len(b) > 2 and (a.startswith(b) or b.startswith(a)) for b in theirs) for a in mine)

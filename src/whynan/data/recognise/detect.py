@@ -28,7 +28,19 @@ _PEEKED = 20
 _COCO = re.compile(rb'"(annotations|images|categories|image_id|file_name)"\s*:')
 _COCO_NAME = re.compile(r"annotation|instances|coco|person_keypoints", re.IGNORECASE)
 _YOLO_LINE = re.compile(rb"^\s*-?\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?|\s+[-+]?(nan|inf)){2,}\s*$", re.IGNORECASE)
-_NO_LABELS = {"classes", "train", "val", "test", "trainval", "readme", "requirements", "license", "licence", "labels", "obj"}
+_NO_LABELS = {
+    "classes",
+    "train",
+    "val",
+    "test",
+    "trainval",
+    "readme",
+    "requirements",
+    "license",
+    "licence",
+    "labels",
+    "obj",
+}
 _LABELS = re.compile(r"^labels?([_\-\d]|$)|[_\-]labels?$", re.IGNORECASE)
 _VOC_LISTS = {"train": "train", "val": "val", "test": "test"}
 
@@ -194,7 +206,7 @@ class _Finder:
         elif chosen is not None:
             part.classes = chosen.names
         else:
-            part.classes = config.names_file(self.files, names and folder_of(names[0]) or root, self.heads)
+            part.classes = config.names_file(self.files, (names and folder_of(names[0])) or root, self.heads)
         if chosen is not None:
             part.keypoints = chosen.keypoints
             self._check_folders(chosen)

@@ -11,7 +11,8 @@ _FOLDER = re.compile(
     re.IGNORECASE,
 )
 _SUFFIX = re.compile(
-    r"([_\-.](masks?|seg|segmentation|label|labels|gt|annotation|gtFine_label(Train)?Ids|label(Train)?Ids|L|leftImg8bit))$", re.IGNORECASE
+    r"([_\-.](masks?|seg|segmentation|label|labels|gt|annotation|gtFine_label(Train)?Ids|label(Train)?Ids|L|leftImg8bit))$",
+    re.IGNORECASE,
 )
 _NO_MASK = re.compile(r"(_color|_colour|_instanceIds|_polygons|_instance)$", re.IGNORECASE)
 _KINDS = {"png", "npy", "bmp", "tif", "tiff", "gif", "pgm"}
@@ -96,5 +97,3 @@ def _is_indexed(names: list[str], heads: Heads) -> bool:
             return True
     # Colours: masks all the same where the folder says so without doubt.
     return any(re.search(r"mask|SegmentationClass|annot$", step, re.IGNORECASE) for step in names[0].split("/")[:-1])
-
-

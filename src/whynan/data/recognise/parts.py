@@ -56,7 +56,11 @@ def split_of(name: str) -> str | None:
         found = _SPLIT.match(folder)
         if found:
             return _SPLIT_NAMES.get(found[1].lower(), found[1].lower())
-    found = _IN_STEM.search(last.rpartition(".")[0]) if last.endswith((".json", ".npz", ".npy", ".csv", ".parquet", ".tar")) else None
+    found = (
+        _IN_STEM.search(last.rpartition(".")[0])
+        if last.endswith((".json", ".npz", ".npy", ".csv", ".parquet", ".tar"))
+        else None
+    )
     return _SPLIT_NAMES.get(found[1].lower(), found[1].lower()) if found else None
 
 

@@ -18,7 +18,16 @@ def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:
     keypoints = unit.shared.get("keypoints")
     for item, fact in zip(kept, facts):
         if not fact["n"] and not fact["p"]:
-            outcome.findings.add([report("annotation-file-empty", item.name, "0 lines", "label file without a line: background, or an export that failed")])
+            outcome.findings.add(
+                [
+                    report(
+                        "annotation-file-empty",
+                        item.name,
+                        "0 lines",
+                        "label file without a line: background, or an export that failed",
+                    )
+                ]
+            )
         if item.image is None and unit.shared["has_images"]:
             message = "label file without an image of the same name; loaders pass over it"
             outcome.findings.add([report("image-missing", item.name, "no image", message, severity="warning")])
@@ -34,9 +43,11 @@ def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:
     if declared is not None:
         find_unknown_labels(table, declared, outcome)
     elif len(table):
-        find_unknown_labels(table, {label: "" for label in set(table.label[table.label >= 0].tolist())}, outcome)
+        find_unknown_labels(table, dict.fromkeys(set(table.label[table.label >= 0].tolist()), ""), outcome)
     count_classes(table, [item.split for item in kept], int, outcome)
-    outcome.statistics.classes.update({(declared or {}).get(label, str(label)): n for label, n in outcome.counts.items()})
+    outcome.statistics.classes.update(
+        {(declared or {}).get(label, str(label)): n for label, n in outcome.counts.items()}
+    )
 
 
 def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
@@ -54,7 +65,9 @@ def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
             message = f"the image {fact['filename'] or 'of this annotation'} is not there"
             outcome.findings.add([report("image-missing", item.name, fact["filename"] or "no image", message)])
         if not fact["c"]:
-            outcome.findings.add([report("image-without-annotations", item.name, "0 objects", "no object is annotated")])
+            outcome.findings.add(
+                [report("image-without-annotations", item.name, "0 objects", "no object is annotated")]
+            )
         outcome.findings.add(size_check.declared(item.name, item.image, (fact["w"], fact["h"]), item.size))
         for index, name in enumerate(fact["c"]):
             if name is None:
@@ -78,7 +91,9 @@ def _find_unknown_names(job: Job, table: Any, names: list[str], outcome: Outcome
         if label >= 0 and label not in declared:
             file, index = table.where(row)
             message = f"class {names[label]!r} is not one of {', '.join(job.options.names[:8])}"
-            finding = check.finding(file, names[label], message, index, image=table.image_name(row), box=table.pixels(row))
+            finding = check.finding(
+                file, names[label], message, index, image=table.image_name(row), box=table.pixels(row)
+            )
             outcome.findings.add([finding])
 
 

@@ -47,7 +47,15 @@ def _look_at_tables(job: Job, unit: Unit, outcome: Outcome, kind: str, read: Any
             look_at_measure(job, item.name, ArrayMeasure.from_facts(measured), outcome)
         if facts["classes"]:
             outcome.statistics.arrays.append(
-                {"name": item.name, "shape": [], "dtype": "text", "is_target": True, "mean": None, "std": None, "names": None}
+                {
+                    "name": item.name,
+                    "shape": [],
+                    "dtype": "text",
+                    "is_target": True,
+                    "mean": None,
+                    "std": None,
+                    "names": None,
+                }
                 | {"square_mean": 0.0, "labels": facts["classes"]}
             )
 
@@ -166,7 +174,9 @@ def _find_incomplete(
 ) -> None:
     """Samples that lack a part which nearly all others have."""
     if not kinds:
-        outcome.findings.add([report("annotation-file-empty", shard, "0 samples", "the shard holds no sample", severity="error")])
+        outcome.findings.add(
+            [report("annotation-file-empty", shard, "0 samples", "the shard holds no sample", severity="error")]
+        )
         return
     usual = kinds.most_common(1)[0][0]
     for key, parts in samples:

@@ -1,6 +1,7 @@
 """A COCO file: columns from its reader, joined with the images that are there."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,9 @@ def _find_too_many(job: Job, file: str, declared: dict[int, str], outcome: Outco
     n = job.options.classes or 0
     above = [label for label in sorted(declared) if label > n]
     if above:
-        message = f"{len(above)} category ids are above {n}, the number of classes given: {above[0]}..{above[-1]}; map them"
+        message = (
+            f"{len(above)} category ids are above {n}, the number of classes given: {above[0]}..{above[-1]}; map them"
+        )
         outcome.findings.add([report("label-out-of-range", file, above[-1], message, severity="warning")])
 
 
@@ -80,8 +83,8 @@ def _find_repeated_categories(file: str, content: CocoFile, outcome: Outcome) ->
 
 
 def _find_images(file: str, names: list[str], present: Present) -> list[str | None]:
-    """Return for each image the file that is there: in the folder in which most of the first ones are found, else by its
-    bare name where only one file has it."""
+    """Return for each image the file that is there: in the folder in which most of the first ones are found, else by
+    its bare name where only one file has it."""
     here = file.rpartition("/")[0]
     above = here.rpartition("/")[0]
     folders = [here, f"{here}/images".lstrip("/"), above, f"{above}/images".lstrip("/")]
@@ -160,9 +163,10 @@ def _table(file: str, content: CocoFile, found: list[str | None], present: Prese
     n = len(columns["id"])
     ids = np.array(content.image_ids, dtype=np.int64)
     sizes = np.array(
-        [(present.get(name) if name else None) or told for name, told in zip(found, content.image_sizes)], dtype=np.float64
+        [(present.get(name) if name else None) or told for name, told in zip(found, content.image_sizes)],
+        dtype=np.float64,
     ).reshape(-1, 2)
-    image = np.full(n, -1, dtype=np.int64)
+    image: Any = np.full(n, -1, dtype=np.int64)
     if len(ids):
         order = np.argsort(ids, kind="stable")
         place = np.minimum(np.searchsorted(ids[order], columns["image"]), len(ids) - 1)
@@ -174,7 +178,9 @@ def _table(file: str, content: CocoFile, found: list[str | None], present: Prese
     with np.errstate(invalid="ignore", over="ignore"):
         boxes = np.concatenate([raw[:, :2], raw[:, :2] + raw[:, 2:]], axis=1)
         # A width as it is written decides, and not the rounding of x + w: 1e9 + 1e-9 is 1e9.
-        boxes[:, 2:] = np.where((raw[:, 2:] > 0) & (boxes[:, 2:] <= boxes[:, :2]), np.nextafter(boxes[:, :2], np.inf), boxes[:, 2:])
+        boxes[:, 2:] = np.where(
+            (raw[:, 2:] > 0) & (boxes[:, 2:] <= boxes[:, :2]), np.nextafter(boxes[:, :2], np.inf), boxes[:, 2:]
+        )
     return Annotations(
         layout="xywh",
         files=[file],

@@ -70,11 +70,15 @@ def _count_conventions(job: Job, table: Annotations, outcome: Outcome) -> None:
         "corners (x1, y1, x2, y2)": np.concatenate([raw[:, :2], raw[:, 2:]], axis=1),
         "corner and size (x, y, w, h)": np.concatenate([raw[:, :2], raw[:, :2] + raw[:, 2:]], axis=1),
     }
-    readings.pop({"xyxy": "corners (x1, y1, x2, y2)", "xywh": "corner and size (x, y, w, h)"}.get(table.layout, ""), None)
+    readings.pop(
+        {"xyxy": "corners (x1, y1, x2, y2)", "xywh": "corner and size (x, y, w, h)"}.get(table.layout, ""), None
+    )
     for name, read in readings.items():
         fits = (read[:, 2:] > read[:, :2]).all(axis=1) & (read[:, :2] >= -slack).all(axis=1)
         outcome.other_boxes[name] += int((fits & (read[:, 2:] <= size + slack).all(axis=1)).sum())
     if table.layout == "cxcywh":
         pixels = np.concatenate([raw[:, :2] - raw[:, 2:] / 2, raw[:, :2] + raw[:, 2:] / 2], axis=1)
-        inside = (pixels >= -1).all(axis=1) & (pixels[:, 2:] <= table.size[rows] + 1).all(axis=1) & (raw > 1).any(axis=1)
+        inside = (
+            (pixels >= -1).all(axis=1) & (pixels[:, 2:] <= table.size[rows] + 1).all(axis=1) & (raw > 1).any(axis=1)
+        )
         outcome.other_boxes["pixels, not shares of the image"] += int(inside.sum())
