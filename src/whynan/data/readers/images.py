@@ -12,7 +12,8 @@ from whynan.data.readers.problems import shown
 
 EXTENSIONS = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "bmp": "BMP", "gif": "GIF",
-    "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000", "avif": "AVIF",
+    "webp": "WEBP", "tif": "TIFF",
+    "tiff": "TIFF", "ppm": "PPM", "pgm": "PPM", "pbm": "PPM", "jp2": "JPEG2000", "avif": "AVIF",
 }  # fmt: skip
 """Extensions that are taken for images, with Pillow's name of the format."""
 _ALIKE = {"MPO": "JPEG"}

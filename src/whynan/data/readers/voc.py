@@ -21,7 +21,7 @@ def _load() -> Any:
     global _parser, _etree
     if _etree is None:
         _etree = need("lxml.etree", "data", "reading XML annotations")
-        # Entities stay as they are: nothing is expanded, so that nothing can grow; huge_tree off keeps libxml2's limits.
+        # Entities stay as they are: nothing is expanded and nothing can grow; without huge_tree libxml2's limits hold.
         _parser = _etree.XMLParser(
             resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True, huge_tree=False
         )
