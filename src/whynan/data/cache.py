@@ -103,14 +103,12 @@ def place_of(storage: Storage) -> Path | None:
 def _open(place: Path) -> sqlite3.Connection:
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = _connect(place)
-    try:
-        (version,) = database.execute("SELECT value FROM about").fetchone() or ("",)
-    except sqlite3.DatabaseError:
-        version = ""
-    if version != _FORMAT:
+    if _version(database) != _FORMAT:
         database.close()
         place.unlink(missing_ok=True)
         database = _connect(place)
+        # Durability is not worth waiting for: what is lost in a crash is read again.
+        database.execute("PRAGMA journal_mode = MEMORY")
         database.execute("CREATE TABLE about (value TEXT)")
         database.execute("INSERT INTO about VALUES (?)", (_FORMAT,))
         database.execute(
@@ -120,9 +118,13 @@ def _open(place: Path) -> sqlite3.Connection:
     return database
 
 
+def _version(database: sqlite3.Connection) -> str:
+    try:
+        row = database.execute("SELECT value FROM about").fetchone()
+    except sqlite3.DatabaseError:  # no database, or another one
+        return ""
+    return str(row[0]) if row else ""
+
+
 def _connect(place: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(place, timeout=1.0)
-    # Durability is not worth waiting for: what is lost in a crash is read again.
-    database.execute("PRAGMA synchronous = OFF")
-    database.execute("PRAGMA journal_mode = MEMORY")
-    return database
+    return sqlite3.connect(place, timeout=1.0)

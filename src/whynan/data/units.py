@@ -38,6 +38,8 @@ class Outcome:
     """What comes of a unit; everything in it can be merged."""
 
     part: int = -1
+    worker: int = 0
+    """Id of the process that did it."""
     n_done: int = 0
     n_read: int = 0
     """Files that were opened, and not known from the cache."""

@@ -4,7 +4,7 @@ from whynan.data.catalogue import Check
 
 
 class ArrayUnreadable(Check):
-    """The loader raises an exception."""
+    """The loader raises an exception, or unpickles objects, which can run anything."""
 
     slug = "array-unreadable"
     title = "array or table that cannot be read"

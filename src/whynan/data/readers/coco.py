@@ -10,13 +10,14 @@ import numpy as np
 from whynan.data.annotations import ABSENT, EMPTY, POLYGON, RLE, shoelace
 from whynan.data.checks.area_not_positive import ABSENT_AREA
 from whynan.data.readers import rle
-from whynan.data.readers.json_stream import BEGIN, END, JsonError, JsonStream
+from whynan.data.readers.json_stream import BEGIN, END, VALUE, JsonError, JsonStream
 from whynan.data.readers.problems import Problem, shown
 
 CHUNK = 4096
 """Annotations that become columns at once."""
 _NO_BOX = [float("nan")] * 4
 _MOST_PROBLEMS = 20_000
+_ARRAYS = ("images", "annotations", "categories")
 
 
 @dataclass
@@ -58,6 +59,10 @@ def read(file: IO[bytes], on_bytes: Callable[[int], None] | None = None) -> Coco
     try:
         for event, key, value in JsonStream(file, on_bytes):
             if event in (BEGIN, END):
+                continue
+            if event == VALUE and key in _ARRAYS:
+                text = f'"{key}" is {shown(value)}, not an array'
+                made.problems.append(("annotation-unreadable", None, key, text))
                 continue
             made.keys.add(key)
             if key == "annotations":

@@ -13,6 +13,7 @@ PIECE = 1 << 20
 """Bytes that are read at once."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _END = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
+_NUMBER = re.compile(r"[0-9.eE+-]*")
 _NEAR = 64
 """An error this close to the end of what was read may be an element that is cut in two."""
 
@@ -49,6 +50,7 @@ class JsonStream:
             raise self._error("expected an object")
         self._at += 1
         if self._peek() == "}":
+            self._at += 1
             self._finish()
             return
         while True:
@@ -76,8 +78,6 @@ class JsonStream:
                 raise self._error("expected ',' or '}'")
 
     def _finish(self) -> None:
-        if self._text[self._at : self._at + 1] == "}":
-            self._at += 1
         if self._peek():
             raise self._error("more text after the end of the object")
 
@@ -126,11 +126,15 @@ class JsonStream:
             except ValueError as error:  # an integer of thousands of digits
                 raise self._error(str(error).partition(";")[0]) from None
             # A number at the very end of the piece may go on in the next one.
-            if end == len(self._text) and self._text[end - 1] not in '}]"' and not self._at_end:
+            if self._text[end - 1] not in '}]"' and not self._at_end and self._is_number_to_the_end(end):
                 self._more()
                 continue
             self._at = end
             return value
+
+    def _is_number_to_the_end(self, at: int) -> bool:
+        found = _NUMBER.match(self._text, at)
+        return found is not None and found.end() == len(self._text)
 
     def _more(self) -> bool:
         """Read on, forget what lies behind; return whether there was more."""

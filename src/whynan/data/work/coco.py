@@ -123,7 +123,8 @@ def _is_named(folder: str, stem: str) -> bool:
 def _look_at_images(
     file: str, content: CocoFile, found: list[str | None], present: Present, table: Annotations, outcome: Outcome
 ) -> None:
-    if not any(found) and content.image_names:
+    are_here = any(found)
+    if not are_here and content.image_names:
         message = f"none of the {len(found)} images is here: boxes were checked against the sizes in the file"
         outcome.findings.add([report("images-not-here", file, len(found), message)])
     size_check = all_checks()["size-mismatch"]
@@ -132,7 +133,7 @@ def _look_at_images(
     seen: dict[int, int] = {}
     for number, (name, told) in enumerate(zip(content.image_names, content.image_sizes)):
         image = found[number]
-        if image is None and any(found):
+        if image is None and are_here:
             outcome.findings.add([report("image-missing", file, name, f"the image {name} is not there")])
         outcome.findings.add(size_check.declared(file, image, told, present.get(image) if image else None))
         outcome.statistics.per_image[int(n_annotations[number])] += 1

@@ -1,12 +1,14 @@
 """A unit of work to the code of its kind."""
 
+import os
+
 from whynan.data.units import Job, Outcome, Unit
 from whynan.data.work import annotated, arrays, coco, pictures
 
 
 def process(job: Job, unit: Unit) -> Outcome:
     """Read and check the files of a unit."""
-    outcome = Outcome(part=unit.part)
+    outcome = Outcome(part=unit.part, worker=os.getpid())
     {
         "image": pictures.look,
         "digest": pictures.digest,
