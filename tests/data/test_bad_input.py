@@ -16,18 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
 from tests.data import sets
 from tests.data.conftest import checks, look, told
+
 from whynan.data.extra import DataError
 from whynan.data.finding import Finding
 from whynan.data.storage import Storage
 
-BOMB = """<?xml version="1.0"?>
-<!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa">""" + "".join(
-    f'<!ENTITY {chr(98 + k)} "{f"&{chr(97 + k)};" * 10}">' for k in range(12)
-) + """]>
+BOMB = (
+    """<?xml version="1.0"?>
+<!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa">"""
+    + "".join(f'<!ENTITY {chr(98 + k)} "{f"&{chr(97 + k)};" * 10}">' for k in range(12))
+    + """]>
 <annotation><object><name>&m;</name></object></annotation>"""
+)
 EXTERNAL = """<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>
 <annotation><object><name>&x;</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"""
 
@@ -61,7 +63,10 @@ XML: dict[str, tuple[bytes, str]] = {
     "another root": (b"<?xml version='1.0'?>\n<html/>", "<html>"),
     "entity bomb": (BOMB.encode(), "entit"),
     "external entity": (EXTERNAL.encode(), "entit"),
-    "wrong encoding": (b"<?xml version='1.0' encoding='utf-8'?>\n<annotation><filename>caf\xe9.png</filename></annotation>", "line 2"),
+    "wrong encoding": (
+        b"<?xml version='1.0' encoding='utf-8'?>\n<annotation><filename>caf\xe9.png</filename></annotation>",
+        "line 2",
+    ),
     "unknown encoding": (b"<?xml version='1.0' encoding='klingon'?>\n<annotation/>", "malformed XML"),
     "deep": (b"<annotation>" + b"<a>" * 100_000, "malformed XML"),
 }
@@ -87,7 +92,9 @@ def test_external_entities_are_not_read(voc: Path) -> None:
 
 def test_corners_that_are_no_numbers(voc: Path) -> None:
     place = voc / "Annotations/im1.xml"
-    place.write_text(place.read_text().replace("<xmin>5</xmin>", "<xmin>five</xmin>", 1).replace("<ymax>37</ymax>", "", 1))
+    place.write_text(
+        place.read_text().replace("<xmin>5</xmin>", "<xmin>five</xmin>", 1).replace("<ymax>37</ymax>", "", 1)
+    )
     found = {f.annotation: f.message for f in look(voc).findings if f.check == "annotation-unreadable"}
     assert "line 6" in found[0] and "'five'" in found[0]
     assert "<ymax> is missing" in found[1]
@@ -121,7 +128,11 @@ def test_elements_that_are_no_objects(tmp_path: Path) -> None:
     content["annotations"][1] = "five"
     content["images"][2] = None
     content["categories"].append(7)
-    found = [f for f in look(sets.write_coco(tmp_path, sets.pictures(), content)).findings if f.check == "annotation-unreadable"]
+    found = [
+        f
+        for f in look(sets.write_coco(tmp_path, sets.pictures(), content)).findings
+        if f.check == "annotation-unreadable"
+    ]
     assert {f.annotation for f in found} >= {None, 1}
 
 
@@ -174,7 +185,12 @@ def png_that_claims(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_decompression_bomb(yolo: Path) -> None:
@@ -356,7 +372,9 @@ def test_crash_of_a_decoder_costs_one_file(yolo: Path, monkeypatch: pytest.Monke
     # Only a fork takes the change along; a test runner may have threads, with which a fork is not chosen.
     monkeypatch.setattr(local, "_context", lambda: multiprocessing.get_context("fork"))
     result = scan(str(yolo), Options(), workers=2, is_cached=False)
-    assert {each for each in told(result) if each[0] == "worker-crashed"} == {("worker-crashed", "images/train/more40.png", None)}
+    assert {each for each in told(result) if each[0] == "worker-crashed"} == {
+        ("worker-crashed", "images/train/more40.png", None)
+    }
     assert result.statistics.n_images == 83
     assert "box-zero-size" in checks(result)
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
 from tests.data import sets
 from tests.data.conftest import checks
 from tests.data.test_faults import broken_images
+
 from whynan.data.options import Options
 from whynan.data.result import Result
 from whynan.data.scan import scan
@@ -118,7 +118,9 @@ def test_statistics_of_the_grid_are_near_those_of_all_pixels(tmp_path: Path) -> 
     for k in range(6):
         smooth = Image.fromarray(sets.noise(12, 9, k)).resize((700, 500), Image.Resampling.BICUBIC)
         smooth.save(tmp_path / f"{k}.png")
-    pixels = np.concatenate([np.asarray(Image.open(place)).reshape(-1, 3) for place in sorted(tmp_path.iterdir())]) / 255
+    pixels = (
+        np.concatenate([np.asarray(Image.open(place)).reshape(-1, 3) for place in sorted(tmp_path.iterdir())]) / 255
+    )
     for exact, tolerance in ((True, 1e-9), (False, 5e-3)):
         channels = scan(str(tmp_path), Options(exact=exact), workers=1, is_cached=False).statistics.usual_channels
         assert channels is not None
@@ -156,4 +158,3 @@ def test_ray_works_in_other_processes(tmp_path: Path) -> None:
     finally:
         engine.close()
         ray.shutdown()
-

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.data import sets
 from tests.data.conftest import checks, look
 
@@ -92,7 +91,9 @@ def test_real_layout_of_several_configurations(tmp_path: Path) -> None:
     (root / "labels").rmdir()
     (root / "labels_seg").mkdir()
     for picture in pictures:
-        (root / "labels_seg" / f"{picture.stem}.txt").write_text("7 0.1 0.1 0.5 0.1 0.5 0.5\n9 0.2 0.2 0.6 0.2 0.6 0.7\n")
+        (root / "labels_seg" / f"{picture.stem}.txt").write_text(
+            "7 0.1 0.1 0.5 0.1 0.5 0.5\n9 0.2 0.2 0.6 0.2 0.6 0.7\n"
+        )
     (root / "config_detection.yaml").write_text(f"names: {list(sets.NAMES)}\n")
     (root / "config_segmentation.yaml").write_text("names: {7: a, 9: b, 12: c}\n")
     result = look(root)

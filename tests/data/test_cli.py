@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.data import sets
 
 
@@ -51,7 +50,13 @@ def test_format_that_is_not_there(faulty: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--classes", "0"], ["--classes", ","], ["--json", "no/such/folder/x.json"], ["--workers", "0"], ["--format", "x"]],
+    [
+        ["--classes", "0"],
+        ["--classes", ","],
+        ["--json", "no/such/folder/x.json"],
+        ["--workers", "0"],
+        ["--format", "x"],
+    ],
 )
 def test_bad_options(arguments: list[str], faulty: Path) -> None:
     done = whynan("data", faulty, *arguments)
@@ -151,13 +156,26 @@ def test_missing_library_is_named_with_its_pip_line(faulty: Path, tmp_path: Path
 
 def test_help_teaches() -> None:
     text = whynan("data", "--help").stdout
-    for word in ("COCO", "YOLO", "--ignore-index", "--fix", "--html", "--no-cache", "Exit status", "whynan data camvid"):
+    for word in (
+        "COCO",
+        "YOLO",
+        "--ignore-index",
+        "--fix",
+        "--html",
+        "--no-cache",
+        "Exit status",
+        "whynan data camvid",
+    ):
         assert word in text
 
 
 def test_closed_pipe(faulty: Path) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m whynan data {faulty} --all | head -1", shell=True, capture_output=True, text=True, check=False
+        f"{sys.executable} -m whynan data {faulty} --all | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1

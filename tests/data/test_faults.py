@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
 from tests.data import sets
 from tests.data.conftest import checks, look, told
 
@@ -27,7 +26,8 @@ def fresh(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("set")
 
 
-# Boxes -----------------------------------------------------------------------------------------------------------------
+# Boxes
+# -----------------------------------------------------------------------------------------------------------------
 
 BOXES: dict[str, tuple[st.SearchStrategy[tuple[float, float, float, float]], str]] = {
     "no width": (st.integers(1, W - 1).map(lambda x: (x, 3, x, 20)), "box-zero-size"),
@@ -72,7 +72,9 @@ def test_box(
     # Nothing else is wrong in the set; a fault may well be two things at once in its own place.
     assert {each[1:] for each in found} == {expected[1:]} | {(file, None) for _, file, n in found if n is None}
     (finding,) = [f for f in result.findings if f.check == check]
-    assert finding.severity == ("error" if check not in ("box-too-small", "box-partly-outside-image") else finding.severity)
+    assert finding.severity == (
+        "error" if check not in ("box-too-small", "box-partly-outside-image") else finding.severity
+    )
     assert finding.value and finding.cause
 
 
@@ -131,11 +133,16 @@ def test_corners_in_coco(tmp_path: Path) -> None:
     for annotation in content["annotations"]:
         x, y, w, h = annotation["bbox"]
         annotation["bbox"] = [x, y, x + w, y + h]
-    (finding,) = [f for f in look(sets.write_coco(tmp_path, sets.pictures(), content)).findings if f.check == "box-format-mismatch"]
+    (finding,) = [
+        f
+        for f in look(sets.write_coco(tmp_path, sets.pictures(), content)).findings
+        if f.check == "box-format-mismatch"
+    ]
     assert "corners" in finding.message
 
 
-# COCO ------------------------------------------------------------------------------------------------------------------
+# COCO
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def set_key(key: str, value: Any) -> Callable[[dict[str, Any], int], None]:
@@ -179,7 +186,11 @@ def test_coco(fault: str, row: int, tmp_path_factory: pytest.TempPathFactory) ->
     change, check = COCO[fault]
     content = sets.coco_content(sets.pictures())
     change(content, row)
-    found = {each for each in told(look(sets.write_coco(fresh(tmp_path_factory), sets.pictures(), content))) if each[2] is not None}
+    found = {
+        each
+        for each in told(look(sets.write_coco(fresh(tmp_path_factory), sets.pictures(), content)))
+        if each[2] is not None
+    }
     assert found == {(check, "annotations.json", row)}
 
 
@@ -211,7 +222,8 @@ def test_crowds_and_gaps_are_notes(tmp_path: Path) -> None:
     assert checks(result, "note") == checks(result) == {"box-crowd", "label-ids-not-contiguous", "class-unused"}
 
 
-# Files -----------------------------------------------------------------------------------------------------------------
+# Files
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_size_tag_of_voc(tmp_path: Path) -> None:
@@ -249,7 +261,9 @@ def test_empty_files(tmp_path: Path) -> None:
     assert checks(look(root), "note") == {"annotation-file-empty"}
     root = sets.write_voc(tmp_path / "voc", sets.pictures())
     (root / "Annotations/im1.xml").write_text("")
-    (root / "Annotations/im2.xml").write_text("<annotation><size><width>64</width><height>48</height></size></annotation>")
+    (root / "Annotations/im2.xml").write_text(
+        "<annotation><size><width>64</width><height>48</height></size></annotation>"
+    )
     assert told(look(root)) == {
         ("annotation-unreadable", "Annotations/im1.xml", None),
         ("image-without-annotations", "Annotations/im2.xml", None),
@@ -258,7 +272,14 @@ def test_empty_files(tmp_path: Path) -> None:
 
 def test_lines_of_yolo(tmp_path: Path) -> None:
     root = sets.write_yolo(tmp_path, sets.pictures())
-    lines = ["0 0.5 0.5 0.2", "1 0.5 0.5 0.2 0.2 0.9", "x 0.5 0.5 0.2 0.2", "", "1.5 0.5 0.5 0.2 0.2", "2 0.5 0.5 0.2 0.2"]
+    lines = [
+        "0 0.5 0.5 0.2",
+        "1 0.5 0.5 0.2 0.2 0.9",
+        "x 0.5 0.5 0.2 0.2",
+        "",
+        "1.5 0.5 0.5 0.2 0.2",
+        "2 0.5 0.5 0.2 0.2",
+    ]
     (root / "labels/train/im1.txt").write_text("\n".join(lines))
     found = told(look(root), "error")
     assert found == {("annotation-unreadable", "labels/train/im1.txt", k) for k in (0, 1, 2, 4)}
@@ -269,7 +290,9 @@ def test_polygons_of_yolo(tmp_path: Path) -> None:
     for k in range(4):
         (root / f"labels/train/im{k}.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.2 0.2 0.6 0.2 0.6 0.7 0.3 0.4\n")
     (root / "labels/train/im1.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.1 0.1\n2 0.1 0.1 0.2 0.2 0.3 0.3\n")
-    (root / "labels/train/im2.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.2 0.2 0.6 0.2 0.6 0.7 0.3 0.4\n2 0.5 0.5 0.2 0.2\n")
+    (root / "labels/train/im2.txt").write_text(
+        "0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.2 0.2 0.6 0.2 0.6 0.7 0.3 0.4\n2 0.5 0.5 0.2 0.2\n"
+    )
     found = told(look(root))
     assert found == {
         ("polygon-too-short", "labels/train/im1.txt", 1),
@@ -282,12 +305,17 @@ def test_keypoints_of_yolo(tmp_path: Path) -> None:
     root = sets.write_yolo(tmp_path, sets.pictures())
     (root / "data.yaml").write_text("train: images\nnames: [cat, dog, bird]\nkpt_shape: [2, 3]\n")
     for k in range(4):
-        (root / f"labels/train/im{k}.txt").write_text("0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.6 0.6 2\n1 0.5 0.5 0.3 0.3 0 0 0 0.5 0.6 1\n")
+        (root / f"labels/train/im{k}.txt").write_text(
+            "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.6 0.6 2\n1 0.5 0.5 0.3 0.3 0 0 0 0.5 0.6 1\n"
+        )
     (root / "labels/train/im1.txt").write_text("0 0.5 0.5 0.2 0.2 0.4 0.4 2 1.6 0.6 2\n1 0.5 0.5 0.3 0.3 0 0 0 2 2 0\n")
-    assert {each for each in told(look(root)) if each[2] is not None} == {("keypoint-outside-image", "labels/train/im1.txt", 0)}
+    assert {each for each in told(look(root)) if each[2] is not None} == {
+        ("keypoint-outside-image", "labels/train/im1.txt", 0)
+    }
 
 
-# Images ----------------------------------------------------------------------------------------------------------------
+# Images
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def broken_images(root: Path) -> dict[str, str]:
@@ -307,7 +335,7 @@ def broken_images(root: Path) -> dict[str, str]:
     Image.fromarray(one).save(root / "channel.png")
     Image.fromarray(sets.noise(W, H, 62, 1)).save(root / "grey.png")
     Image.fromarray(sets.noise(W, H, 63, 4)).save(root / "alpha.png")
-    Image.fromarray((sets.noise(W, H, 64, 1).astype(np.uint16) * 200)).save(root / "deep.png")
+    Image.fromarray(sets.noise(W, H, 64, 1).astype(np.uint16) * 200).save(root / "deep.png")
     (root / "copy.png").write_bytes((root / "ok3.png").read_bytes())
     hot = np.zeros((H, W), np.float32)
     hot[3, 4], hot[5, 6] = np.nan, np.inf
@@ -356,7 +384,8 @@ def test_class_of_one_split_only(tmp_path: Path) -> None:
     assert (finding.check, finding.value) == ("class-missing-in-split", "wasp")
 
 
-# Masks -----------------------------------------------------------------------------------------------------------------
+# Masks
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_masks(tmp_path: Path) -> None:
@@ -394,7 +423,9 @@ def test_void_without_its_ignore_index(ignored: int | None, tmp_path: Path) -> N
 
 
 def test_ignore_index_of_a_class(tmp_path: Path) -> None:
-    assert "ignore-index-swallows-class" in checks(look(sets.write_masks(tmp_path), classes=3, ignore_index=1), "warning")
+    assert "ignore-index-swallows-class" in checks(
+        look(sets.write_masks(tmp_path), classes=3, ignore_index=1), "warning"
+    )
 
 
 def test_masks_of_arrays(tmp_path: Path) -> None:
@@ -409,7 +440,8 @@ def test_masks_of_arrays(tmp_path: Path) -> None:
     assert told(result, "error") == {("target-nan", f"masks/im{k}.npy", None) for k in range(2)}
 
 
-# Arrays, tables, shards --------------------------------------------------------------------------------------------------
+# Arrays, tables, shards
+# --------------------------------------------------------------------------------------------------
 
 
 @given(row=st.integers(0, 39), column=st.integers(0, 4), value=st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -483,7 +515,9 @@ def test_parquet(tmp_path: Path) -> None:
 
     values = [0.1 * k for k in range(20)]
     values[7] = math.nan
-    table = pyarrow.table({"a": values, "b": [1.5] * 20, "c": [None, *range(19)], "target": [*map(float, range(19)), math.inf]})
+    table = pyarrow.table(
+        {"a": values, "b": [1.5] * 20, "c": [None, *range(19)], "target": [*map(float, range(19)), math.inf]}
+    )
     parquet.write_table(table, tmp_path / "t.parquet")
     result = look(tmp_path)
     assert result.format == "parquet"
@@ -541,8 +575,10 @@ def test_slugs_that_scripts_rely_on() -> None:
 
     needed = """box-zero-size box-negative-size box-nonfinite box-outside-image box-partly-outside-image box-too-small
     box-duplicate area-not-positive segmentation-empty polygon-too-short mixed-box-and-polygon-lines label-out-of-range
-    mask-value-out-of-range mask-all-ignored class-unused duplicate-annotation-id annotation-missing annotation-file-empty
-    annotation-unreadable image-missing image-without-annotations image-unreadable image-extension-mismatch image-duplicate
+    mask-value-out-of-range mask-all-ignored class-unused duplicate-annotation-id annotation-missing
+    annotation-file-empty
+    annotation-unreadable image-missing image-without-annotations image-unreadable image-extension-mismatch
+    image-duplicate
     image-constant image-mode-varies size-mismatch value-nan value-inf value-extreme feature-zero-variance target-nan
     target-inf"""
     assert set(needed.split()) <= set(all_checks())

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.data import sets
 from tests.data.conftest import checks, look
 from tests.data.test_cli import whynan
+
 from whynan.data.fix.repair import repair
 from whynan.errors import OutputError
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
 from tests.data import sets
 from tests.data.conftest import look
 from tests.data.test_faults import broken_images
+
 from whynan.data.page import render, save_page
 
 
 def pictures_of(page: str) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    ]
 
 
 def test_page_of_boxes(tmp_path: Path) -> None:

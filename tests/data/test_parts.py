@@ -39,12 +39,18 @@ def gather(data: bytes) -> dict[str, Any]:
 
 
 @settings(deadline=None)
-@given(content=st.dictionaries(st.text(max_size=6), values, max_size=5), piece=st.integers(1, 40), indent=st.sampled_from([None, 1]))
+@given(
+    content=st.dictionaries(st.text(max_size=6), values, max_size=5),
+    piece=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
+)
 def test_json_in_pieces_is_json(content: dict[str, Any], piece: int, indent: int | None) -> None:
     before, json_stream.PIECE = json_stream.PIECE, piece
     try:
         assert gather(json.dumps(content, indent=indent).encode()) == content
-        assert gather(json.dumps(content, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")) == content
+        assert (
+            gather(json.dumps(content, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")) == content
+        )
     except JsonError as error:
         assert "UTF-8" in str(error)  # a lone surrogate has no encoding
     finally:
@@ -148,8 +154,8 @@ def test_a_million_annotations_in_less_than_a_gigabyte(tmp_path: Path) -> None:
             x, y, w = k / 2000, k % 400, 10 + k % 60 if k != 777_777 else 0
             ring = f"{x},{y},{x + w},{y},{x + w},{y + 20},{x},{y + 20}"
             file.write(
-                f'{"," if k else ""}{{"id":{k + 1},"image_id":{k % 100_000},"category_id":{1 + k % 2},"bbox":[{x},{y},{w},20],'
-                f'"area":{max(w, 1) * 20},"iscrowd":0,"segmentation":[[{ring}]]}}'
+                f'{"," if k else ""}{{"id":{k + 1},"image_id":{k % 100_000},"category_id":{1 + k %
+                2},"bbox":[{x},{y},{w},20],' f'"area":{max(w, 1) * 20},"iscrowd":0,"segmentation":[[{ring}]]}}'
             )
         file.write("]}")
     code = (

@@ -1,4 +1,6 @@
-"""Real sets of the folder that WHYNAN_DATASETS names, each with a truth.json: all defects are found; no other errors."""
+"""Real sets of the folder that WHYNAN_DATASETS names, each with a truth.json: all defects are found; no other
+errors.
+"""
 
 import json
 import os
@@ -6,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.data.conftest import look, told
 
 ROOT = os.environ.get("WHYNAN_DATASETS")

@@ -3,6 +3,7 @@ code."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +78,41 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.number)
+
+    @cached_property
+    def sides(self) -> Any:
+        """f64[n, 2], width and height of the boxes."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @cached_property
+    def is_sized(self) -> Any:
+        """bool[n], boxes that are finite, of no negative side, in an image of known size."""
+        boxes, sides, size = self.boxes, self.sides, self.size
+        positive = (sides[:, 0] >= 0) & (sides[:, 1] >= 0) & (size[:, 0] > 0) & (size[:, 1] > 0)
+        return self.has_box & positive & np.isfinite(boxes[:, 0] + boxes[:, 1] + boxes[:, 2] + boxes[:, 3])
+
+    @cached_property
+    def is_outside(self) -> Any:
+        """bool[n], boxes of known size that share no point with their image."""
+        x1, y1, x2, y2 = (self.boxes[:, k] for k in range(4))
+        width, height = self.size[:, 0], self.size[:, 1]
+        beyond = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
+        # A box without size at the very border is box-zero-size, and not outside.
+        touching = (x1 <= width) & (y1 <= height) & (x2 >= 0) & (y2 >= 0) & ((x1 == x2) | (y1 == y2))
+        return self.is_sized & beyond & ~touching
+
+    @cached_property
+    def overhang(self) -> Any:
+        """f64[n], by how many pixels each box stands out of its image; 0 or less where it does not."""
+        low = np.maximum(-self.boxes[:, 0], -self.boxes[:, 1])
+        high = np.maximum(self.boxes[:, 2] - self.size[:, 0], self.boxes[:, 3] - self.size[:, 1])
+        return np.maximum(low, high)
+
+    @cached_property
+    def is_finite(self) -> Any:
+        """bool[n], boxes that are written with finite numbers."""
+        raw = self.raw
+        return np.isfinite(raw[:, 0]) & np.isfinite(raw[:, 1]) & np.isfinite(raw[:, 2]) & np.isfinite(raw[:, 3])
 
     def where(self, row: int) -> tuple[str, int]:
         """Return the file and the index in it."""

@@ -28,6 +28,11 @@ class Cache:
         with contextlib.suppress(OSError, sqlite3.Error):
             self._database = _open(place)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is kept."""
+        return self._database is not None
+
     def get(self, kind: str, name: str) -> bytes | None:
         """Return what is known of a file, None if nothing or if it has changed."""
         return self.get_many(kind, [name]).get(name)

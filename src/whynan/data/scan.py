@@ -133,7 +133,7 @@ class _Look:
 
     def run(self) -> None:
         """Read everything."""
-        job = Job(self.storage, self.options)
+        job = Job(self.storage, self.options, self.cache.is_open)
         if self.engine_name == "ray":
             from whynan.data.engine.ray import RayEngine
 

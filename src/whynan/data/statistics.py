@@ -95,9 +95,9 @@ class Statistics:
         """Count the boxes of a table."""
         self.n_annotations += len(table)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            sides = table.boxes[:, 2:] - table.boxes[:, :2]
-            good = table.has_box & (sides > 0).all(axis=1) & np.isfinite(sides).all(axis=1)
-            sizes = np.floor(np.log2(sides[good].prod(axis=1)) / 2).astype(int)
+            sides = table.sides
+            good = table.has_box & (sides[:, 0] > 0) & (sides[:, 1] > 0) & np.isfinite(sides[:, 0] * sides[:, 1])
+            sizes = np.floor(np.log2(sides[good, 0] * sides[good, 1]) / 2).astype(int)
             aspects = np.round(np.log2(sides[good, 0] / sides[good, 1])).astype(int)
         for counter, values in ((self.box_sizes, sizes), (self.box_aspects, aspects)):
             found, counts = np.unique(values, return_counts=True)

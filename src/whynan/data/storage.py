@@ -156,7 +156,7 @@ def _walk_local(root: str) -> Listing:
             )
             return
         for child in children:
-            if _is_hidden(child.name):
+            if child.name[0] == "." or child.name == "__MACOSX":
                 continue
             inner = f"{name}/{child.name}" if name else child.name
             try:

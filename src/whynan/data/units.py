@@ -65,6 +65,8 @@ class Job:
 
     storage: Storage
     options: Options
+    is_kept: bool = True
+    """Whether a cache keeps what is read."""
 
 
 def pack(facts: Any) -> bytes:

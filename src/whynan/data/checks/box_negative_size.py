@@ -19,7 +19,7 @@ class BoxNegativeSize(Check):
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
-        width, height = thing.boxes[:, 2] - thing.boxes[:, 0], thing.boxes[:, 3] - thing.boxes[:, 1]
+        width, height = thing.sides[:, 0], thing.sides[:, 1]
         for row, file, index, look in thing.places(thing.has_box & ((width < 0) | (height < 0))):
             sides = [name for name, side in (("width", width[row]), ("height", height[row])) if side < 0]
             message = f"box ({thing.text(row)}) has a negative {' and a negative '.join(sides)}"

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from whynan.data.annotations import Annotations
 from whynan.data.catalogue import Check
 from whynan.data.finding import Finding
@@ -21,5 +19,5 @@ class BoxNonfinite(Check):
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
-        for row, file, index, look in thing.places(thing.has_box & ~np.isfinite(thing.raw).all(axis=1)):
+        for row, file, index, look in thing.places(thing.has_box & ~thing.is_finite):
             yield self.finding(file, thing.text(row), f"box ({thing.text(row)}) is not finite", index, **look)

@@ -1,13 +1,9 @@
 """box-partly-outside-image: a box that stands out of its image."""
 
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from whynan.data.annotations import Annotations, number
 from whynan.data.catalogue import Check
-from whynan.data.checks.box_outside_image import is_outside, is_sized
 from whynan.data.finding import Finding, Severity
 from whynan.data.options import Options
 
@@ -27,8 +23,8 @@ class BoxPartlyOutsideImage(Check):
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
-        over = overhang(thing)
-        bad = is_sized(thing) & ~is_outside(thing) & (over > options.tolerance)
+        over = thing.overhang
+        bad = thing.is_sized & ~thing.is_outside & (over > options.tolerance)
         for row, file, index, look in thing.places(bad):
             width, height = thing.size[row]
             message = (
@@ -37,9 +33,3 @@ class BoxPartlyOutsideImage(Check):
             )
             severity: Severity = "note" if over[row] <= SLIGHT else "warning"
             yield self.finding(file, f"{number(over[row])} px", message, index, severity=severity, **look)
-
-
-def overhang(thing: Annotations) -> Any:
-    """Return by how many pixels each box stands out of its image, f64[n]; 0 or less where it does not."""
-    boxes, size = thing.boxes, thing.size
-    return np.maximum(np.maximum(-boxes[:, 0], -boxes[:, 1]), (boxes[:, 2:] - size).max(axis=1))

@@ -6,7 +6,6 @@ import numpy as np
 
 from whynan.data.annotations import Annotations, number
 from whynan.data.catalogue import Check
-from whynan.data.checks.box_outside_image import is_sized
 from whynan.data.finding import Finding
 from whynan.data.options import Options
 
@@ -22,12 +21,12 @@ class BoxTooSmall(Check):
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
-        sides = np.minimum(thing.boxes[:, 2] - thing.boxes[:, 0], thing.boxes[:, 3] - thing.boxes[:, 1])
-        longest = thing.size.max(axis=1)
+        sides = np.minimum(thing.sides[:, 0], thing.sides[:, 1])
+        longest = np.maximum(thing.size[:, 0], thing.size[:, 1])
         with np.errstate(divide="ignore", invalid="ignore"):
             # An image that is smaller than the training size is not counted as enlarged: loaders differ there.
             scaled = sides * np.minimum(1.0, options.train_size / longest)
-            bad = is_sized(thing) & (sides > 0) & (scaled < 1.0)
+            bad = thing.is_sized & (sides > 0) & (scaled < 1.0)
         for row, file, index, look in thing.places(bad):
             message = (
                 f"box ({thing.text(row)}) is {number(sides[row])} px at its smaller side, {number(scaled[row])} px "

@@ -20,7 +20,7 @@ class BoxZeroSize(Check):
     subject = "annotations"
 
     def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
-        width, height = thing.boxes[:, 2] - thing.boxes[:, 0], thing.boxes[:, 3] - thing.boxes[:, 1]
+        width, height = thing.sides[:, 0], thing.sides[:, 1]
         bad = thing.has_box & ((width == 0) & (height >= 0) | (height == 0) & (width >= 0))
         for row, file, index, look in thing.places(bad):
             raw = thing.raw[row]

@@ -33,6 +33,8 @@ def find_masks(files: Files, heads: Heads, is_asked: bool) -> tuple[list[Part], 
     images = [name for name in files.images if name not in flat and name not in others]
     if not groups and is_asked:
         groups, images = _beside(files)
+    if not groups:
+        return [], set()
     index = ImageIndex(images)
     by_bare = ImageIndex([_bare_path(name) for name in images])
     originals = {_bare_path(name): name for name in images}

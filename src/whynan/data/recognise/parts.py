@@ -65,7 +65,8 @@ def split_of(name: str) -> str | None:
 
 
 def extension_of(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
+    _, dot, extension = name.rpartition(".")
+    return extension.lower() if dot and "/" not in extension else ""
 
 
 def stem_of(name: str) -> str:
@@ -87,9 +88,12 @@ class Files:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.names = [entry.name for entry in entries]
         self.by_extension: dict[str, list[str]] = defaultdict(list)
+        self.images: list[str] = []
         for name in self.names:
-            self.by_extension[extension_of(name)].append(name)
-        self.images = [name for name in self.names if is_image(name)]
+            extension = extension_of(name)
+            self.by_extension[extension].append(name)
+            if extension in EXTENSIONS:
+                self.images.append(name)
 
     def having(self, *extensions: str) -> list[str]:
         return [name for extension in extensions for name in self.by_extension.get(extension, ())]

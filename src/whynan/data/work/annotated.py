@@ -57,10 +57,10 @@ def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
     size_check = all_checks()["size-mismatch"]
     assert isinstance(size_check, SizeMismatch)
     for item, fact in zip(kept, facts):
-        outcome.findings.add(as_findings(item.name, fact["p"]))
-        is_read = not any(index is None for _, index, _, _ in fact["p"])
-        if not is_read:
-            continue
+        if fact["p"]:
+            outcome.findings.add(as_findings(item.name, fact["p"]))
+            if any(index is None for _, index, _, _ in fact["p"]):
+                continue
         if item.image is None and unit.shared["has_images"]:
             message = f"the image {fact['filename'] or 'of this annotation'} is not there"
             outcome.findings.add([report("image-missing", item.name, fact["filename"] or "no image", message)])
@@ -68,8 +68,9 @@ def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
             outcome.findings.add(
                 [report("image-without-annotations", item.name, "0 objects", "no object is annotated")]
             )
-        outcome.findings.add(size_check.declared(item.name, item.image, (fact["w"], fact["h"]), item.size))
-        for index, name in enumerate(fact["c"]):
+        if (fact["w"], fact["h"]) != item.size:
+            outcome.findings.add(size_check.declared(item.name, item.image, (fact["w"], fact["h"]), item.size))
+        for index, name in enumerate(fact["c"] if None in fact["c"] else ()):
             if name is None:
                 outcome.findings.add([report("label-missing", item.name, "no name", "object has no class name", index)])
         outcome.statistics.per_image[len(fact["c"])] += 1

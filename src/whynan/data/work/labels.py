@@ -8,7 +8,6 @@ import numpy as np
 
 from whynan.data.annotations import Annotations
 from whynan.data.catalogue import all_checks, look_at
-from whynan.data.checks.box_partly_outside_image import overhang
 from whynan.data.units import Job, Outcome
 
 
@@ -57,15 +56,17 @@ def find_unknown_labels(
 
 def _count_conventions(job: Job, table: Annotations, outcome: Outcome) -> None:
     """Count the boxes that make no sense as they are written, and those that do when they are read another way."""
-    rows = table.has_box & (table.size > 0).all(axis=1) & np.isfinite(table.raw).all(axis=1)
+    rows = table.has_box & (table.size[:, 0] > 0) & (table.size[:, 1] > 0) & table.is_finite
     raw, size = table.raw[rows], table.size[rows]
     boxes, slack = table.boxes[rows], job.options.tolerance + 1.0
-    is_odd = (boxes[:, 2:] < boxes[:, :2]).any(axis=1) | (overhang(table)[rows] > slack)
+    is_odd = (table.sides[rows, 0] < 0) | (table.sides[rows, 1] < 0) | (table.overhang[rows] > slack)
     outcome.n_boxes += len(raw)
     outcome.n_odd_boxes += int(is_odd.sum())
     if table.layout == "cxcywh":
         size = np.ones_like(size)
         slack /= 640
+    if not is_odd.any():
+        return  # nothing to explain by another convention
     readings = {
         "corners (x1, y1, x2, y2)": np.concatenate([raw[:, :2], raw[:, 2:]], axis=1),
         "corner and size (x, y, w, h)": np.concatenate([raw[:, :2], raw[:, :2] + raw[:, 2:]], axis=1),
@@ -74,8 +75,9 @@ def _count_conventions(job: Job, table: Annotations, outcome: Outcome) -> None:
         {"xyxy": "corners (x1, y1, x2, y2)", "xywh": "corner and size (x, y, w, h)"}.get(table.layout, ""), None
     )
     for name, read in readings.items():
-        fits = (read[:, 2:] > read[:, :2]).all(axis=1) & (read[:, :2] >= -slack).all(axis=1)
-        outcome.other_boxes[name] += int((fits & (read[:, 2:] <= size + slack).all(axis=1)).sum())
+        x1, y1, x2, y2 = (read[:, k] for k in range(4))
+        fits = (x2 > x1) & (y2 > y1) & (x1 >= -slack) & (y1 >= -slack)
+        outcome.other_boxes[name] += int((fits & (x2 <= size[:, 0] + slack) & (y2 <= size[:, 1] + slack)).sum())
     if table.layout == "cxcywh":
         pixels = np.concatenate([raw[:, :2] - raw[:, 2:] / 2, raw[:, :2] + raw[:, 2:] / 2], axis=1)
         inside = (

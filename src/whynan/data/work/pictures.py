@@ -1,6 +1,7 @@
 """Units of images and masks."""
 
 import hashlib
+import warnings
 from functools import partial
 
 from whynan.data.catalogue import look_at
@@ -21,6 +22,7 @@ def look(job: Job, unit: Unit, outcome: Outcome) -> None:
     """Decode images."""
     kind = kind_of_images(job.options.exact)
     read = partial(images.read, exact=job.options.exact)
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image becomes a finding
     for item in unit.items:
         facts = facts_of(job, item, kind, outcome, read, "image-unreadable")
         if facts is None:

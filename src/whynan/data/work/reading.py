@@ -23,5 +23,6 @@ def facts_of(job: Job, item: Item, kind: str, outcome: Outcome, read: Read, slug
         return None
     outcome.n_read += 1
     facts = read(data)
-    outcome.fresh.append((kind, item.name, pack(facts)))
+    if job.is_kept:
+        outcome.fresh.append((kind, item.name, pack(facts)))
     return facts
