@@ -4,9 +4,8 @@ python benchmarks/data.py [--rounds 5] [--workers N] [--ray] [images coco voc yo
 
 Each ratio is within a round, bare and whynan by turns; the median of the rounds is shown. `images`: images a second
 beside Pillow's decoding alone, same number of processes. `coco`, `voc`, `yolo`: time for annotations alone beside
-json.load,
-ElementTree (and lxml) and split-and-float, in one process. `again`: a second look at unchanged files. `memory`: the
-largest resident set of a look at 1 000 000 annotations.
+json.load, ElementTree (and lxml), and split-and-float, in one process. `again`: a second look at unchanged files.
+`memory`: the largest resident set of a look at 1 000 000 annotations.
 """
 
 import argparse
@@ -58,11 +57,9 @@ def write_coco(root: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     boxes = np.round(rng.uniform([0, 0, 8, 8], [400, 300, 200, 150], (n, 4)), 2).tolist()
     with (root / "instances.json").open("w") as file:
+        categories = [{"id": c, "name": str(c)} for c in range(80)]
         images = [{"id": k, "file_name": f"{k}.jpg", "width": 640, "height": 480} for k in range(n // 8 + 1)]
-        file.write(
-            f'{{"images": {json.dumps(images)}, "categories": {json.dumps([{"id": c, "name": str(c)} for c in
-            range(80)])}'
-        )
+        file.write(f'{{"images": {json.dumps(images)}, "categories": {json.dumps(categories)}')
         file.write(', "annotations": [')
         for k, (x, y, w, h) in enumerate(boxes):
             ring = [
@@ -87,8 +84,9 @@ def write_voc(root: Path) -> None:
     for k in range(N_FILES):
         objects = "".join(
             f"\t<object>\n\t\t<name>c{c}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n\t\t<difficult>0</difficult>\n"
-            f"\t\t<bndbox>\n\t\t\t<xmin>{x}</xmin>\n\t\t\t<ymin>{y}</ymin>\n\t\t\t<xmax>{x + 90}</xmax>\n\t\t\t<ymax>{y
-            + 70}</ymax>\n" "\t\t</bndbox>\n\t</object>\n"
+            f"\t\t<bndbox>\n\t\t\t<xmin>{x}</xmin>\n\t\t\t<ymin>{y}</ymin>\n"
+            f"\t\t\t<xmax>{x + 90}</xmax>\n\t\t\t<ymax>{y + 70}</ymax>\n"
+            "\t\t</bndbox>\n\t</object>\n"
             for c, (x, y) in enumerate(rng.integers(0, 390, (OBJECTS, 2)).tolist())
         )
         head = f"<filename>{k}.jpg</filename>\n<size><width>640</width><height>480</height><depth>3</depth></size>\n"
@@ -171,9 +169,13 @@ def compare(name: str, bare: Callable[[], None], ours: Callable[[], None], round
     what = "of the bare loop's speed" if is_speed else "times the bare parse"
     bare_s, ours_s = (statistics.median(column) for column in zip(*pairs))
     print(
-        f"{name:8} {statistics.median(ratios):5.2f} {what}   ({ratios[0]:.2f} to {ratios[-1]:.2f}; {bare_s:.2f} s,
-        {ours_s:.2f} s)"
+        f"{name:8} {statistics.median(ratios):5.2f} {what}   "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f}; {bare_s:.2f} s, {ours_s:.2f} s)"
     )
+
+
+def compare_annotations(name: str, bare: Callable[[Path], None], place: Path, rounds: int) -> None:
+    compare(name, lambda: bare(place), lambda: look(place, 1, pixels=False), rounds, False)
 
 
 def measure_again(root: Path) -> None:
@@ -181,8 +183,8 @@ def measure_again(root: Path) -> None:
     first = scan(str(root / "images"), workers=1)
     second = scan(str(root / "images"), workers=1)
     print(
-        f"again    {second.n_read} of {first.n_read} files read, {second.seconds / first.seconds:.3f} times the first
-        look"
+        f"again    {second.n_read} of {first.n_read} files read, "
+        f"{second.seconds / first.seconds:.3f} times the first look"
     )
 
 
@@ -228,15 +230,16 @@ def run(options: argparse.Namespace, root: Path) -> None:
         if options.ray:
             ours = lambda: look(root / "images", workers, engine="ray")  # noqa: E731
             compare("ray", lambda: bare_images(root / "images", workers), ours, 1, True)
-    writers = {"coco": lambda place: write_coco(place, N_COCO), "voc": write_voc, "yolo": write_yolo}
-    bare = {"coco": bare_coco, "voc": bare_voc, "yolo": bare_yolo}
-    for name in ("coco", "voc", "yolo"):
-        if name in options.what:
-            writers[name](root / name)
-            place = root / name
-            compare(name, lambda: bare[name](place), lambda: look(place, 1, pixels=False), rounds, False)
-            if name == "voc":
-                compare("voc/lxml", lambda: bare_lxml(place), lambda: look(place, 1, pixels=False), rounds, False)
+    if "coco" in options.what:
+        write_coco(root / "coco", N_COCO)
+        compare_annotations("coco", bare_coco, root / "coco", rounds)
+    if "voc" in options.what:
+        write_voc(root / "voc")
+        compare_annotations("voc", bare_voc, root / "voc", rounds)
+        compare_annotations("voc/lxml", bare_lxml, root / "voc", rounds)
+    if "yolo" in options.what:
+        write_yolo(root / "yolo")
+        compare_annotations("yolo", bare_yolo, root / "yolo", rounds)
     if "again" in options.what:
         measure_again(root)
     if "memory" in options.what:

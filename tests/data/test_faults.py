@@ -26,8 +26,7 @@ def fresh(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("set")
 
 
-# Boxes
-# -----------------------------------------------------------------------------------------------------------------
+# Boxes --------------------------------------------------------------------------------------------------------------
 
 BOXES: dict[str, tuple[st.SearchStrategy[tuple[float, float, float, float]], str]] = {
     "no width": (st.integers(1, W - 1).map(lambda x: (x, 3, x, 20)), "box-zero-size"),
@@ -141,8 +140,7 @@ def test_corners_in_coco(tmp_path: Path) -> None:
     assert "corners" in finding.message
 
 
-# COCO
-# ------------------------------------------------------------------------------------------------------------------
+# COCO ---------------------------------------------------------------------------------------------------------------
 
 
 def set_key(key: str, value: Any) -> Callable[[dict[str, Any], int], None]:
@@ -222,8 +220,7 @@ def test_crowds_and_gaps_are_notes(tmp_path: Path) -> None:
     assert checks(result, "note") == checks(result) == {"box-crowd", "label-ids-not-contiguous", "class-unused"}
 
 
-# Files
-# -----------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------------------------
 
 
 def test_size_tag_of_voc(tmp_path: Path) -> None:
@@ -314,8 +311,7 @@ def test_keypoints_of_yolo(tmp_path: Path) -> None:
     }
 
 
-# Images
-# ----------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 def broken_images(root: Path) -> dict[str, str]:
@@ -384,8 +380,7 @@ def test_class_of_one_split_only(tmp_path: Path) -> None:
     assert (finding.check, finding.value) == ("class-missing-in-split", "wasp")
 
 
-# Masks
-# -----------------------------------------------------------------------------------------------------------------
+# Masks --------------------------------------------------------------------------------------------------------------
 
 
 def test_masks(tmp_path: Path) -> None:
@@ -440,8 +435,7 @@ def test_masks_of_arrays(tmp_path: Path) -> None:
     assert told(result, "error") == {("target-nan", f"masks/im{k}.npy", None) for k in range(2)}
 
 
-# Arrays, tables, shards
-# --------------------------------------------------------------------------------------------------
+# Arrays, tables, shards ---------------------------------------------------------------------------------------------
 
 
 @given(row=st.integers(0, 39), column=st.integers(0, 4), value=st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -576,10 +570,8 @@ def test_slugs_that_scripts_rely_on() -> None:
     needed = """box-zero-size box-negative-size box-nonfinite box-outside-image box-partly-outside-image box-too-small
     box-duplicate area-not-positive segmentation-empty polygon-too-short mixed-box-and-polygon-lines label-out-of-range
     mask-value-out-of-range mask-all-ignored class-unused duplicate-annotation-id annotation-missing
-    annotation-file-empty
-    annotation-unreadable image-missing image-without-annotations image-unreadable image-extension-mismatch
-    image-duplicate
-    image-constant image-mode-varies size-mismatch value-nan value-inf value-extreme feature-zero-variance target-nan
+    annotation-file-empty annotation-unreadable image-missing image-without-annotations image-unreadable image-extension-mismatch
+    image-duplicate image-constant image-mode-varies size-mismatch value-nan value-inf value-extreme feature-zero-variance target-nan
     target-inf"""
     assert set(needed.split()) <= set(all_checks())
 

@@ -25,7 +25,7 @@ GRID = 64
 """Mean and standard deviation are taken from a grid of this many columns and rows."""
 _SUSPECT = 0.5
 """Variance, of values up to 255, below which an image may be constant."""
-_ONES = np.ones(GRID * GRID, np.float32)
+_ONES: Any = np.ones(GRID * GRID, np.float32)
 _FLOATS = {"F"}
 _WIDE = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 

@@ -58,7 +58,7 @@ def _count_conventions(job: Job, table: Annotations, outcome: Outcome) -> None:
     """Count the boxes that make no sense as they are written, and those that do when they are read another way."""
     rows = table.has_box & (table.size[:, 0] > 0) & (table.size[:, 1] > 0) & table.is_finite
     raw, size = table.raw[rows], table.size[rows]
-    boxes, slack = table.boxes[rows], job.options.tolerance + 1.0
+    slack = job.options.tolerance + 1.0
     is_odd = (table.sides[rows, 0] < 0) | (table.sides[rows, 1] < 0) | (table.overhang[rows] > slack)
     outcome.n_boxes += len(raw)
     outcome.n_odd_boxes += int(is_odd.sum())
