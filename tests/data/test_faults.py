@@ -567,12 +567,14 @@ def test_every_check_can_be_found() -> None:
 def test_slugs_that_scripts_rely_on() -> None:
     from whynan.data.catalogue import all_checks
 
-    needed = """box-zero-size box-negative-size box-nonfinite box-outside-image box-partly-outside-image box-too-small
-    box-duplicate area-not-positive segmentation-empty polygon-too-short mixed-box-and-polygon-lines label-out-of-range
-    mask-value-out-of-range mask-all-ignored class-unused duplicate-annotation-id annotation-missing
-    annotation-file-empty annotation-unreadable image-missing image-without-annotations image-unreadable image-extension-mismatch
-    image-duplicate image-constant image-mode-varies size-mismatch value-nan value-inf value-extreme feature-zero-variance target-nan
-    target-inf"""
+    needed = """
+    box-zero-size box-negative-size box-nonfinite box-outside-image box-partly-outside-image box-too-small
+    box-duplicate area-not-positive segmentation-empty polygon-too-short mixed-box-and-polygon-lines
+    label-out-of-range mask-value-out-of-range mask-all-ignored class-unused duplicate-annotation-id
+    annotation-missing annotation-file-empty annotation-unreadable image-missing image-without-annotations
+    image-unreadable image-extension-mismatch image-duplicate image-constant image-mode-varies size-mismatch
+    value-nan value-inf value-extreme feature-zero-variance target-nan target-inf
+    """
     assert set(needed.split()) <= set(all_checks())
 
 

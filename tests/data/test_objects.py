@@ -195,7 +195,8 @@ def test_pipelines_by_what_they_can_do() -> None:
             return ({"image": self.batch(k)[0], "label": self.batch(k)[1]} for k in range(5))
 
     for data, kind in (
-        (TensorFlowDataset(), "tensorflow"), (Unbatched(), "tensorflow"), (PyDataset(), "keras"), (BatchDataset(), "mindspore"),
+        (TensorFlowDataset(), "tensorflow"), (Unbatched(), "tensorflow"), (PyDataset(), "keras"),
+        (BatchDataset(), "mindspore"),
     ):  # fmt: skip
         result = check(data, classes=5)
         assert places(result) == EXPECTED, kind

@@ -154,7 +154,8 @@ def test_a_million_annotations_in_less_than_a_gigabyte(tmp_path: Path) -> None:
             x, y, w = k / 2000, k % 400, 10 + k % 60 if k != 777_777 else 0
             ring = f"{x},{y},{x + w},{y},{x + w},{y + 20},{x},{y + 20}"
             file.write(
-                f'{"," if k else ""}{{"id":{k + 1},"image_id":{k % 100_000},"category_id":{1 + k % 2},"bbox":[{x},{y},{w},20],'
+                f'{"," if k else ""}{{"id":{k + 1},"image_id":{k % 100_000},"category_id":{1 + k % 2},'
+                f'"bbox":[{x},{y},{w},20],'
                 f'"area":{max(w, 1) * 20},"iscrowd":0,"segmentation":[[{ring}]]}}'
             )
         file.write("]}")

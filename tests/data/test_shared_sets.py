@@ -1,4 +1,4 @@
-"""Real sets of the folder that WHYNAN_DATASETS names, each with a truth.json: all defects are found; no other errors."""
+"""Real sets of the folder that WHYNAN_DATASETS names, each with a truth.json: all of it is found, no more."""
 
 import json
 import os
