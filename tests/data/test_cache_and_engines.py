@@ -152,9 +152,16 @@ def test_ray_works_in_other_processes(tmp_path: Path) -> None:
     engine = RayEngine(Job(Storage(str(root)), Options()), 2)
     try:
         items = [Item(f"JPEGImages/im{k}.png") for k in range(8)] * 8
-        outcomes = list(engine.run(Unit("image", (item,)) for item in items))
-        assert sum(outcome.statistics.n_images for outcome in outcomes) == 64
-        assert len({outcome.worker for outcome in outcomes} - {os.getpid()}) == 2
+        workers: set[int] = set()
+        # On a busy machine the first process may have done it all before the second one has started.
+        for _ in range(20):
+            outcomes = list(engine.run(Unit("image", (item,)) for item in items))
+            assert sum(outcome.statistics.n_images for outcome in outcomes) == 64
+            workers |= {outcome.worker for outcome in outcomes}
+            if len(workers) >= 2:
+                break
+        assert len(workers) >= 2
+        assert os.getpid() not in workers
     finally:
         engine.close()
         ray.shutdown()

@@ -27,6 +27,7 @@ class Result:
     seconds: float = 0.0
     is_interrupted: bool = False
     n_files: int = 0
+    n_image_files: int = 0
     n_read: int = 0
     """Files that were opened; the others were known from the cache."""
     is_exact: bool = False
@@ -37,6 +38,11 @@ class Result:
     def findings(self) -> list[Finding]:
         """All findings that were kept, worst first."""
         return list(self.found)
+
+    @property
+    def n_images(self) -> int:
+        """Images of the set: files that are there, or entries of its annotations where those are more."""
+        return max(self.statistics.n_images, self.statistics.n_listed, self.n_image_files)
 
     @property
     def n_errors(self) -> int:
@@ -69,7 +75,8 @@ class Result:
             "seconds": round(self.seconds, 3),
             "interrupted": self.is_interrupted,
             "counts": {
-                "images": statistics.n_images,
+                "images": self.n_images,
+                "images_read": statistics.n_images,
                 "annotations": statistics.n_annotations,
                 "files": self.n_files,
                 "files_read": self.n_read,

@@ -121,6 +121,7 @@ class _Look:
         self.plan = recognise(listing, self.only, self.options, Heads(self.storage, self.cache))
         self.result.format = self.plan.format
         self.result.n_files = len(listing.entries)
+        self.result.n_image_files = len(self.plan.images)
         self.result.found.add(self.plan.findings)
         self.result.parts = [self._view(part) for part in self.plan.parts]
         self.result.annotation_files = [

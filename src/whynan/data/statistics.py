@@ -41,6 +41,9 @@ class Statistics:
     """Counts and histograms. Box sizes are counted by the binary logarithm of sqrt(width * height) in pixels."""
 
     n_images: int = 0
+    """Images that were decoded."""
+    n_listed: int = 0
+    """Images that COCO files list."""
     n_annotations: int = 0
     n_files: int = 0
     n_bytes: int = 0

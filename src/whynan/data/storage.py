@@ -115,10 +115,10 @@ def locate(path: str) -> tuple[Storage, str | None]:
     if stat.S_ISDIR(mode):
         if not os.access(place, os.R_OK | os.X_OK):
             raise DataError(f"{path}: no permission to read this folder")
-        return Storage(str(place)), None
+        return Storage(os.path.abspath(place)), None
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is neither a folder nor a regular file")
-    return Storage(str(place.parent)), place.name
+    return Storage(os.path.abspath(place.parent)), place.name
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -63,7 +63,7 @@ def lines(result: Result) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of the summary."""
     statistics = result.statistics
     counts = [
-        plural(n, what) for n, what in ((statistics.n_images, "image"), (statistics.n_annotations, "annotation")) if n
+        plural(n, what) for n, what in ((result.n_images, "image"), (statistics.n_annotations, "annotation")) if n
     ]
     n_classes = result.n_declared or len(statistics.classes)
     if n_classes:

@@ -1,5 +1,6 @@
 """Units of work on Ray Data, for sets that outgrow a machine: the same code in Ray's workers, the same outcomes."""
 
+import logging
 import os
 import pickle
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ class RayEngine:
         if self._is_ours:
             self._start()
         self._data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def _start(self) -> None:
         address = os.environ.get("RAY_ADDRESS")
@@ -46,11 +48,9 @@ class RayEngine:
         rows = [{"unit": pickle.dumps(unit)} for unit in units]
         if not rows:
             return
-        job = pickle.dumps(self._job)
-        found = self._data.from_items(rows, override_num_blocks=min(len(rows), 4 * max(1, self.n_workers))).map(
-            _Worker, fn_constructor_args=(job,), concurrency=max(1, self.n_workers)
-        )
-        for row in found.iter_rows():
+        data = self._data.from_items(rows, override_num_blocks=min(len(rows), 4 * max(1, self.n_workers)))
+        done = data.map(_run, fn_kwargs={"job": pickle.dumps(self._job)})
+        for row in done.iter_rows():
             yield pickle.loads(row["outcome"])
 
     def close(self, is_hurried: bool = False) -> None:
@@ -58,11 +58,7 @@ class RayEngine:
             self._ray.shutdown()
 
 
-class _Worker:
-    """Does units in an actor of Ray."""
-
-    def __init__(self, job: bytes) -> None:
-        self._job: Job = pickle.loads(job)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        return {"outcome": pickle.dumps(process(self._job, pickle.loads(row["unit"])))}
+def _run(row: dict[str, Any], job: bytes) -> dict[str, bytes]:
+    """Do a unit in a worker of Ray."""
+    known: Job = pickle.loads(job)
+    return {"outcome": pickle.dumps(process(known, pickle.loads(row["unit"])))}

@@ -44,6 +44,7 @@ def _read(job: Job, item: Item, outcome: Outcome) -> CocoFile | None:
 
 def _look_at(job: Job, item: Item, content: CocoFile, present: Present, outcome: Outcome) -> None:
     outcome.statistics.n_files += 1
+    outcome.statistics.n_listed += len(content.image_ids)
     for key in ("images", "annotations", "categories"):
         if key not in content.keys and not any(index is None for _, index, _, _ in content.problems):
             empty = f'there is no "{key}" with anything in it'
