@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from whynan.data.options import Options
 from whynan.data.result import Result
 from whynan.data.scan import scan
 from whynan.data.storage import Storage
+from whynan.data.units import Outcome, Unit
 
 
 def mixed(root: Path) -> Path:
@@ -128,40 +130,31 @@ def test_statistics_of_the_grid_are_near_those_of_all_pixels(tmp_path: Path) -> 
         assert np.allclose(channels.std, pixels.std(axis=0), atol=tolerance)
 
 
-def test_ray_cluster_of_two_processes_finds_the_same(tmp_path: Path) -> None:
-    """A real cluster on this machine: two worker processes, and the driver."""
-    ray = pytest.importorskip("ray")
-    root = mixed(tmp_path / "set")
-    (root / "arrays").mkdir()
-    local = scan(str(root), Options(), workers=1, is_cached=False)
-    try:
-        remote = scan(str(root), Options(), engine="ray", workers=2, is_cached=False)
-        assert remote.engine == "ray"
-        assert content(local) == content(remote)
-        assert not ray.is_initialized()
-    finally:
-        ray.shutdown()
-
-
-def test_ray_works_in_other_processes(tmp_path: Path) -> None:
+def test_ray_cluster_of_two_processes_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real cluster on this machine, two workers beside the driver, each doing one image at a time."""
     ray = pytest.importorskip("ray")
     from whynan.data.engine.ray import RayEngine
-    from whynan.data.units import Item, Job, Unit
 
-    root = sets.write_voc(tmp_path, sets.pictures(8))
-    engine = RayEngine(Job(Storage(str(root)), Options()), 2)
+    root = mixed(tmp_path / "set")
+    np.savez(root / "a.npz", X=np.array([[1.0, np.nan], [2, 3]]))
+    local = scan(str(root), Options(), workers=1, is_cached=False)
+    workers: set[int] = set()
+    real = RayEngine.run
+
+    def run(self: RayEngine, units: Iterable[Unit], is_small: bool = False) -> Iterator[Outcome]:
+        assert ray.cluster_resources()["CPU"] == 2
+        for outcome in real(self, units, is_small):
+            workers.add(outcome.worker)
+            yield outcome
+
+    monkeypatch.setattr(RayEngine, "run", run)
+    monkeypatch.setattr("whynan.data.scan.IMAGES_A_UNIT", 1)
     try:
-        items = [Item(f"JPEGImages/im{k}.png") for k in range(8)] * 8
-        workers: set[int] = set()
-        # On a busy machine the first process may have done it all before the second one has started.
-        for _ in range(20):
-            outcomes = list(engine.run(Unit("image", (item,)) for item in items))
-            assert sum(outcome.statistics.n_images for outcome in outcomes) == 64
-            workers |= {outcome.worker for outcome in outcomes}
-            if len(workers) >= 2:
-                break
-        assert len(workers) >= 2
-        assert os.getpid() not in workers
+        remote = scan(str(root), Options(), engine="ray", workers=2, is_cached=False)
     finally:
-        engine.close()
+        was_running = ray.is_initialized()
         ray.shutdown()
+    assert remote.engine == "ray"
+    assert content(local) == content(remote)
+    assert workers and os.getpid() not in workers
+    assert not was_running
