@@ -10,7 +10,7 @@ import numpy as np
 
 from whynan.data.finding import Findings
 from whynan.data.objects.look import ObjectLook
-from whynan.data.objects.sources import Failure, source_of
+from whynan.data.objects.sources import Failure, Single, source_of
 from whynan.data.options import EngineName, Format, Options
 from whynan.data.progress import Bars
 from whynan.data.result import Result
@@ -100,6 +100,9 @@ def _check_object(data: Any, options: Options, box_format: str | None, limit: in
 
 def _samples(indices: list[int], item: Any, is_batched: bool) -> Iterator[tuple[int, Any]]:
     """Yield the samples of an item."""
+    if isinstance(item, Single):
+        yield indices[0], item.sample
+        return
     if not is_batched or isinstance(item, Failure):
         yield indices[0] if indices else 0, item
         return

@@ -18,6 +18,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Single:
+    """One sample where a batch was to be expected."""
+
+    sample: Any
+
+
+@dataclass(frozen=True)
 class Source:
     """Where samples come from. `items` yields (indices, item): one index, or one for each sample of a batch."""
 
@@ -72,6 +79,7 @@ def _torch_loader(data: Any) -> Source | None:
 
 
 def _paired(loader: Any, batches: list[list[int]]) -> Iterator[tuple[list[int], Any]]:
+    """A batch that cannot be made is taken apart: one bad sample must not hide the others."""
     items = iter(loader)
     for batch in batches:
         try:
@@ -79,7 +87,21 @@ def _paired(loader: Any, batches: list[list[int]]) -> Iterator[tuple[list[int], 
         except StopIteration:
             return
         except Exception as error:
-            yield batch, Failure(error)
+            yield from _one_by_one(loader.dataset, batch, error)
+
+
+def _one_by_one(dataset: Any, batch: list[int], error: Exception) -> Iterator[tuple[list[int], Any]]:
+    n_failed = 0
+    for index in batch:
+        try:
+            sample = dataset[index]
+        except Exception as own:
+            n_failed += 1
+            yield [index], Failure(own)
+        else:
+            yield [index], Single(sample)
+    if not n_failed:  # each sample can be loaded: it is collating them that fails
+        yield batch[:1], Failure(error)
 
 
 def _tf_dataset(data: Any) -> Source | None:

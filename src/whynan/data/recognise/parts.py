@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from whynan.data.finding import Finding
 from whynan.data.readers.images import EXTENSIONS
@@ -51,17 +52,24 @@ class Plan:
 
 def split_of(name: str) -> str | None:
     """Return train, val or test where a folder of the path is called like that, or the file itself is."""
-    *folders, last = name.split("/")
-    for folder in reversed(folders):
-        found = _SPLIT.match(folder)
+    folder, _, last = name.rpartition("/")
+    split = _split_of_folder(folder) if folder else None
+    if split is None and last.endswith(_NAMED_AFTER_SPLIT):
+        found = _IN_STEM.search(last.rpartition(".")[0])
+        split = _SPLIT_NAMES.get(found[1].lower(), found[1].lower()) if found else None
+    return split
+
+
+_NAMED_AFTER_SPLIT = (".json", ".npz", ".npy", ".csv", ".parquet", ".tar")
+
+
+@lru_cache(maxsize=4096)
+def _split_of_folder(folder: str) -> str | None:
+    for step in reversed(folder.split("/")):
+        found = _SPLIT.match(step)
         if found:
             return _SPLIT_NAMES.get(found[1].lower(), found[1].lower())
-    found = (
-        _IN_STEM.search(last.rpartition(".")[0])
-        if last.endswith((".json", ".npz", ".npy", ".csv", ".parquet", ".tar"))
-        else None
-    )
-    return _SPLIT_NAMES.get(found[1].lower(), found[1].lower()) if found else None
+    return None
 
 
 def extension_of(name: str) -> str:
