@@ -44,6 +44,7 @@ bench: install  ## what watching costs, and how many lines are found, beside oth
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/localization.py
+	$(BIN)/python benchmarks/data.py
 
 clean:  ## remove what make, the tests and the demo leave behind, .venv included
 	rm -rf $(VENV) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -60,13 +60,14 @@ def test_wheel_holds_the_package_alone(wheel: Path) -> None:
     assert "whynan/py.typed" in names
     assert "whynan/demos/coins/train.py" in names
     assert "whynan/report/schema/report.schema.json" in names
+    assert "whynan/data/templates/data.html" in names
 
 
 def test_wheel_size_is_that_of_source_code(wheel: Path) -> None:
     assert wheel.stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["explain"], ["demo", "--list"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["explain"], ["demo", "--list"], ["data", "--help"]])
 def test_commands_work_without_a_framework(fresh: Path, arguments: list[str]) -> None:
     done = run(fresh / "whynan", *arguments)
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,13 @@ def test_script_runs_without_a_framework(fresh: Path, tmp_path: Path) -> None:
     plain = run(fresh / "python", "train.py", "--lr", "1", cwd=tmp_path)
     watched = run(fresh / "whynan", "run", "train.py", "--lr", "1", cwd=tmp_path)
     assert (watched.returncode, watched.stdout) == (plain.returncode, plain.stdout) == (7, plain.stdout)
+
+
+def test_data_says_what_it_lacks(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    done = run(fresh / "whynan", "data", tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'whynan[data]'" in done.stderr
 
 
 def test_demo_says_what_it_lacks(fresh: Path) -> None:

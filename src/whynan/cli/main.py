@@ -10,6 +10,7 @@ from whynan import __version__
 
 _COMMANDS = {
     "run": ("whynan.cli.run:run", "Run a training script unchanged and explain its first NaN or Inf."),
+    "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
     "report": ("whynan.cli.report:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
     "demo": ("whynan.cli.demo:demo", "A training run that really fails, diagnosed."),
@@ -40,6 +41,7 @@ def cli() -> None:
     \b
     whynan run train.py     runs your script unchanged and, when the loss goes NaN, names the
                             operation, the line, the sample and the cause
+    whynan data PATH        says what in a data set would break a loss
     whynan explain          lists the causes it knows
     whynan demo             shows it on a training run that fails
     """

@@ -87,6 +87,8 @@ class BatchFacts:
     constant_samples: tuple[int, ...] = ()
     ignored_samples: tuple[int, ...] = ()
     empty_targets: tuple[int, ...] = ()
+    box_words: tuple[tuple[int, str], ...] = ()
+    """(position, what is wrong with which box of the sample) for the degenerate boxes."""
     labels_out_of_range: tuple[tuple[int, float], ...] = ()
 
 

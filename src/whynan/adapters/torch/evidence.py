@@ -21,6 +21,7 @@ from whynan.records import (
     PathStep,
     Phase,
     ReplayResult,
+    Sample,
     SourceLine,
 )
 from whynan.trace.graph import Leaf, OpRecord
@@ -71,22 +72,29 @@ def gather(
     extra["notes"] = notes
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
+    batch = batch_of(plan, search.batch.names)
     return Evidence(
         symptom=plan.pending.symptom(),
         replay=replay,
         origin=origin,
         path=path,
         bad_leaf=bad_leaf,
-        samples=samples,
+        samples=tuple(_with_box(sample, batch) for sample in samples),
         loss_terms=traced.terms or (),
         history=history_of(plan),
         optimizer=optimizer_of(plan),
         precision=precision_of(plan, traced),
-        batch=batch_of(plan),
+        batch=batch,
         error=_error_text(plan),
         extra=extra,
         **special,
     )
+
+
+def _with_box(sample: Sample, batch: BatchFacts) -> Sample:
+    """Say which box of a guilty sample is the faulty one."""
+    words = next((text for position, text in batch.box_words if position == sample.position), None)
+    return replace(sample, why=f"{sample.why}; {words}") if words else sample
 
 
 def gather_without_replay(plan: "Plan", replay: ReplayResult) -> Evidence:
@@ -300,9 +308,9 @@ def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
     return False
 
 
-def batch_of(plan: "Plan") -> BatchFacts:
+def batch_of(plan: "Plan", original: dict[str, Any] | None = None) -> BatchFacts:
     try:
-        return describe(sources.batch_items(plan))
+        return describe(sources.batch_items(plan, original))
     except Exception as error:
         tell("looking at the batch failed", error)
         return BatchFacts()

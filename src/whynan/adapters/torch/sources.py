@@ -31,9 +31,12 @@ def values_at_start(plan: "Plan") -> dict[str, Any]:
     return values
 
 
-def batch_items(plan: "Plan") -> dict[str, Any]:
-    """Return the batch by the names that the script gives it."""
-    values = values_at_start(plan)
+def batch_items(plan: "Plan", original: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the batch by the names that the script gives it.
+
+    `original` is what these names stood for before samples were replaced to find the guilty one.
+    """
+    values = values_at_start(plan) | (original or {})
     items = {name: values[name] for name in target_names(plan.target.site) if _is_data(values.get(name))}
     for number, item in enumerate(plan.target.drawn):
         if _is_data(item):

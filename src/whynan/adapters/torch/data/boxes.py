@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from whynan.data.wording import box_flaw, ordinal
+
 _MAJORITY = 0.6
 
 
@@ -14,6 +16,21 @@ def degenerate_boxes(samples: list[tuple[int, Any, str | None]]) -> list[tuple[i
     the batch decides: ordered corners in most boxes mean corners. Where neither reading fits most boxes, nothing is
     claimed.
     """
+    return [(position, box) for position, _, box, _ in _degenerate(samples)]
+
+
+def box_words(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, str]]:
+    """Return (position, "its third box has no width (x1=x2=412)") for the same boxes, in the words of `whynan data`."""
+    found = []
+    for position, row, box, as_corners in _degenerate(samples):
+        flaw = box_flaw(box, as_corners)
+        if flaw is not None:
+            found.append((position, f"its {ordinal(row)} box has {flaw}"))
+    return found
+
+
+def _degenerate(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, int, tuple[float, ...], bool]]:
+    """Return (position, row of the sample's boxes, box, whether boxes are corners)."""
     known = next((format_ for _, _, format_ in samples if format_), None)
     boxes = torch.cat([rows for _, rows, _ in samples]) if samples else torch.zeros(0, 4)
     boxes = boxes[torch.isfinite(boxes).all(1) & ~_is_padding(boxes)]
@@ -26,7 +43,8 @@ def degenerate_boxes(samples: list[tuple[int, Any, str | None]]) -> list[tuple[i
     for position, rows, _ in samples:
         sizes = rows[:, 2:] - rows[:, :2] if as_corners else rows[:, 2:]
         bad = (sizes <= 0).any(1) & torch.isfinite(rows).all(1) & ~_is_padding(rows)
-        found += [(position, tuple(box)) for box in rows[bad].tolist()]
+        places = bad.nonzero().reshape(-1).tolist()
+        found += [(position, row, tuple(box), as_corners) for row, box in zip(places, rows[bad].tolist())]
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 
 from whynan.adapters.torch.data import structure
 from whynan.adapters.torch.data.batch import batch_size
-from whynan.adapters.torch.data.boxes import degenerate_boxes
+from whynan.adapters.torch.data.boxes import box_words, degenerate_boxes
 from whynan.adapters.torch.data.summary import summarize, unseen
 from whynan.records.evidence import BatchFacts
 from whynan.records.tensor import Role
@@ -62,7 +62,8 @@ def describe(named_items: dict[str, Any], num_classes: int | None = None) -> Bat
         return BatchFacts(
             size=size,
             tensors=tensors,
-            degenerate_boxes=_safe(_boxes, parts, size),
+            degenerate_boxes=_safe(lambda found, n: degenerate_boxes(_boxes(found, n)), parts, size),
+            box_words=_safe(lambda found, n: box_words(_boxes(found, n)), parts, size),
             constant_samples=_safe(_constant, parts, size),
             ignored_samples=_safe(_ignored, parts, size),
             empty_targets=_safe(_empty, parts, size),
@@ -141,7 +142,8 @@ def _walk_one(
         yield from _walk_one(f"{name}{step}", part, size, False, position, depth - 1)
 
 
-def _boxes(parts: list[_Part], size: int) -> list[tuple[int, tuple[float, ...]]]:
+def _boxes(parts: list[_Part], size: int) -> list[tuple[int, Any, str | None]]:
+    """Return (position, boxes [n, 4], format or None) of all that are boxes, by name or by shape."""
     samples = []
     for part in parts:
         named = bool(_BOX.search(part.name)) or hasattr(part.values, "canvas_size")
@@ -151,7 +153,7 @@ def _boxes(parts: list[_Part], size: int) -> list[tuple[int, tuple[float, ...]]]
         for position, sample in part.samples(size):
             if sample.shape[-1:] == (4,) and (named or (sample.ndim == 2 and part.position is not None)):
                 samples.append((position, sample.reshape(-1, 4).double(), format_))
-    return degenerate_boxes(samples)
+    return samples
 
 
 def _constant(parts: list[_Part], size: int) -> list[int]:

@@ -1,0 +1,1 @@
+"""Checks, one file each: `whynan.data.catalogue.all_checks` finds them by file."""

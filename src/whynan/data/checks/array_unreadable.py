@@ -1,0 +1,12 @@
+"""array-unreadable: array or table that cannot be read."""
+
+from whynan.data.catalogue import Check
+
+
+class ArrayUnreadable(Check):
+    """The loader raises an exception, or unpickles objects, which can run anything."""
+
+    slug = "array-unreadable"
+    title = "array or table that cannot be read"
+    severity = "error"
+    cause = "bad-input-values"

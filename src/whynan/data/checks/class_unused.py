@@ -1,0 +1,31 @@
+"""class-unused: a declared class that nothing is labelled with."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import Overview
+from whynan.data.options import Options
+
+
+class ClassUnused(Check):
+    """Its output is never right: a loss averaged over classes divides by its count of 0, and class weights computed as
+    1 / frequency are infinite."""
+
+    slug = "class-unused"
+    title = "declared class without any sample"
+    severity = "note"
+    cause = "division-by-zero"
+    subject = "set"
+
+    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+        for part in thing.parts:
+            if not part.declared or not part.counts:
+                continue
+            unused = [index for index in sorted(part.declared) if not part.counts.get(index)]
+            names = [f"{index} ({part.declared[index]})" for index in unused]
+            if not names:
+                continue
+            text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            message = f"{len(names)} of {len(part.declared)} classes are never used: {text}"
+            yield self.finding(part.file, text, message)

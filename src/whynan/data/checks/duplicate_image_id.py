@@ -1,0 +1,13 @@
+"""duplicate-image-id: image id used twice."""
+
+from whynan.data.catalogue import Check
+
+
+class DuplicateImageId(Check):
+    """A loader keeps the last of the images: annotations of the first one are drawn on another picture, with boxes
+    outside of it."""
+
+    slug = "duplicate-image-id"
+    title = "image id used twice"
+    severity = "error"
+    cause = "degenerate-box"

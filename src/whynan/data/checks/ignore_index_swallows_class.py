@@ -1,0 +1,32 @@
+"""ignore-index-swallows-class: the ignore index is that of a class."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import Overview
+from whynan.data.options import Options
+
+
+class IgnoreIndexSwallowsClass(Check):
+    """Pixels of this class never count: the model does not learn it, and images that hold nothing else have a mean over
+    nothing, 0 / 0."""
+
+    slug = "ignore-index-swallows-class"
+    title = "ignore index that is a class"
+    severity = "warning"
+    cause = "empty-target"
+    subject = "set"
+
+    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+        for part in thing.parts:
+            ignored = part.ignore_index
+            if ignored is None or not part.declared or ignored not in part.declared:
+                continue
+            total = sum(part.counts.values())
+            n = part.counts.get(ignored, 0)
+            name = part.declared[ignored]
+            if not n or name.lower() in ("void", "ignore", "ignored", "unlabeled", "unlabelled", "background"):
+                continue
+            message = f"the ignore index {ignored} is class {name}: {n / total:.1%} of what is labelled is ignored"
+            yield self.finding(part.file, ignored, message)

@@ -1,0 +1,34 @@
+"""image-constant: an image, or a channel of one, that has one value everywhere."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import ImageLook
+from whynan.data.options import Options
+
+
+class ImageConstant(Check):
+    """Normalising an image by its own mean and standard deviation divides by 0, and so do instance norm and layer norm
+    without enough eps; a batch that is constant in a channel does it to batch norm."""
+
+    slug = "image-constant"
+    title = "image of one single value"
+    severity = "warning"
+    cause = "constant-input"
+    subject = "image"
+
+    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+        flat = thing.facts.get("flat")
+        if thing.facts.get("error") or not flat or not all(_colours(thing.facts["mode"], flat)):
+            return
+        size, level = thing.facts["size"], thing.facts["level"]
+        if size[0] * size[1] < 4:
+            return
+        value = ", ".join(f"{value:.4g}" for value in level)
+        yield self.finding(thing.file, value, f"all {size[0]} x {size[1]} pixels are ({value}) of 1", image=thing.file)
+
+
+def _colours(mode: str, flat: list[bool]) -> list[bool]:
+    """An alpha channel is constant in nearly every image."""
+    return flat[:-1] if mode in ("RGBA", "LA", "PA", "La", "RGBa") and len(flat) > 1 else flat

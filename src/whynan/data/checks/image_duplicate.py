@@ -1,0 +1,37 @@
+"""image-duplicate: the same image file twice; across splits it is a leak."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import Overview
+from whynan.data.options import Options
+
+
+class ImageDuplicate(Check):
+    """A copy in training and validation makes the validation loss too good; a copy with other labels makes one of the
+    two unlearnable. Within a split it only counts twice."""
+
+    slug = "image-duplicate"
+    title = "identical image files"
+    severity = "warning"
+    subject = "set"
+
+    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+        groups: dict[str, list[int]] = {}
+        for number, row in enumerate(thing.images):
+            digest = thing.digests.get(row.file)
+            if digest is not None:
+                groups.setdefault(digest, []).append(number)
+        for group in groups.values():
+            first = thing.images[group[0]]
+            for number in group[1:]:
+                row = thing.images[number]
+                splits = {thing.images[k].split for k in group[: group.index(number)]} - {row.split, None}
+                if splits and row.split:
+                    other = next(thing.images[k] for k in group if thing.images[k].split in splits)
+                    message = f"is the same file as {other.file}: {row.split} and {other.split} share it"
+                    yield self.finding(row.file, other.file, message, image=row.file)
+                else:
+                    message = f"is the same file as {first.file}"
+                    yield self.finding(row.file, first.file, message, severity="note", image=row.file)

@@ -1,0 +1,29 @@
+"""image-extension-mismatch: a file whose content is not what its extension says."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import ImageLook
+from whynan.data.options import Options
+from whynan.data.readers.images import is_right_extension
+
+
+class ImageExtensionMismatch(Check):
+    """Readers that choose the decoder by the extension (tf.io.decode_png, many data pipelines) fail on the file; Pillow
+    and OpenCV look at the content and do not mind."""
+
+    slug = "image-extension-mismatch"
+    title = "content is not what the extension says"
+    severity = "warning"
+    subject = "image"
+
+    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+        format_ = thing.facts.get("format")
+        if format_ and not is_right_extension(thing.extension, format_):
+            yield self.finding(
+                thing.file,
+                format_,
+                f"the extension says .{thing.extension}, the content is {format_}",
+                image=thing.file,
+            )

@@ -1,0 +1,13 @@
+"""image-missing: annotation without its image."""
+
+from whynan.data.catalogue import Check
+
+
+class ImageMissing(Check):
+    """The loader raises an exception when it comes to this sample, in the middle of an epoch. Label files of YOLO are
+    only ignored."""
+
+    slug = "image-missing"
+    title = "annotation without its image"
+    severity = "error"
+    cause = "bad-input-values"

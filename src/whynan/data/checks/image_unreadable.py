@@ -1,0 +1,28 @@
+"""image-unreadable: a file that does not decode to an image."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import ImageLook
+from whynan.data.options import Options
+
+
+class ImageUnreadable(Check):
+    """The loader raises an exception in the middle of an epoch, or, where truncated files are allowed, fills the rest
+    of the image with grey."""
+
+    slug = "image-unreadable"
+    title = "image that cannot be read"
+    severity = "error"
+    cause = "bad-input-values"
+    subject = "image"
+
+    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+        error = thing.facts.get("error")
+        if error:
+            size = thing.facts.get("size")
+            value = (
+                f"{thing.facts.get('format')} {size[0]} x {size[1]}" if size else f"{thing.facts.get('bytes', 0)} bytes"
+            )
+            yield self.finding(thing.file, value, f"image cannot be read: {error}")

@@ -1,0 +1,13 @@
+"""label-missing: an annotation without a class."""
+
+from whynan.data.catalogue import Check
+
+
+class LabelMissing(Check):
+    """There is nothing to compute a classification loss with; a loader raises an exception or takes a default."""
+
+    slug = "label-missing"
+    title = "annotation without a class"
+    severity = "error"
+    cause = "bad-target-values"
+    fixable = True

@@ -1,0 +1,28 @@
+"""mask-constant: a mask that holds a single class."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import MaskLook
+from whynan.data.options import Options
+
+
+class MaskConstant(Check):
+    """Losses over the classes that are present (dice, Lovasz) divide by the size of what is absent; with background
+    alone a dice loss without smoothing is 0 / 0."""
+
+    slug = "mask-constant"
+    title = "mask of a single class"
+    severity = "note"
+    cause = "empty-target"
+    subject = "mask"
+
+    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+        values = thing.facts.get("values")
+        if not values or len(set(values) - {thing.ignore_index}) != 1:
+            return
+        (value,) = set(values) - {thing.ignore_index}
+        name = (thing.classes or {}).get(value)
+        label = f"{value} ({name})" if name else str(value)
+        yield self.finding(thing.file, label, f"every pixel that counts has class {label}", image=thing.image)

@@ -1,0 +1,28 @@
+"""polygon-too-short: a polygon of fewer than three points."""
+
+from collections.abc import Iterator
+
+from whynan.data.annotations import Annotations
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.options import Options
+
+
+class PolygonTooShort(Check):
+    """Fewer than three points enclose nothing: the mask is empty, or the rasteriser raises an exception."""
+
+    slug = "polygon-too-short"
+    title = "polygon of fewer than 3 points"
+    severity = "error"
+    cause = "empty-target"
+    fixable = True
+    subject = "annotations"
+
+    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+        if thing.polygons is None:
+            return
+        for k in (thing.polygons.points < 3).nonzero()[0].tolist():
+            row, n = int(thing.polygons.owner[k]), int(thing.polygons.points[k])
+            file, index = thing.where(row)
+            message = f"polygon of {n} point{'' if n == 1 else 's'}; it takes 3 to enclose anything"
+            yield self.finding(file, f"{n} points", message, index, image=thing.image_name(row), box=thing.pixels(row))

@@ -1,0 +1,23 @@
+"""target-nan: NaN in a target."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import ArrayLook
+from whynan.data.nonfinite import find_cells
+from whynan.data.options import Options
+
+
+class TargetNan(Check):
+    """The loss of every batch that holds this target is NaN, however good the model is."""
+
+    slug = "target-nan"
+    title = "NaN in a target"
+    severity = "error"
+    cause = "bad-target-values"
+    subject = "array"
+
+    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+        if thing.measure.is_target:
+            yield from find_cells(self, thing, lambda kind: kind == "nan")

@@ -1,0 +1,23 @@
+"""value-nan: NaN in an input."""
+
+from collections.abc import Iterator
+
+from whynan.data.catalogue import Check
+from whynan.data.finding import Finding
+from whynan.data.looks import ArrayLook
+from whynan.data.nonfinite import find_cells
+from whynan.data.options import Options
+
+
+class ValueNan(Check):
+    """One NaN in the input makes every activation behind it NaN, then the loss, then all weights: one row is enough."""
+
+    slug = "value-nan"
+    title = "NaN in an input"
+    severity = "error"
+    cause = "bad-input-values"
+    subject = "array"
+
+    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+        if not thing.measure.is_target:
+            yield from find_cells(self, thing, lambda kind: kind == "nan")

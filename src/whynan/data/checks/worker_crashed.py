@@ -1,0 +1,13 @@
+"""worker-crashed: file that makes its decoder crash."""
+
+from whynan.data.catalogue import Check
+
+
+class WorkerCrashed(Check):
+    """Reading this file ends the whole process (a fault in a decoder, or too little memory): a training ends with
+    it."""
+
+    slug = "worker-crashed"
+    title = "file that makes its decoder crash"
+    severity = "error"
+    cause = "bad-input-values"

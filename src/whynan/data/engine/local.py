@@ -1,0 +1,133 @@
+"""Units of work in this process or in several. A worker that dies costs the file that killed it, and nothing else."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+from whynan.data.catalogue import report
+from whynan.data.units import Job, Outcome, Unit
+from whynan.data.work.dispatch import process
+
+AHEAD = 3
+"""Units handed out for each worker: enough to keep it busy, few enough to keep memory bounded."""
+
+_job: Job | None = None
+
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+class LocalEngine:
+    """Runs units in `n_workers` processes; 1 means in this one."""
+
+    name = "local"
+
+    def __init__(self, job: Job, n_workers: int) -> None:
+        self._job = job
+        self.n_workers = max(1, n_workers)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, units: Iterable[Unit], is_small: bool = False) -> Iterator[Outcome]:
+        """Yield the outcome of each unit, in the order in which they are done. `is_small`: not worth a process."""
+        if self.n_workers == 1 or is_small:
+            for unit in units:
+                yield process(self._job, unit)
+            return
+        yield from self._run_in_pool(iter(units))
+
+    def _run_in_pool(self, units: Iterator[Unit]) -> Iterator[Outcome]:
+        waiting: dict[Future[Outcome], Unit] = {}
+        suspects: list[Unit] = []
+        is_over = False
+        while True:
+            while not is_over and len(waiting) < AHEAD * self.n_workers:
+                unit = next(units, None)
+                if unit is None:
+                    is_over = True
+                    break
+                try:
+                    waiting[self._start_pool().submit(_run, unit)] = unit
+                except BrokenProcessPool:
+                    suspects.append(unit)
+                    self._drop_pool()
+            if not waiting:
+                break
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit = waiting.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    suspects.append(unit)
+                    self._drop_pool()
+        for unit in suspects:
+            yield from self._run_carefully(unit)
+
+    def _run_carefully(self, unit: Unit) -> Iterator[Outcome]:
+        """Run a unit that may have killed its worker in a worker of its own, file by file if it does so again."""
+        with ProcessPoolExecutor(1, _context(), _begin, (self._job,)) as pool:
+            try:
+                yield pool.submit(_run, unit).result()
+                return
+            except BrokenProcessPool:
+                pass
+        if len(unit.items) > 1:
+            half = len(unit.items) // 2
+            yield from self._run_carefully(replace(unit, items=unit.items[:half]))
+            yield from self._run_carefully(replace(unit, items=unit.items[half:]))
+            return
+        outcome = Outcome(part=unit.part, n_done=len(unit.items))
+        for item in unit.items:
+            message = "reading this file ends the process that reads it: a fault in a decoder, or not enough memory"
+            outcome.findings.add([report("worker-crashed", item.name, "crash", message)])
+        yield outcome
+
+    def _start_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.n_workers, _context(), _begin, (self._job,))
+        return self._pool
+
+    def _drop_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def close(self, is_hurried: bool = False) -> None:
+        """End the workers; `is_hurried` does not wait for what they are at."""
+        if self._pool is None:
+            return
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=not is_hurried, cancel_futures=True)
+        if is_hurried:
+            for worker in processes:
+                worker.terminate()
+        self._pool = None
+
+
+def _context() -> "multiprocessing.context.BaseContext":
+    # A fork starts in a millisecond and runs no script of the user's again; with threads about it may deadlock.
+    is_alone = threading.active_count() == 1
+    method = "fork" if is_alone and "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    return multiprocessing.get_context(method)
+
+
+def _begin(job: Job) -> None:
+    global _job
+    _job = job
+    # Ctrl-C goes to every process of the terminal; the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run(unit: Unit) -> Outcome:
+    assert _job is not None
+    return process(_job, unit)

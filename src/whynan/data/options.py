@@ -1,0 +1,28 @@
+"""What a user may set about a look at a data set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["auto", "coco", "voc", "yolo", "masks", "folder", "npz", "csv", "parquet", "webdataset"]
+EngineName = Literal["local", "ray"]
+
+TRAIN_SIZE = 640
+"""Longest side, in pixels, that images are scaled to for training where the user says nothing else."""
+TOLERANCE = 0.25
+"""Pixels that a box may stand out of its image: rounding in exports. Half a pixel and more is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings that checks and readers see; plain data, sent to worker processes as it is."""
+
+    format: Format = "auto"
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    train_size: int = TRAIN_SIZE
+    tolerance: float = TOLERANCE
+    pixels: bool = True
+    """Whether image files are read at all; False looks at annotations alone."""
+    exact: bool = False
+    """Whether mean and standard deviation use each pixel of each image, where a grid of 64 x 64 is the default."""

@@ -1,0 +1,147 @@
+"""The parts of a data set: each one format, its annotation files and the images that go with them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from whynan.data.finding import Finding
+from whynan.data.readers.images import EXTENSIONS
+from whynan.data.storage import Entry
+
+_SPLIT = re.compile(r"^(train|training|val|valid|validation|test|testing|dev)(\d*|annot|[_\-].*)$", re.IGNORECASE)
+_IN_STEM = re.compile(r"(?:^|[_\-])(train|val|valid|validation|test)(?:\d*)(?:$|[_\-.])", re.IGNORECASE)
+_SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+@dataclass
+class Part:
+    """One format in one place. `pairs` are (annotation file, image that belongs to it or None)."""
+
+    format: str
+    file: str
+    """What findings about the whole part name: a file, or a folder ("." for the root)."""
+    pairs: list[tuple[str, str | None]] = field(default_factory=list)
+    classes: dict[int, str] | None = None
+    keypoints: tuple[int, int] | None = None
+    ignore_index: int | None = None
+    image_folders: tuple[str, ...] = ()
+    uncovered: list[str] = field(default_factory=list)
+    """Images beside annotated ones that have no annotation."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Split of a stem, where a list in the set tells it and not the folder."""
+
+
+@dataclass
+class Plan:
+    """Everything there is to look at."""
+
+    parts: list[Part]
+    images: list[str]
+    findings: list[Finding] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        return "+".join(dict.fromkeys(part.format for part in self.parts))
+
+    def split_of(self, name: str) -> str | None:
+        return self.splits.get(stem_of(name)) if self.splits else split_of(name)
+
+
+def split_of(name: str) -> str | None:
+    """Return train, val or test where a folder of the path is called like that, or the file itself is."""
+    folder, _, last = name.rpartition("/")
+    split = _split_of_folder(folder) if folder else None
+    if split is None and last.endswith(_NAMED_AFTER_SPLIT):
+        found = _IN_STEM.search(last.rpartition(".")[0])
+        split = _SPLIT_NAMES.get(found[1].lower(), found[1].lower()) if found else None
+    return split
+
+
+_NAMED_AFTER_SPLIT = (".json", ".npz", ".npy", ".csv", ".parquet", ".tar")
+
+
+@lru_cache(maxsize=4096)
+def _split_of_folder(folder: str) -> str | None:
+    for step in reversed(folder.split("/")):
+        found = _SPLIT.match(step)
+        if found:
+            return _SPLIT_NAMES.get(found[1].lower(), found[1].lower())
+    return None
+
+
+def extension_of(name: str) -> str:
+    _, dot, extension = name.rpartition(".")
+    return extension.lower() if dot and "/" not in extension else ""
+
+
+def stem_of(name: str) -> str:
+    last = name.rpartition("/")[2]
+    return last.rpartition(".")[0] or last
+
+
+def folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def is_image(name: str) -> bool:
+    return extension_of(name) in EXTENSIONS
+
+
+class Files:
+    """The files of a set by extension, folder and stem."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.names = [entry.name for entry in entries]
+        self.by_extension: dict[str, list[str]] = defaultdict(list)
+        self.images: list[str] = []
+        for name in self.names:
+            extension = extension_of(name)
+            self.by_extension[extension].append(name)
+            if extension in EXTENSIONS:
+                self.images.append(name)
+
+    def having(self, *extensions: str) -> list[str]:
+        return [name for extension in extensions for name in self.by_extension.get(extension, ())]
+
+    def by_folder(self, names: Iterable[str]) -> dict[str, list[str]]:
+        folders: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            folders[folder_of(name)].append(name)
+        return folders
+
+
+class ImageIndex:
+    """Images by their stem: which of them an annotation file of the same stem means."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in images:
+            self._by_stem[stem_of(name)].append(name)
+
+    def find(self, annotation: str, stem: str | None = None) -> str | None:
+        """Return the image of an annotation: of several with its stem the one whose path is most like its own."""
+        found = self._by_stem.get(stem_of(annotation) if stem is None else stem)
+        if not found:
+            return None
+        if len(found) == 1:
+            return found[0]
+        return max(found, key=lambda image: _likeness(annotation, image))
+
+    def folders(self) -> set[str]:
+        return {folder_of(name) for names in self._by_stem.values() for name in names}
+
+
+def _likeness(one: str, other: str) -> tuple[bool, int, int]:
+    mine, theirs = one.split("/")[:-1], other.split("/")[:-1]
+    same_split = split_of(one) == split_of(other)
+    return same_split, len(set(mine) & set(theirs)), -abs(len(mine) - len(theirs))
+
+
+def uncovered_images(images: Sequence[str], used: Iterable[str | None]) -> tuple[list[str], tuple[str, ...]]:
+    """Return images that lie beside used ones and are not used, and the folders of the used ones."""
+    taken = {name for name in used if name is not None}
+    folders = {folder_of(name) for name in taken}
+    return [name for name in images if name not in taken and folder_of(name) in folders], tuple(sorted(folders))
