@@ -11,6 +11,7 @@ json.load, ElementTree (and lxml), and split-and-float, in one process. `again`:
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -58,16 +59,13 @@ def write_coco(root: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     boxes = np.round(rng.uniform([0, 0, 8, 8], [400, 300, 200, 150], (n, 4)), 2).tolist()
     with (root / "instances.json").open("w") as file:
+        circle = [(math.cos(t / 2), math.sin(t / 2)) for t in range(11)]
         categories = [{"id": c, "name": str(c)} for c in range(80)]
         images = [{"id": k, "file_name": f"{k}.jpg", "width": 640, "height": 480} for k in range(n // 8 + 1)]
         file.write(f'{{"images": {json.dumps(images)}, "categories": {json.dumps(categories)}')
         file.write(', "annotations": [')
         for k, (x, y, w, h) in enumerate(boxes):
-            ring = [
-                round(v, 2)
-                for t in np.linspace(0, 6, 11)
-                for v in (x + w / 2 + w / 2 * np.cos(t), y + h / 2 + h / 2 * np.sin(t))
-            ]
+            ring = [round(v, 2) for c, d in circle for v in (x + w / 2 * (1 + c), y + h / 2 * (1 + d))]
             row = {
                 "id": k + 1,
                 "image_id": k // 8,
