@@ -150,7 +150,7 @@ def reciprocal(xp: Backend, x: Array, fill: float = 0.0) -> Array:
         fill: the value where x is 0.
     """
     (x,), dtype = lift(xp, x)
-    return settle(xp, divide(xp, x * 0.0 + 1.0, x, fill), dtype)
+    return settle(xp, divide(xp, xp.stop(x * 0.0) + 1.0, x, fill), dtype)
 
 
 def _power(xp: Backend, x: Array, p: Array) -> Array:

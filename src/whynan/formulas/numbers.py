@@ -34,11 +34,14 @@ def lift(xp: Backend, *arrays: Any) -> tuple[list[Array], str]:
     """
     dtype = result_dtype(xp, *arrays)
     like = next((x for x in arrays if xp.is_array(x)), None)
-    lifted = []
-    for x in arrays:
-        array = xp.cast(xp.asarray(x, like), work_dtype(dtype))
-        lifted.append(xp.saturate_gradient(array, LIMITS[dtype].max))
-    return lifted, dtype
+    return [lift_to(xp, x, like, dtype) for x in arrays], dtype
+
+
+def lift_to(xp: Backend, x: Any, like: Array | None, dtype: str) -> Array:
+    """Return x in the dtype to compute a result of `dtype` in; its gradient stops at the largest number of its own dtype."""
+    array = xp.asarray(x, like)
+    own = xp.dtype(array) if xp.dtype(array) in ORDER else dtype
+    return xp.saturate_gradient(xp.cast(array, work_dtype(dtype)), LIMITS[own].max)
 
 
 def settle(xp: Backend, x: Array, dtype: str) -> Array:

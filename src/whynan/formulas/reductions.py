@@ -79,10 +79,10 @@ def p_norm(xp: Backend, x: Array, dim: Axis, p: float, keepdim: bool) -> Array:
     largest = xp.where(largest == 0, 1.0, largest)
     # An element that is 0 has gradient 0; below p = 1 its slope would be the largest number times 0.
     none = scaled == 0
-    powers = raise_to(xp, xp.where(none, 1.0, scaled / largest), scaled * 0.0 + p)
+    powers = raise_to(xp, xp.where(none, 1.0, scaled / largest), xp.stop(scaled * 0.0) + p)
     powers = xp.sum(xp.where(none, 0.0, powers), dim, True)
     zero = powers == 0
-    root = xp.where(zero, 0.0, raise_to(xp, xp.where(zero, 1.0, powers), powers * 0.0 + 1 / p))
+    root = xp.where(zero, 0.0, raise_to(xp, xp.where(zero, 1.0, powers), xp.stop(powers * 0.0) + 1 / p))
     return drop_dims(xp, saturated(xp, root * xp.stop(unscale(xp, largest, scale))), dim, keepdim)
 
 

@@ -6,8 +6,12 @@ from typing import Any
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import raise_to
-from whynan.formulas.numbers import clip, lift, lower, reduce_loss, saturated, total, weighted
+from whynan.formulas.numbers import clip, lift, lift_to, lower, reduce_loss, saturated, total, weighted
 from whynan.formulas.reductions import finite_max
+
+
+# From here on a sigmoid is 0 or 1 in every dtype.
+FAR_LOGIT = 1000.0
 
 
 def binary_cross_entropy(
@@ -43,7 +47,7 @@ def binary_cross_entropy(
     y = smooth_binary(xp, y, label_smoothing)
     log_p = xp.log(clip_unit(xp, p, tiny))
     # 1 - p is exact enough where p is not near 0; where it is, log1p is.
-    over = p > 1 - tiny
+    over = p >= 1
     log_q = xp.where(over, math.log(tiny), xp.log1p(-xp.where(over | (p < 0), 0.0, p)))
     loss = weighted(xp, saturated(xp, -(y * log_p + (1 - y) * log_q)), weight)
     return reduce_loss(xp, loss, reduction, dtype)
@@ -240,8 +244,7 @@ def soft_cross_entropy(
 ) -> tuple[Array, float]:
     """Return the loss for each element with a probability for each class, and how many elements there are."""
     classes = xp.shape(logits)[dim]
-    (target,), _ = lift(xp, xp.cast(target, xp.dtype(logits)))
-    target = smooth_binary(xp, target, 0.0)
+    target = smooth_binary(xp, lift_to(xp, target, logits, xp.dtype(logits)), 0.0)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / max(classes, 1)
     if classes == 0:
@@ -289,7 +292,7 @@ def categorical_cross_entropy(
         weight = class_weights(xp, weight, p, classes)
         terms = saturated(xp, terms * along(xp, weight, len(xp.shape(p)), dim))
     if not is_class_index(xp, p, target):
-        target = smooth_binary(xp, xp.cast(target, xp.dtype(p)), 0.0)
+        target = smooth_binary(xp, lift_to(xp, target, p, xp.dtype(p)), 0.0)
         return reduce_loss(xp, total(xp, saturated(xp, terms * target), (dim,)), reduction, dtype)
     if validate:
         checks.labels(xp, "target", target, classes, ignore_index)
@@ -341,7 +344,7 @@ def focal_loss(
     target = xp.asarray(target, None)
     kept = target != ignore_index
     if xp.shape(target) == xp.shape(logits):
-        y = xp.where(kept, xp.cast(target, xp.dtype(logits)), 0.0)
+        y = xp.where(kept, lift_to(xp, target, logits, xp.dtype(logits)), 0.0)
         if validate:
             checks.probabilities(xp, target=y)
         y = smooth_binary(xp, y, 0.0)
@@ -357,7 +360,9 @@ def focal_loss(
     shifted, lse = log_softmax_parts(xp, logits, dim)
     picked = xp.reshape(xp.take(shifted, expand(xp, index, dim), dim), xp.shape(index))
     entropy = saturated(xp, xp.reshape(lse, xp.shape(index)) - picked)
-    loss = focus(xp, -xp.expm1(-entropy), gamma) * entropy
+    # Far away the factor is 1, and its slope would be 0 times the largest number.
+    far = entropy > FAR_LOGIT
+    loss = focus(xp, xp.where(far, 1.0, -xp.expm1(-xp.where(far, 0.0, entropy))), gamma) * entropy
     own = xp.cast(kept, xp.dtype(logits))
     if weight is not None:
         weight = class_weights(xp, weight, logits, classes)
@@ -373,11 +378,12 @@ def focus(xp: Backend, miss: Array, gamma: float) -> Array:
         return miss * 0.0 + 1.0
     if gamma in (1, 2):
         return miss if gamma == 1 else miss * miss
-    return raise_to(xp, miss, miss * 0.0 + gamma)
+    return raise_to(xp, miss, xp.stop(miss * 0.0) + gamma)
 
 
 def sigmoid_focal(xp: Backend, x: Array, y: Array, alpha: float | None, gamma: float) -> Array:
     miss = sigmoid(xp, x) * (1 - y) + sigmoid(xp, -x) * y
+    miss = xp.where(xp.abs(x) > FAR_LOGIT, xp.stop(miss), miss)
     loss = saturated(xp, focus(xp, clip(xp, miss, 1e6), gamma) * bce_of_logits(xp, x, y))
     return loss if alpha is None else saturated(xp, (alpha * y + (1 - alpha) * (1 - y)) * loss)
 

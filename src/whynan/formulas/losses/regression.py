@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import divide
-from whynan.formulas.numbers import lift, reduce_loss, safe_square, saturated, weighted
+from whynan.formulas.numbers import lift, lift_to, reduce_loss, safe_square, saturated, weighted
 
 
 def smooth_l1_loss(
@@ -85,8 +85,8 @@ def relative_error_loss(
         # d² / |d| is |d|; taken at once, neither the square overflows nor is 0 divided by 0.
         loss = xp.abs(difference)
     else:
-        (denominator,), _ = lift(xp, xp.cast(xp.asarray(denominator, pred), xp.dtype(pred)))
-        quotient = divide(xp, difference, xp.abs(denominator))
+        divisor = xp.abs(lift_to(xp, denominator, pred, xp.dtype(pred)))
+        quotient = divide(xp, difference, divisor)
         loss = saturated(xp, quotient * difference)
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
 

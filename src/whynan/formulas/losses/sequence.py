@@ -2,7 +2,7 @@
 
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
-from whynan.formulas.numbers import lift, lower, ratio, reduce_loss, settle, total
+from whynan.formulas.numbers import clip, lift, ratio, reduce_loss, settle, total
 
 # The logarithm of the probability of what cannot be. A number and not -inf: the difference of two of it is 0.
 NEVER = -1e30
@@ -65,7 +65,7 @@ def ctc_loss(
     before = xp.concat([extended[:, :1] * 0 - 1, extended[:, :1] * 0 - 1, extended[:, :-2]], 1) if width else extended
     skips = (extended != blank) & (extended != before)
     index = xp.broadcast_to(xp.reshape(extended, (1, batch, states)), (steps, batch, states))
-    emissions = lower(xp, xp.take(log_probs, index, 2), NEVER)
+    emissions = clip(xp, xp.take(log_probs, index, 2), -NEVER)
     never = xp.stop(emissions[0] * 0.0 + NEVER)
     first = xp.where(xp.broadcast_to(position == 0, (batch, states)), 0.0, never)
 

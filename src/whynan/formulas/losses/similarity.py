@@ -120,7 +120,7 @@ def info_nce_loss(
     if validate:
         checks.finite(xp, query=query, keys=keys)
     if a[0] == 0:
-        return reduce_loss(xp, xp.sum(query, (1,)), reduction, dtype)
+        return reduce_loss(xp, xp.sum(query, (1,)) + xp.sum(keys[:0]), reduction, dtype)
     if normalize:
         query, keys = direction(xp, query, (1,)), direction(xp, keys, (1,))
     else:
