@@ -54,14 +54,26 @@ def most(x: Any) -> float:
     return known(lambda: x.detach().amax().item()) if x.numel() else math.nan
 
 
+def ends(x: Any) -> tuple[float, float]:
+    """Return the smallest and the largest element."""
+    if not x.numel():
+        return math.nan, math.nan
+    low, high = torch.aminmax(x.detach())
+    return known(low.item), known(high.item)
+
+
 def smallest(x: Any) -> float:
     """Return the smallest absolute value."""
-    return known(lambda: torch.linalg.vector_norm(x.detach(), -math.inf).item()) if x.numel() else math.nan
+    low, high = ends(x)
+    if low > 0 or high < 0:
+        return min(abs(low), abs(high))
+    return least(x.detach().abs()) if x.numel() else math.nan
 
 
 def largest(x: Any) -> float:
-    """Return the largest absolute value."""
-    return known(lambda: torch.linalg.vector_norm(x.detach(), math.inf).item()) if x.numel() else math.nan
+    """Return the largest absolute value, NaN where there is one."""
+    low, high = ends(x)
+    return max(-low, high) if low <= high else math.nan
 
 
 def known(look: Callable[[], float]) -> float:

@@ -287,24 +287,27 @@ def categorical_cross_entropy(
     dim, classes = class_shapes(xp, p, target, dim)
     if validate:
         checks.probabilities(xp, p=p)
-    terms = -xp.log(clip_unit(xp, p, LIMITS[dtype].tiny))
+    low = LIMITS[dtype].tiny
     if weight is not None:
         weight = class_weights(xp, weight, p, classes)
-        terms = saturated(xp, terms * along(xp, weight, len(xp.shape(p)), dim))
     if not is_class_index(xp, p, target):
+        terms = -xp.log(clip_unit(xp, p, low))
+        if weight is not None:
+            terms = saturated(xp, terms * along(xp, weight, len(xp.shape(p)), dim))
         target = smooth_binary(xp, lift_to(xp, target, p, xp.dtype(p)), 0.0)
         return reduce_loss(xp, total(xp, saturated(xp, terms * target), (dim,)), reduction, dtype)
     if validate:
         checks.labels(xp, "target", target, classes, ignore_index)
     if classes == 0:
-        return reduce_loss(xp, xp.sum(terms, (dim,)), reduction, dtype, 0.0)
+        return reduce_loss(xp, xp.sum(p, (dim,)), reduction, dtype, 0.0)
     kept = target != ignore_index
     index = xp.where(kept, target, target * 0)
     own = xp.cast(kept, xp.dtype(p))
+    loss = -xp.log(clip_unit(xp, xp.reshape(xp.take(p, expand(xp, index, dim), dim), xp.shape(index)), low))
     if weight is not None:
         own = own * xp.reshape(xp.take(weight, xp.reshape(index, (-1,)), 0), xp.shape(index))
-    picked = xp.reshape(xp.take(terms, expand(xp, index, dim), dim), xp.shape(index))
-    return reduce_loss(xp, xp.where(kept, picked, 0.0), reduction, dtype, xp.sum(own))
+        loss = saturated(xp, loss * own)
+    return reduce_loss(xp, xp.where(kept, loss, 0.0), reduction, dtype, xp.sum(own))
 
 
 def focal_loss(

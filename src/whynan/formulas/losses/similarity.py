@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import Array, Backend
 from whynan.formulas.losses.classification import log_softmax_parts
-from whynan.formulas.numbers import clip, lift, lower, reduce_loss, safe_square, saturated, weighted
+from whynan.formulas.numbers import clip, lift, limit_of, lower, reduce_loss, safe_square, saturated, weighted
 from whynan.formulas.reductions import direction, p_norm
 
 
@@ -122,7 +122,9 @@ def info_nce_loss(
     if a[0] == 0:
         return reduce_loss(xp, xp.sum(query, (1,)) + xp.sum(keys[:0]), reduction, dtype)
     if normalize:
-        query, keys = direction(xp, query, (1,)), direction(xp, keys, (1,))
+        # Slopes of 1 / temperature stop where those of a division by a tiny length still have room.
+        room = math.sqrt(limit_of(xp, query))
+        query, keys = (xp.saturate_gradient(direction(xp, x, (1,)), room) for x in (query, keys))
     else:
         bound = math.sqrt(1e38 / max(a[1], 1))
         query, keys = clip(xp, query, bound), clip(xp, keys, bound)

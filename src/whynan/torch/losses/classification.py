@@ -7,7 +7,7 @@ from whynan.formulas import checks
 from whynan.formulas.losses import classification as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
-from whynan.torch.losses.kernels import BinaryCrossEntropy, SoftmaxCrossEntropy
+from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
 
 Tensor = torch.Tensor
 
@@ -154,12 +154,12 @@ def focal_loss(
     validate: bool = False,
 ) -> Tensor:
     checks.reduction(reduction)
-    fast = isinstance(logits, torch.Tensor) and not (validate or weight is not None) and gamma in (1, 2)
+    fast = isinstance(logits, torch.Tensor) and not (validate or weight is not None) and gamma == 2
+    fast = fast and not (isinstance(target, torch.Tensor) and target.requires_grad)
     fast = fast and whole(logits) and largest(logits) < formulas.FAR_LOGIT
     if fast and (alpha is None or 0 <= alpha <= 1) and alike(logits, target) and not bool((target == ignore_index).any()):
         y = matched(target, logits)
-        miss = torch.lerp(torch.sigmoid(logits), torch.sigmoid(-logits), y)
-        loss = BinaryCrossEntropy.apply(logits, y) * (miss if gamma == 1 else miss * miss)
+        loss = FocalLoss.apply(logits, y)
         if alpha is not None:
             loss = loss * (y * (2 * alpha - 1) + (1 - alpha))
         loss = reduced(loss, reduction)

@@ -20,9 +20,9 @@ class SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         at = index.unsqueeze(1)
-        probabilities = torch.log_softmax(logits, 1)
-        loss = probabilities.gather(1, at).squeeze(1).neg_()
-        probabilities.exp_()
+        probabilities = torch.softmax(logits, 1)
+        # logsumexp(x) - x[target]; the logarithm is of a number between 1 / C and 1.
+        loss = logits.amax(1).sub_(logits.gather(1, at).squeeze(1)).sub_(probabilities.amax(1).log_())
         own = probabilities.gather(1, at)
         # -log p as -log(1 - the others), where p is close to 1.
         others = probabilities.scatter_(1, at, 0.0).sum(1)
@@ -68,3 +68,28 @@ class BinaryCrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             by_y = -x * gradient
         return by_x, by_y
+
+
+class FocalLoss(torch.autograd.Function):
+    """BCE(x, y) (1 - p_t)² of logits x and targets y of one shape and dtype, |x| not so large that a product overflows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        p = torch.sigmoid(x)
+        miss = torch.lerp(p, torch.sigmoid(x.neg()), y)
+        tail = torch.nn.functional.softplus(x.abs().neg_())
+        entropy = x.clamp(min=0).addcmul_(x, y, value=-1).add_(tail)
+        ctx.save_for_backward(x, y, p, miss, entropy)
+        return entropy * miss * miss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        x, y, p, miss, entropy = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # What was saved is no function of x to autograd: compute it again for a second derivative.
+            p = torch.sigmoid(x)
+            miss = torch.lerp(p, torch.sigmoid(-x), y)
+            entropy = torch.nn.functional.softplus(-x.abs()) + x.clamp(min=0) - x * y
+        # miss (miss (p - y) + 2 entropy p (1 - p) (1 - 2 y))
+        inner = entropy * (p - p * p) * (2 - 4 * y)
+        return torch.addcmul(inner, miss, p - y) * miss * gradient, None

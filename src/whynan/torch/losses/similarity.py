@@ -6,7 +6,8 @@ from whynan.formulas import checks
 from whynan.formulas.losses import similarity as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, sound, whole
-from whynan.torch.losses.classification import cross_entropy
+from whynan.torch.losses.classification import cross_entropy, reduced
+from whynan.torch.ops.reductions import comfortable
 from whynan.torch.ops.reductions import normalize as unit
 
 Tensor = torch.Tensor
@@ -14,6 +15,11 @@ Tensor = torch.Tensor
 
 @documented(formulas.pairwise_distance)
 def pairwise_distance(a: Tensor, b: Tensor, p: float = 2.0, reduction: str = "none") -> Tensor:
+    checks.reduction(reduction)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and whole(a, b) and p == 2:
+        distance = torch.linalg.vector_norm(a - b, 2, -1)
+        if comfortable(distance):
+            return reduced(distance, reduction)
     return formulas.pairwise_distance(XP, a, b, p, reduction)
 
 
@@ -31,6 +37,14 @@ def contrastive_loss(
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
+    checks.reduction(reduction)
+    if whole(a, b) and a.shape == b.shape and margin >= 0 and weight is None and same.shape == a.shape[:-1]:
+        distance = torch.linalg.vector_norm(a - b, 2, -1)
+        # Halves of squares of this size are far from overflow.
+        if comfortable(distance):
+            missing = torch.relu(margin - distance)
+            loss = 0.5 * torch.lerp(missing * missing, distance * distance, same.detach().to(a.dtype))
+            return reduced(loss, reduction)
     return formulas.contrastive_loss(XP, a, b, same, margin, weight, reduction)
 
 

@@ -90,8 +90,10 @@ def softmax(x: Tensor, dim: int = -1, mask: Tensor | None = None) -> Tensor:
     if torch.broadcast_shapes(x.shape, kept.shape) != x.shape:
         return formulas.softmax(XP, x, dim, mask)
     left_out = ~kept
-    if eager(x) and kept.shape == x.shape and x.numel() and bool(kept.any(dim).all()):
-        return torch.softmax(x.masked_fill(left_out, -math.inf), dim)
+    if eager(x):
+        result = torch.softmax(x.masked_fill(left_out, -math.inf), dim)
+        if sound(result):
+            return result
     # The lowest number in place of -inf: a row without any is a number then, and 0 after the second fill.
     scores = x.masked_fill(left_out, torch.finfo(x.dtype).min)
     return torch.softmax(scores, dim).masked_fill(left_out, 0.0)
