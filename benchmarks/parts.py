@@ -110,6 +110,8 @@ def pairs() -> dict[str, Pair]:
     anchors = torch.randint(-1, 2, (20000,))
     proposals = torch.randint(0, 91, (2048,))
     half = z * 0.5
+    sure = torch.randn(1024, 1000), labels
+    sure[0].scatter_(1, labels[:, None], 20.0)
     return {
         "ops.log": Pair(ops.log, torch.log, (x,)),
         "ops.log1p": Pair(ops.log1p, torch.log1p, (x,)),
@@ -142,6 +144,12 @@ def pairs() -> dict[str, Pair]:
         ),
         "cross_entropy": Pair(
             lambda v: losses.cross_entropy(v, labels), lambda v: F.cross_entropy(v, labels), (torch.randn(1024, 1000),)
+        ),
+        "cross_entropy, learned": Pair(
+            lambda v: losses.cross_entropy(v, sure[1]), lambda v: F.cross_entropy(v, sure[1]), (sure[0],)
+        ),
+        "cross_entropy, 91 classes": Pair(
+            lambda v: losses.cross_entropy(v, proposals), lambda v: F.cross_entropy(v, proposals), (torch.randn(2048, 91),)
         ),
         "categorical_cross_entropy": Pair(
             lambda v: losses.categorical_cross_entropy(v, labels),

@@ -11,6 +11,9 @@ from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCr
 
 Tensor = torch.Tensor
 
+# Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
+FEW = 256
+
 
 def alike(x: Tensor, y: Tensor) -> bool:
     """Return whether the fast way is open: non-empty, one shape, and a target that needs no gradient."""
@@ -57,10 +60,10 @@ def binary_cross_entropy_with_logits(
     checks.reduction(reduction)
     if isinstance(x, torch.Tensor) and pos_weight is None and alike(x, y) and not (validate or label_smoothing):
         target = matched(y, x)
-        loss = BinaryCrossEntropy.apply(x, target)
-        if weight is not None:
-            loss = loss * weight
-        loss = reduced(loss, reduction)
+        if weight is None:
+            loss = BinaryCrossEntropy.apply(x, target, reduction)
+        else:
+            loss = reduced(BinaryCrossEntropy.apply(x, target, "none") * weight, reduction)
         if sound(loss):
             return loss
     return formulas.binary_cross_entropy_with_logits(XP, x, y, weight, pos_weight, reduction, label_smoothing, validate)
@@ -104,19 +107,24 @@ def indexed_cross_entropy(
             return functional.cross_entropy(
                 logits, target.long(), factors, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
             )
-        left_out = target == ignore_index
+        index = target if target.dtype == torch.int64 else target.long()
+        if logits.shape[1] < FEW:
+            logs = torch.log_softmax(logits, 1)
+            known = index.clamp(0, logits.shape[1] - 1).unsqueeze(1)
+            if most(logs.detach().gather(1, known)) < -0.1:
+                factors = None if weight is None else weight.detach().to(logits.dtype)
+                return functional.nll_loss(logs, index, factors, ignore_index=ignore_index, reduction=reduction)
+        # The loss of a confident prediction is a small number, which log_softmax has lost in rounding.
+        left_out = index == ignore_index
         some = bool(left_out.any())
-        index = target.long()
-        if some:
-            index = index.masked_fill(left_out, 0)
-        loss, _ = SoftmaxCrossEntropy.apply(logits, index)
+        loss = SoftmaxCrossEntropy.apply(logits, index.masked_fill(left_out, 0) if some else index)
     except (IndexError, RuntimeError) as error:
         if "out of" not in str(error):
             raise
         checks.labels(XP, "target", target, logits.shape[1], ignore_index)
         raise
     if weight is not None:
-        own = weight.detach().to(logits.dtype)[index]
+        own = weight.detach().to(logits.dtype)[index.masked_fill(left_out, 0)]
         own = own.masked_fill(left_out, 0.0) if some else own
         loss = loss * own
         return loss.sum() / own.sum() if reduction == "mean" else reduced(loss, reduction)

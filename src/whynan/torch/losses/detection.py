@@ -6,7 +6,7 @@ from torch.nn import functional
 from whynan.formulas.losses import detection as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, sound, whole
-from whynan.torch.losses.classification import indexed_cross_entropy, reduced
+from whynan.torch.losses.classification import indexed_cross_entropy
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
 Tensor = torch.Tensor
@@ -36,9 +36,9 @@ def rpn_loss(
         labels = labels.reshape(-1)
         kept, positive = torch.where(labels >= 0)[0], torch.where(labels > 0)[0]
         if len(kept):
-            entropy = BinaryCrossEntropy.apply(objectness.reshape(-1)[kept], (labels[kept] > 0).to(objectness.dtype))
+            entropy = BinaryCrossEntropy.apply(objectness.reshape(-1)[kept], (labels[kept] > 0).to(objectness.dtype), reduction)
             boxes = functional.smooth_l1_loss(deltas[positive], delta_targets[positive], reduction="sum", beta=beta)
-            terms = {"loss_objectness": reduced(entropy, reduction), "loss_rpn_box_reg": over(boxes, len(kept), reduction)}
+            terms = {"loss_objectness": entropy, "loss_rpn_box_reg": over(boxes, len(kept), reduction)}
             if all(sound(term) for term in terms.values()):
                 return terms
     return formulas.rpn_loss(XP, objectness, deltas, labels, delta_targets, beta, reduction, validate)

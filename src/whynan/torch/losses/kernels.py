@@ -12,54 +12,52 @@ Tensor = torch.Tensor
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
-    """(losses, probabilities) of logits (N, C, ...) and class indices (N, ...), whose class dimension is 1.
-
-    The probabilities are an output so that they take part in second derivatives.
-    """
+    """Losses (N, ...) of logits (N, C, ...), class dimension 1, and class indices (N, ...), exact also where they are small."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
         at = index.unsqueeze(1)
-        probabilities = torch.softmax(logits, 1)
+        p = torch.softmax(logits, 1)
         # logsumexp(x) - x[target]; the logarithm is of a number between 1 / C and 1.
-        loss = logits.amax(1).sub_(logits.gather(1, at).squeeze(1)).sub_(probabilities.amax(1).log_())
-        own = probabilities.gather(1, at)
+        loss = logits.amax(1).sub_(logits.gather(1, at).squeeze(1)).sub_(p.amax(1).log_())
+        own = p.gather(1, at)
         # -log p as -log(1 - the others), where p is close to 1.
-        others = probabilities.scatter_(1, at, 0.0).sum(1)
-        probabilities.scatter_(1, at, own)
-        loss = torch.where(others < 0.1, -torch.log1p(-others.clamp(max=0.5)), loss)
-        ctx.save_for_backward(probabilities, at)
-        ctx.set_materialize_grads(False)
-        return loss, probabilities
+        others = p.scatter_(1, at, 0.0).sum(1)
+        p.scatter_(1, at, own)
+        ctx.save_for_backward(logits, p, at)
+        return torch.where(others < 0.1, torch.log1p(others.clamp(max=0.5).neg_()).neg_(), loss)
 
     @staticmethod
-    def backward(ctx: Any, by_loss: Tensor | None, by_probabilities: Tensor | None) -> tuple[Tensor | None, None]:
-        probabilities, at = ctx.saved_tensors
-        gradient = None
-        if by_loss is not None:
-            scale = by_loss.unsqueeze(1)
-            gradient = (probabilities * scale).scatter_add(1, at, -scale) if torch.is_grad_enabled() else (
-                torch.mul(probabilities, scale).scatter_add_(1, at, scale.neg()))  # fmt: skip
-        if by_probabilities is not None:
-            inner = (by_probabilities * probabilities).sum(1, keepdim=True)
-            other = probabilities * (by_probabilities - inner)
-            gradient = other if gradient is None else gradient + other
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        logits, p, at = ctx.saved_tensors
+        scale = gradient.unsqueeze(1)
+        if torch.is_grad_enabled():
+            # What was saved is no function of the logits to autograd: compute it again for a second derivative.
+            return (torch.softmax(logits, 1) * scale).scatter_add(1, at, -scale), None
+        return torch.mul(p, scale).scatter_add_(1, at, scale.neg()), None
 
 
 class BinaryCrossEntropy(torch.autograd.Function):
-    """Losses of logits x and targets y of one shape and dtype: max(x, 0) - x y + log1p(exp(-|x|))."""
+    """Loss of logits x and targets y of one shape and dtype: max(x, 0) - x y + log1p(exp(-|x|)), reduced.
+
+    With the reduction inside, its gradient is one number and not an array of equal ones.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, reduction: str) -> Tensor:
         ctx.save_for_backward(x, y)
-        tail = torch.nn.functional.softplus(x.abs().neg_())
-        return x.clamp(min=0).addcmul_(x, y, value=-1).add_(tail)
+        ctx.share = 1 / x.numel() if reduction == "mean" else 1.0
+        loss = x.abs().neg_()
+        # The threshold is for arguments above 0, where softplus is taken for linear; there are none.
+        torch._C._nn.softplus(loss, 1, 20, out=loss)
+        loss.addcmul_(x, y, value=-1).add_(x.clamp(min=0))
+        return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, y = ctx.saved_tensors
         by_x = by_y = None
+        gradient = gradient * ctx.share if ctx.share != 1 else gradient
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled():
                 by_x = (torch.sigmoid(x) - y) * gradient
@@ -67,7 +65,7 @@ class BinaryCrossEntropy(torch.autograd.Function):
                 by_x = torch.sigmoid(x).sub_(y).mul_(gradient)
         if ctx.needs_input_grad[1]:
             by_y = -x * gradient
-        return by_x, by_y
+        return by_x, by_y, None
 
 
 class FocalLoss(torch.autograd.Function):
