@@ -2,7 +2,8 @@
 
     python benchmarks/parts.py [--rounds 15] [--threads 1] [--compiled] [PART ...]
 
-Each round times the plain counterpart and the part one after the other; the number is the median ratio over the rounds. Counterparts
+Each round times the plain counterpart and the part one after the other; the number is the median ratio over the
+rounds. Counterparts
 are PyTorch's own functions, torchvision's for boxes and focal loss, and the usual lines where there is no function.
 """
 
@@ -149,7 +150,9 @@ def pairs() -> dict[str, Pair]:
             lambda v: losses.cross_entropy(v, sure[1]), lambda v: F.cross_entropy(v, sure[1]), (sure[0],)
         ),
         "cross_entropy, 91 classes": Pair(
-            lambda v: losses.cross_entropy(v, proposals), lambda v: F.cross_entropy(v, proposals), (torch.randn(2048, 91),)
+            lambda v: losses.cross_entropy(v, proposals),
+            lambda v: F.cross_entropy(v, proposals),
+            (torch.randn(2048, 91),),
         ),
         "categorical_cross_entropy": Pair(
             lambda v: losses.categorical_cross_entropy(v, labels),
@@ -280,10 +283,14 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compiled", action="store_true", help="both sides under torch.compile")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; more than one measures waiting on a busy machine")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of PyTorch; more than one measures waiting on a busy machine"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {'compiled' if options.compiled else 'eager'}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {'compiled' if options.compiled else 'eager'}"
+    )
     print(f"{'part':36} {'ratio':>6} {'plain ms':>9}")
     for name, pair in pairs().items():
         if not options.parts or name in options.parts:

@@ -10,7 +10,9 @@ from whynan.formulas.backend import Backend
 Result = TypeVar("Result")
 
 
-def bind(xp: Backend, formula: Callable[..., Result], names: dict[str, str] | None = None, **defaults: Any) -> Callable[..., Result]:
+def bind(
+    xp: Backend, formula: Callable[..., Result], names: dict[str, str] | None = None, **defaults: Any
+) -> Callable[..., Result]:
     """Return `formula` of the framework `xp`, with the same name, documentation and signature less its first parameter.
 
     Args:
@@ -39,8 +41,9 @@ def bind(xp: Backend, formula: Callable[..., Result], names: dict[str, str] | No
 
     position = {parameter.name: place for place, parameter in enumerate(parameters)}
     shown = [p.replace(default=defaults[p.name]) if p.name in defaults else p for p in parameters]
-    function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-    del function.__wrapped__  # type: ignore[attr-defined]
+    shown_function: Any = function
+    shown_function.__signature__ = signature.replace(parameters=shown)
+    del shown_function.__wrapped__
     if aliases and function.__doc__:
         said = ", ".join(f"`{theirs}` for `{ours}`" for theirs, ours in aliases.items())
         function.__doc__ = f"{function.__doc__.rstrip()}\n\n    Also understood: {said}.\n    "

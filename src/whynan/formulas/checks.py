@@ -30,7 +30,9 @@ def within_unit(name: str, value: float) -> None:
 
 def same_shape(xp: Backend, name: str, x: Array, other: str, y: Array) -> None:
     if xp.shape(x) != xp.shape(y):
-        raise ValueError(f"{name} has shape {show(xp.shape(x))} and {other} has shape {show(xp.shape(y))}: must be equal")
+        raise ValueError(
+            f"{name} has shape {show(xp.shape(x))} and {other} has shape {show(xp.shape(y))}: must be equal"
+        )
 
 
 def boxes(xp: Backend, **named: Array) -> None:

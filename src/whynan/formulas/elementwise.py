@@ -9,8 +9,8 @@ from whynan.formulas.numbers import clip, lift, limit_of, lower, settle
 def log(xp: Backend, x: Array) -> Array:
     """Natural logarithm of max(x, smallest normal number).
 
-    Equal to log(x) for all normal x > 0. For x = 0, below 0 and for subnormal x it is the logarithm of the smallest normal
-    number (-87.3 in float32, -708.4 in float64, -9.7 in float16), with slope 0.
+    Equal to log(x) for all normal x > 0. For x = 0, below 0 and for subnormal x it is the logarithm of the smallest
+    normal number (-87.3 in float32, -708.4 in float64, -9.7 in float16), with slope 0.
 
     Args:
         x: any shape.
@@ -192,8 +192,8 @@ def raise_to(xp: Backend, x: Array, p: Array) -> Array:
 def pow(xp: Backend, x: Array, exponent: Array | float) -> Array:
     """x to the power `exponent`, at most the largest number.
 
-    The slope at 0 of powers below 1 is that at the smallest normal number. A negative base with a fractional exponent, where
-    the plain function is NaN, counts as 0; 0 to a negative power is the largest number, with slope 0.
+    The slope at 0 of powers below 1 is that at the smallest normal number. A negative base with a fractional exponent,
+    where the plain function is NaN, counts as 0; 0 to a negative power is the largest number, with slope 0.
 
     Args:
         x: any shape.

@@ -38,7 +38,9 @@ def lift(xp: Backend, *arrays: Any) -> tuple[list[Array], str]:
 
 
 def lift_to(xp: Backend, x: Any, like: Array | None, dtype: str) -> Array:
-    """Return x in the dtype to compute a result of `dtype` in; its gradient stops at the largest number of its own dtype."""
+    """Return x in the dtype to compute a result of `dtype` in; its gradient stops at the largest number of its own
+    dtype.
+    """
     array = xp.asarray(x, like)
     own = xp.dtype(array) if xp.dtype(array) in ORDER else dtype
     return xp.saturate_gradient(xp.cast(array, work_dtype(dtype)), LIMITS[own].max)

@@ -59,7 +59,9 @@ def function_of(guarded: Guarded) -> Any:
         @staticmethod
         def jvp(ctx: Any, by_a: Any, by_b: Any) -> Any:
             slopes = guarded.slopes(XP, *ctx.saved_tensors)
-            terms = [slope * tangent for slope, tangent in zip(slopes, (by_a, by_b), strict=True) if tangent is not None]
+            terms = [
+                slope * tangent for slope, tangent in zip(slopes, (by_a, by_b), strict=True) if tangent is not None
+            ]
             return sum(terms[1:], terms[0])
 
     Function.__name__ = Function.__qualname__ = guarded.name

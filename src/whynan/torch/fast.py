@@ -1,7 +1,7 @@
 """When PyTorch's own kernel may be used: the arguments are looked at and lie where it is exact.
 
-Looking costs a pass over the data and waits for the device, so it is done for eager tensors on the CPU only. Elsewhere (on an
-accelerator, under `torch.compile`, inside `torch.func` transforms) the formula is computed as it stands.
+Looking costs a pass over the data and waits for the device, so it is done for eager tensors on the CPU only. Elsewhere
+(on an accelerator, under `torch.compile`, inside `torch.func` transforms) the formula is computed as it stands.
 """
 
 import math
@@ -33,11 +33,15 @@ def eager(*arrays: Any) -> bool:
     """Return whether the values of these can be looked at for little: floats on the CPU, not traced."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return all(type(x) in PLAIN and x.device.type == "cpu" and x.dtype in NAMES and x.layout is torch.strided for x in arrays)
+    return all(
+        type(x) in PLAIN and x.device.type == "cpu" and x.dtype in NAMES and x.layout is torch.strided for x in arrays
+    )
 
 
 def whole(*arrays: Any) -> bool:
-    """Return `eager` for non-empty arrays of one dtype that is not a half: a composition of kernels rounds once each."""
+    """Return `eager` for non-empty arrays of one dtype that is not a half: a composition of kernels rounds once
+    each.
+    """
     return eager(*arrays) and arrays[0].dtype in WHOLE and all(x.dtype == arrays[0].dtype and x.numel() for x in arrays)
 
 

@@ -163,7 +163,9 @@ def ciou_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Array:
-    """1 - complete IoU of pairs of boxes (Zheng et al., 2020). A box without height has the aspect of a horizontal line."""
+    """1 - complete IoU of pairs of boxes (Zheng et al., 2020). A box without height has the aspect of a horizontal
+    line.
+    """
     return box_loss(xp, "ciou", boxes, targets, weight, reduction, validate)
 
 
@@ -191,8 +193,8 @@ def encode_boxes(
 ) -> Array:
     """Encode boxes as offsets from references: (dx / w, dy / h, log(w' / w), log(h' / h)) times the weights.
 
-    Widths and heights count as at least `min_size`, so that a degenerate box has a logarithm and a degenerate reference divides nothing by
-    0.
+    Widths and heights count as at least `min_size`, so that a degenerate box has a logarithm and a degenerate
+    reference divides nothing by 0.
 
     Args:
         boxes: (..., 4), as x1, y1, x2, y2.

@@ -9,7 +9,6 @@ from whynan.formulas.elementwise import raise_to
 from whynan.formulas.numbers import clip, lift, lift_to, lower, reduce_loss, saturated, total, weighted
 from whynan.formulas.reductions import finite_max
 
-
 # From here on a sigmoid is 0 or 1 in every dtype.
 FAR_LOGIT = 1000.0
 
@@ -23,11 +22,13 @@ def binary_cross_entropy(
     label_smoothing: float = 0.0,
     validate: bool = False,
 ) -> Array:
-    """Binary cross-entropy of probabilities, -(y log p + (1 - y) log(1 - p)), each logarithm of at least the smallest normal.
+    """Binary cross-entropy of probabilities, -(y log p + (1 - y) log(1 - p)), each logarithm of at least the smallest
+    normal.
 
-    A p of exactly 0 or 1 on the wrong side costs 87.3 in float32 and has gradient 0: what a sigmoid has rounded away cannot be
-    learned from. `binary_cross_entropy_with_logits` has no such limit; use it wherever the logits are at hand. p outside
-    [0, 1] counts as 0 or 1. An empty target gives 0 with a live gradient graph.
+    A p of exactly 0 or 1 on the wrong side costs 87.3 in float32 and has gradient 0: what a sigmoid has rounded away
+    cannot be
+    learned from. `binary_cross_entropy_with_logits` has no such limit; use it wherever the logits are at hand. p
+    outside [0, 1] counts as 0 or 1. An empty target gives 0 with a live gradient graph.
 
     Args:
         p: probabilities, any shape.
@@ -75,8 +76,8 @@ def binary_cross_entropy_with_logits(
 ) -> Array:
     """Binary cross-entropy of logits: softplus(x) - x y, without the probability in between.
 
-    Exact for every logit, and the gradient sigmoid(x) - y never vanishes on the wrong side. An empty target gives 0 with a live
-    gradient graph.
+    Exact for every logit, and the gradient sigmoid(x) - y never vanishes on the wrong side. An empty target gives 0
+    with a live gradient graph.
 
     Args:
         x: logits, any shape.
@@ -165,12 +166,13 @@ def cross_entropy(
 ) -> Array:
     """Cross-entropy of logits, logsumexp(logits) - logits[target].
 
-    The mean is over the targets that count, by their class weights. Where none does (an empty batch, all ignored) the loss is 0
-    with a live gradient graph.
+    The mean is over the targets that count, by their class weights. Where none does (an empty batch, all ignored) the
+    loss is 0 with a live gradient graph.
 
     Args:
         logits: scores with a class dimension `dim`, or (C,).
-        target: class indices of the shape of the logits without `dim`; or a probability for each class, in the shape of the logits.
+        target: class indices of the shape of the logits without `dim`; or a probability for each class, in the shape
+            of the logits.
         weight: (C,), a factor for each class.
         ignore_index: the index that does not count.
         reduction: "mean", "sum" or "none".
@@ -269,8 +271,8 @@ def categorical_cross_entropy(
 ) -> Array:
     """Cross-entropy of probabilities, -log p[target], the logarithm of at least the smallest normal number.
 
-    `cross_entropy` on logits is better wherever they are at hand: a softmax that has rounded to 0 has gradient 0. Where no
-    target counts the loss is 0 with a live gradient graph.
+    `cross_entropy` on logits is better wherever they are at hand: a softmax that has rounded to 0 has gradient 0.
+    Where no target counts the loss is 0 with a live gradient graph.
 
     Args:
         p: probabilities with a class dimension `dim`, or (C,).
@@ -324,7 +326,8 @@ def focal_loss(
 ) -> Array:
     """Focal loss, alpha_t (1 - p_t)^gamma times the cross-entropy (Lin et al., 2017), from logits.
 
-    With targets of the shape of the logits it is the one of sigmoids: alpha for positives, 1 - alpha for negatives. With class
+    With targets of the shape of the logits it is the one of sigmoids: alpha for positives, 1 - alpha for negatives.
+    With class
     indices it is the one of a softmax, and alpha is a factor of all. 1 - p_t is computed without cancellation. Where no
     target counts the loss is 0 with a live gradient graph.
 
@@ -389,4 +392,3 @@ def sigmoid_focal(xp: Backend, x: Array, y: Array, alpha: float | None, gamma: f
     miss = xp.where(xp.abs(x) > FAR_LOGIT, xp.stop(miss), miss)
     loss = saturated(xp, focus(xp, clip(xp, miss, 1e6), gamma) * bce_of_logits(xp, x, y))
     return loss if alpha is None else saturated(xp, (alpha * y + (1 - alpha) * (1 - y)) * loss)
-

@@ -21,7 +21,8 @@ def rpn_loss(
 ) -> dict[str, Array]:
     """Losses of a region proposal network: {"loss_objectness": ..., "loss_rpn_box_reg": ...} (Ren et al., 2015).
 
-    Objectness is a binary cross-entropy of the anchors that are labelled, box regression a smooth L1 of the positive ones, the mean of both
+    Objectness is a binary cross-entropy of the anchors that are labelled, box regression a smooth L1 of the positive
+    ones, the mean of both
     over all labelled anchors. Where none is (no boxes in the image, all ignored) both are 0 with a live gradient graph.
     What is not labelled or not positive may hold anything in `delta_targets`.
 
@@ -74,8 +75,8 @@ def fast_rcnn_loss(
 ) -> dict[str, Array]:
     """Losses of a Fast R-CNN head: {"loss_classifier": ..., "loss_box_reg": ...} (Girshick, 2015).
 
-    A cross-entropy over all proposals, and a smooth L1 of the boxes of those with an object, for the class that they have, the mean of
-    both over all proposals that count. Where none does both are 0 with a live gradient graph.
+    A cross-entropy over all proposals, and a smooth L1 of the boxes of those with an object, for the class that they
+    have, the mean of both over all proposals that count. Where none does both are 0 with a live gradient graph.
 
     Args:
         class_logits: (R, C), class 0 is the background.
@@ -88,7 +89,9 @@ def fast_rcnn_loss(
     """
     checks.reduction(reduction)
     checks.not_negative("beta", beta)
-    (class_logits, box_regression, regression_targets), dtype = lift(xp, class_logits, box_regression, regression_targets)
+    (class_logits, box_regression, regression_targets), dtype = lift(
+        xp, class_logits, box_regression, regression_targets
+    )
     labels = xp.asarray(labels, None)
     shape = xp.shape(class_logits)
     if len(shape) != 2:
@@ -97,7 +100,9 @@ def fast_rcnn_loss(
     if xp.shape(labels) != (proposals,):
         raise ValueError(f"labels has shape {checks.show(xp.shape(labels))}: must be ({proposals},)")
     if xp.shape(regression_targets) != (proposals, 4):
-        raise ValueError(f"regression_targets has shape {checks.show(xp.shape(regression_targets))}: must be ({proposals}, 4)")
+        raise ValueError(
+            f"regression_targets has shape {checks.show(xp.shape(regression_targets))}: must be ({proposals}, 4)"
+        )
     if xp.shape(box_regression) not in ((proposals, 4), (proposals, 4 * classes)):
         given = checks.show(xp.shape(box_regression))
         raise ValueError(f"box_regression has shape {given}: must be ({proposals}, 4) or ({proposals}, {4 * classes})")
@@ -111,7 +116,9 @@ def fast_rcnn_loss(
     boxes = box_regression
     if xp.shape(box_regression) != (proposals, 4):
         boxes = xp.reshape(box_regression, (proposals, classes, 4))
-        index = xp.broadcast_to(xp.reshape(xp.where(positive, labels, labels * 0), (proposals, 1, 1)), (proposals, 1, 4))
+        index = xp.broadcast_to(
+            xp.reshape(xp.where(positive, labels, labels * 0), (proposals, 1, 1)), (proposals, 1, 4)
+        )
         boxes = xp.reshape(xp.take(boxes, index, 1), (proposals, 4)) if proposals else xp.sum(boxes, (1,))
     mask = xp.reshape(positive, (proposals, 1))
     difference = saturated(xp, xp.where(mask, boxes, 0.0) - xp.where(mask, regression_targets, 0.0))

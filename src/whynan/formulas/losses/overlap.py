@@ -23,7 +23,8 @@ def tversky_loss(
 ) -> Array:
     """Tversky loss, 1 - TP / (TP + alpha FP + beta FN), for each sample (Salehi et al., 2017).
 
-    TP = sum(p y), FP = sum(p (1 - y)), FN = sum((1 - p) y) over all dimensions but the first; over all of a single dimension. A sample with
+    TP = sum(p y), FP = sum(p (1 - y)), FN = sum((1 - p) y) over all dimensions but the first; over all of a single
+    dimension. A sample with
     neither target nor prediction, or wholly ignored, gives 0, and so does an empty batch, with a live gradient graph.
 
     Args:
@@ -70,8 +71,8 @@ def dice_loss(
 ) -> Array:
     """Dice loss, 1 - 2 sum(p y) / (sum(p) + sum(y)), for each sample.
 
-    The sums are over all dimensions but the first; over all of a single dimension. A sample with neither target nor prediction, or
-    wholly ignored, gives 0, and so does an empty batch, with a live gradient graph.
+    The sums are over all dimensions but the first; over all of a single dimension. A sample with neither target nor
+    prediction, or wholly ignored, gives 0, and so does an empty batch, with a live gradient graph.
 
     Args:
         p: probabilities, (N, ...) or (D,).
@@ -95,8 +96,8 @@ def jaccard_loss(
 ) -> Array:
     """Jaccard (soft IoU) loss, 1 - sum(p y) / (sum(p) + sum(y) - sum(p y)), for each sample.
 
-    The sums are over all dimensions but the first; over all of a single dimension. A sample with neither target nor prediction, or
-    wholly ignored, gives 0, and so does an empty batch, with a live gradient graph.
+    The sums are over all dimensions but the first; over all of a single dimension. A sample with neither target nor
+    prediction, or wholly ignored, gives 0, and so does an empty batch, with a live gradient graph.
 
     Args:
         p: probabilities, (N, ...) or (D,).

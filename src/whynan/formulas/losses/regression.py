@@ -64,8 +64,8 @@ def relative_error_loss(
 ) -> Array:
     """Squared error in ratio to an absolute one: square(pred - target) / abs(pred - target), 0 where they are equal.
 
-    With a denominator it is square(pred - target) / abs(denominator), 0 where that is 0. An empty target gives 0 with a live
-    gradient graph.
+    With a denominator it is square(pred - target) / abs(denominator), 0 where that is 0. An empty target gives 0 with
+    a live gradient graph.
 
     Args:
         pred: any shape.
@@ -103,7 +103,8 @@ def gaussian_nll_loss(
 ) -> Array:
     """Negative log-likelihood of a Gaussian, (log_var + (mean - target)² exp(-log_var)) / 2.
 
-    It takes the logarithm of the variance, which has no wrong values. An empty target gives 0 with a live gradient graph.
+    It takes the logarithm of the variance, which has no wrong values. An empty target gives 0 with a live gradient
+    graph.
 
     Args:
         mean: any shape.
@@ -178,4 +179,3 @@ def kl_divergence_normal(
         checks.finite(xp, mean=mean, log_var=log_var)
     loss = saturated(xp, 0.5 * exp_minus_line(xp, log_var) + 0.5 * safe_square(xp, mean))
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
-

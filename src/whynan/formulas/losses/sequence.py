@@ -21,7 +21,8 @@ def ctc_loss(
 ) -> Array:
     """CTC loss (Graves et al., 2006). A target that cannot be (longer than its input) has loss 0 and gradient 0.
 
-    The mean is over the batch, of losses divided by their target's length. An empty batch gives 0 with a live gradient graph.
+    The mean is over the batch, of losses divided by their target's length. An empty batch gives 0 with a live gradient
+    graph.
 
     Args:
         log_probs: logarithms of probabilities, (T, N, C).
@@ -50,8 +51,12 @@ def ctc_loss(
     if validate:
         checks.finite(xp, log_probs=log_probs)
         checks.labels(xp, "targets", targets, classes, None)
-        checks.look(xp, "input_lengths", input_lengths, lambda v, np: (v < 0) | (v > steps), f"must be from 0 to {steps}")
-        checks.look(xp, "target_lengths", target_lengths, lambda v, np: (v < 0) | (v > width), f"must be from 0 to {width}")
+        checks.look(
+            xp, "input_lengths", input_lengths, lambda v, np: (v < 0) | (v > steps), f"must be from 0 to {steps}"
+        )
+        checks.look(
+            xp, "target_lengths", target_lengths, lambda v, np: (v < 0) | (v > width), f"must be from 0 to {width}"
+        )
     if batch == 0 or steps == 0:
         return reduce_loss(xp, xp.sum(log_probs, (0, 2)), reduction, dtype)
     states = 2 * width + 1

@@ -81,7 +81,9 @@ def contrastive_loss(
     same = xp.stop(xp.cast(xp.asarray(same, a), xp.dtype(a)))
     shape = rows(xp, "a", a)
     if xp.shape(same) != shape[:-1]:
-        raise ValueError(f"same has shape {checks.show(xp.shape(same))}: must be {checks.show(shape[:-1])}, one for each pair")
+        raise ValueError(
+            f"same has shape {checks.show(xp.shape(same))}: must be {checks.show(shape[:-1])}, one for each pair"
+        )
     distance = p_norm(xp, saturated(xp, a - b), (len(shape) - 1,), 2.0, False)
     missing = lower(xp, margin - distance, 0.0)
     together, apart = 0.5 * safe_square(xp, distance), 0.5 * missing * missing
@@ -100,8 +102,8 @@ def info_nce_loss(
 ) -> Array:
     """InfoNCE (van den Oord et al., 2018): each query is to find the key of its own row among all.
 
-    A vector of zeros has cosine 0 with all others and gradient 0. Quotients by a small temperature stop at the largest number. No rows give 0
-    with a live gradient graph.
+    A vector of zeros has cosine 0 with all others and gradient 0. Quotients by a small temperature stop at the largest
+    number. No rows give 0 with a live gradient graph.
 
     Args:
         query: (N, D).

@@ -3,17 +3,18 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whynan.torch.clip.norm import gradients_of
-
-Tensor = torch.Tensor
 
 
 class Accumulator:
     """Accumulate gradients over several batches, scaled as one batch of them all would be.
 
-    Dividing each loss by the number of batches is wrong where they differ in size: at the end of an epoch, with padded sequences,
-    with ignored targets. Here each loss is a sum over `count` items, and the gradients are divided once, by all of them.
+    Dividing each loss by the number of batches is wrong where they differ in size: at the end of an epoch, with padded
+    sequences,
+    with ignored targets. Here each loss is a sum over `count` items, and the gradients are divided once, by all of
+    them.
 
         accumulate = Accumulator(model.parameters())
         for batch in batches:

@@ -3,15 +3,16 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.torch.clip.norm import Parameters, clip_by_global_norm, gradients_of, joined, norms_of
 
-Tensor = torch.Tensor
-
 
 def unit_norm(x: Tensor) -> Tensor:
-    """Return the 2-norm of each output unit, dimensions kept: over all dimensions but the first, or of a vector as a whole."""
+    """Return the 2-norm of each output unit, dimensions kept: over all dimensions but the first, or of a vector as a
+    whole.
+    """
     scale = torch.linalg.vector_norm(x, float("inf")).clamp(min=1.0)
     dims = tuple(range(1, x.dim())) if x.dim() > 1 else None
     norm = torch.linalg.vector_norm(x / scale, dim=dims, keepdim=x.dim() > 0)
@@ -20,7 +21,8 @@ def unit_norm(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clip_adaptive(parameters: Parameters, clip_factor: float = 0.01, eps: float = 1e-3) -> None:
-    """Adaptive gradient clipping (AGC; Brock et al., 2021): each unit's gradient is at most `clip_factor` times its weight, in norm.
+    """Adaptive gradient clipping (AGC; Brock et al., 2021): each unit's gradient is at most `clip_factor` times its
+    weight, in norm.
 
     A unit whose gradient is not finite keeps it as it is, for all to see.
 
@@ -44,11 +46,13 @@ def clip_adaptive(parameters: Parameters, clip_factor: float = 0.01, eps: float 
 
 
 class ZClip:
-    """Clip by running statistics of the global norm (ZClip; Kumar et al., 2025): only norms far above the usual are cut.
+    """Clip by running statistics of the global norm (ZClip; Kumar et al., 2025): only norms far above the usual are
+    cut.
 
-    A norm more than `z` standard deviations above the running mean is brought to mean + z² / score * std, where score is how many
-    it was above. The statistics take in the norm after clipping, and no norm that is not finite: such gradients stay as they
-    are, for all to see, and leave no trace here.
+    A norm more than `z` standard deviations above the running mean is brought to mean + z² / score * std, where score
+    is how many
+    it was above. The statistics take in the norm after clipping, and no norm that is not finite: such gradients stay
+    as they are, for all to see, and leave no trace here.
 
         clip = ZClip()
         loss.backward()
@@ -62,7 +66,9 @@ class ZClip:
         max_norm: a bound for all steps, also those of the warm-up.
     """
 
-    def __init__(self, z: float = 2.5, alpha: float = 0.97, warmup_steps: int = 25, max_norm: float | None = None) -> None:
+    def __init__(
+        self, z: float = 2.5, alpha: float = 0.97, warmup_steps: int = 25, max_norm: float | None = None
+    ) -> None:
         checks.positive("z", z)
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha: must be in [0, 1), is {alpha}")

@@ -1,15 +1,14 @@
 """Clip gradients by value and by their global norm."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import checks
 
-Tensor = torch.Tensor
-Parameters = Iterable[Any] | Tensor
+Parameters = Any
 
 
 def gradients_of(parameters: Parameters) -> list[Tensor]:
@@ -19,18 +18,24 @@ def gradients_of(parameters: Parameters) -> list[Tensor]:
 
 
 def norms_of(gradients: list[Tensor]) -> Tensor:
-    """Return the 2-norm of each gradient, in float32 or float64, of numbers of any size; NaN or Inf only where the gradient has one."""
+    """Return the 2-norm of each gradient, in float32 or float64, of numbers of any size; NaN or Inf only where the
+    gradient has one.
+    """
     device = gradients[0].device
     plain = torch._foreach_norm([g.detach() for g in gradients])
-    norms = torch.stack([norm.to(device, torch.float32 if norm.dtype != torch.float64 else norm.dtype) for norm in plain])
+    norms = torch.stack(
+        [norm.to(device, torch.float32 if norm.dtype != torch.float64 else norm.dtype) for norm in plain]
+    )
     if device.type == "cpu" and bool(torch.isfinite(norms).all()):
         return norms
     # What overflows is finite in parts of its largest element.
     sizes = torch.stack([torch.linalg.vector_norm(g.detach(), math.inf).to(device, norms.dtype) for g in gradients])
-    parts = torch.stack([
-        torch.linalg.vector_norm((g.detach() / size.to(g.device).clamp(min=1.0)).to(norms.dtype)).to(device)
-        for g, size in zip(gradients, sizes, strict=True)
-    ])
+    parts = torch.stack(
+        [
+            torch.linalg.vector_norm((g.detach() / size.to(g.device).clamp(min=1.0)).to(norms.dtype)).to(device)
+            for g, size in zip(gradients, sizes, strict=True)
+        ]
+    )
     scaled = (parts * sizes.clamp(min=1.0)).clamp(max=torch.finfo(norms.dtype).max)
     return torch.where(torch.isfinite(norms) | ~torch.isfinite(sizes), norms, scaled)
 
@@ -45,13 +50,16 @@ def joined(norms: Tensor) -> Tensor:
 def clip_by_global_norm(parameters: Parameters, max_norm: float, error_if_nonfinite: bool = False) -> Tensor:
     """Scale gradients down, in place, so that together their 2-norm is at most `max_norm`.
 
-    As `torch.nn.utils.clip_grad_norm_`, which turns all gradients into NaN or 0 where one element is not finite. Here the norm that
-    scales is that of the gradients which are finite; one with NaN or Inf keeps it, for all to see, and spreads it to no other.
+    As `torch.nn.utils.clip_grad_norm_`, which turns all gradients into NaN or 0 where one element is not finite. Here
+    the norm that
+    scales is that of the gradients which are finite; one with NaN or Inf keeps it, for all to see, and spreads it to
+    no other.
 
     Args:
         parameters: what `model.parameters()` gives, or one tensor.
         max_norm: the bound, above 0.
-        error_if_nonfinite: raise RuntimeError, with the position of the gradients, before anything is changed. Waits for the device.
+        error_if_nonfinite: raise RuntimeError, with the position of the gradients, before anything is changed. Waits
+            for the device.
 
     Returns:
         The norm of all gradients before clipping: NaN or Inf where one is not finite.

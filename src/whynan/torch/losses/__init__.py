@@ -1,7 +1,7 @@
 """Losses whose value and gradient are finite for all finite arguments.
 
-Each gives 0 with a live gradient graph for an empty or wholly ignored target, and the dtype's largest number, with gradient 0,
-where the loss of huge arguments is beyond it.
+Each gives 0 with a live gradient graph for an empty or wholly ignored target, and the dtype's largest number, with
+gradient 0, where the loss of huge arguments is beyond it.
 """
 
 from whynan.torch.losses.boxes import ciou_loss, decode_boxes, diou_loss, encode_boxes, giou_loss, iou_loss

@@ -1,6 +1,7 @@
 """Boxes."""
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.formulas.losses import boxes as formulas
@@ -8,7 +9,6 @@ from whynan.torch.backend import XP
 from whynan.torch.fast import documented, largest, least, sound, whole
 from whynan.torch.losses.classification import reduced
 
-Tensor = torch.Tensor
 Four = tuple[float, float, float, float]
 
 

@@ -1,6 +1,7 @@
 """Cross-entropies and focal loss."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from whynan.formulas import checks
@@ -8,8 +9,6 @@ from whynan.formulas.losses import classification as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
 from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
-
-Tensor = torch.Tensor
 
 # Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
 FEW = 256
@@ -105,7 +104,12 @@ def indexed_cross_entropy(
         if label_smoothing:
             factors = None if weight is None else weight.to(logits.dtype)
             return functional.cross_entropy(
-                logits, target.long(), factors, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+                logits,
+                target.long(),
+                factors,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
             )
         index = target if target.dtype == torch.int64 else target.long()
         if logits.shape[1] < FEW:
@@ -165,7 +169,12 @@ def focal_loss(
     fast = isinstance(logits, torch.Tensor) and not (validate or weight is not None) and gamma == 2
     fast = fast and not (isinstance(target, torch.Tensor) and target.requires_grad)
     fast = fast and whole(logits) and largest(logits) < formulas.FAR_LOGIT
-    if fast and (alpha is None or 0 <= alpha <= 1) and alike(logits, target) and not bool((target == ignore_index).any()):
+    if (
+        fast
+        and (alpha is None or 0 <= alpha <= 1)
+        and alike(logits, target)
+        and not bool((target == ignore_index).any())
+    ):
         y = matched(target, logits)
         loss = FocalLoss.apply(logits, y)
         if alpha is not None:

@@ -1,6 +1,7 @@
 """Losses of detectors."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from whynan.formulas.losses import detection as formulas
@@ -8,8 +9,6 @@ from whynan.torch.backend import XP
 from whynan.torch.fast import documented, sound, whole
 from whynan.torch.losses.classification import indexed_cross_entropy
 from whynan.torch.losses.kernels import BinaryCrossEntropy
-
-Tensor = torch.Tensor
 
 
 def plain_arguments(labels: Tensor, beta: float, reduction: str, validate: bool) -> bool:
@@ -36,7 +35,9 @@ def rpn_loss(
         labels = labels.reshape(-1)
         kept, positive = torch.where(labels >= 0)[0], torch.where(labels > 0)[0]
         if len(kept):
-            entropy = BinaryCrossEntropy.apply(objectness.reshape(-1)[kept], (labels[kept] > 0).to(objectness.dtype), reduction)
+            entropy = BinaryCrossEntropy.apply(
+                objectness.reshape(-1)[kept], (labels[kept] > 0).to(objectness.dtype), reduction
+            )
             boxes = functional.smooth_l1_loss(deltas[positive], delta_targets[positive], reduction="sum", beta=beta)
             terms = {"loss_objectness": entropy, "loss_rpn_box_reg": over(boxes, len(kept), reduction)}
             if all(sound(term) for term in terms.values()):
@@ -69,4 +70,6 @@ def fast_rcnn_loss(
         terms = {"loss_classifier": entropy, "loss_box_reg": over(boxes, rows, reduction)}
         if all(sound(term) for term in terms.values()):
             return terms
-    return formulas.fast_rcnn_loss(XP, class_logits, box_regression, labels, regression_targets, beta, reduction, validate)
+    return formulas.fast_rcnn_loss(
+        XP, class_logits, box_regression, labels, regression_targets, beta, reduction, validate
+    )

@@ -1,18 +1,19 @@
 """Cross-entropies as autograd functions: few kernels, exact also where the loss is small.
 
-The loss of a confident prediction is a small number, which the usual logsumexp(x) - x[target] loses in rounding. What they compute
-stays the formula's; `tests/parts` holds them against it.
+The loss of a confident prediction is a small number, which the usual logsumexp(x) - x[target] loses in rounding. What
+they compute stays the formula's; `tests/parts` holds them against it.
 """
 
 from typing import Any
 
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
-    """Losses (N, ...) of logits (N, C, ...), class dimension 1, and class indices (N, ...), exact also where they are small."""
+    """Losses (N, ...) of logits (N, C, ...), class dimension 1, and class indices (N, ...), exact also where they
+    are small.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
@@ -69,7 +70,9 @@ class BinaryCrossEntropy(torch.autograd.Function):
 
 
 class FocalLoss(torch.autograd.Function):
-    """BCE(x, y) (1 - p_t)² of logits x and targets y of one shape and dtype, |x| not so large that a product overflows."""
+    """BCE(x, y) (1 - p_t)² of logits x and targets y of one shape and dtype, |x| not so large that a product
+    overflows.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:

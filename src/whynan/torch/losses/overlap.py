@@ -1,14 +1,13 @@
 """Losses of overlap."""
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.formulas.losses import overlap as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, known, sound, whole
 from whynan.torch.losses.classification import matched, reduced
-
-Tensor = torch.Tensor
 
 
 @documented(formulas.tversky_loss)
@@ -73,4 +72,6 @@ def lovasz_softmax_loss(
     dim: int = 1,
     validate: bool = False,
 ) -> Tensor:
-    return formulas.lovasz_softmax_loss(XP, logits, target, ignore_index, from_logits, classes, reduction, dim, validate)
+    return formulas.lovasz_softmax_loss(
+        XP, logits, target, ignore_index, from_logits, classes, reduction, dim, validate
+    )

@@ -1,6 +1,7 @@
 """Losses of numbers."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from whynan.formulas import checks
@@ -8,8 +9,6 @@ from whynan.formulas.losses import regression as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, known, least, most, sound, whole
 from whynan.torch.losses.classification import reduced
-
-Tensor = torch.Tensor
 
 
 def together(*arrays: Tensor) -> bool:

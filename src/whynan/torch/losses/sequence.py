@@ -1,14 +1,13 @@
 """Connectionist temporal classification."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from whynan.formulas import checks
 from whynan.formulas.losses import sequence as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, least, most, sound, whole
-
-Tensor = torch.Tensor
 
 
 @documented(formulas.ctc_loss)
@@ -29,7 +28,9 @@ def ctc_loss(
     # The kernel of PyTorch takes its logarithms to be normalized and finite, and then gives 0 for impossible targets.
     plain = whole(log_probs) and log_probs.dim() == 3 and zero_infinity and not validate and targets.numel() > 0
     if plain and least(log_probs) > -1e5 and most(log_probs) < 1e-3:
-        loss = functional.ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity=True)
+        loss = functional.ctc_loss(
+            log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity=True
+        )
         if sound(loss):
             return loss
     return formulas.ctc_loss(

@@ -1,6 +1,7 @@
 """Losses of embeddings."""
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.formulas.losses import similarity as formulas
@@ -9,8 +10,6 @@ from whynan.torch.fast import documented, sound, whole
 from whynan.torch.losses.classification import cross_entropy, reduced
 from whynan.torch.ops.reductions import comfortable
 from whynan.torch.ops.reductions import normalize as unit
-
-Tensor = torch.Tensor
 
 
 @documented(formulas.pairwise_distance)

@@ -1,4 +1,6 @@
-"""Operations that saturate instead of leaving the numbers; see docs/guarded-operations.md for what each does and where."""
+"""Operations that saturate instead of leaving the numbers; see docs/guarded-operations.md for what each does and
+where.
+"""
 
 from whynan.torch.ops.elementwise import acos, asin, atan2, div, exp, log, log1p, pow, reciprocal, sqrt
 from whynan.torch.ops.reductions import (

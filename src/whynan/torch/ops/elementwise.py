@@ -4,12 +4,11 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import elementwise as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, eager, largest, least, limits, most, number, smallest, whole
-
-Tensor = torch.Tensor
 
 
 @documented(formulas.log)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from whynan.formulas import reductions as formulas
 from whynan.formulas.numbers import flatten_dims, size_of
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
 
-Tensor = torch.Tensor
 Dim = int | Sequence[int] | None
 
 
