@@ -3,7 +3,7 @@
 from typing import Any
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
-from whynan.formulas.numbers import clip, lift, limit_of, lower, settle
+from whynan.formulas.numbers import clip, lift, limit_of, lower, scale_of, settle
 
 
 def log(xp: Backend, x: Array) -> Array:
@@ -101,12 +101,11 @@ def atan2(xp: Backend, y: Array, x: Array) -> Array:
 def angle(xp: Backend, y: Array, x: Array) -> Array:
     y, x = xp.broadcast(y, x)
     # The angle does not change with the scale, and the slopes of scaled coordinates do not overflow.
-    largest = xp.stop(xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
-    inverse = 1 / lower(xp, largest, LIMITS[xp.dtype(largest)].tiny)
+    scale = scale_of(xp, xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
     origin = (x == 0) & (y == 0)
-    flat = xp.where(origin, 1.0, x * inverse)
+    flat = xp.where(origin, 1.0, x * scale)
     # The value at the origin keeps what the plain function says about signed zeros: ±0 or ±π.
-    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * inverse, flat))
+    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * scale, flat))
 
 
 def _quotient(xp: Backend, a: Array, b: Array) -> Array:

@@ -70,11 +70,12 @@ def saturated(xp: Backend, x: Array) -> Array:
     return clip(xp, x, limit_of(xp, x))
 
 
-def safe_square(xp: Backend, x: Array) -> Array:
-    """Return x², at most the largest number."""
-    root = math.sqrt(limit_of(xp, x))
-    inside = clip(xp, x, root)
-    return inside * inside
+def half_square(xp: Backend, x: Array) -> Array:
+    """Return x² / 2, at most the largest number."""
+    limit = limit_of(xp, x)
+    over = xp.abs(x) >= math.sqrt(2) * math.sqrt(limit)
+    inside = xp.where(over, 0.0, x)
+    return xp.where(over, limit, 0.5 * inside * inside)
 
 
 def is_finite(xp: Backend, x: Array) -> Array:
@@ -130,16 +131,24 @@ def weighted(xp: Backend, loss: Array, weight: Any) -> Array:
     return saturated(xp, loss * weight)
 
 
+# Sizes beyond the first number of a row are multiplied by the second, those below its inverse by the third.
+SCALES = {
+    "float32": ((2.0**40, 2.0**-44, 2.0**54), (2.0**84, 2.0**-88, 2.0**110)),
+    "float64": ((2.0**400, 2.0**-312, 2.0**350), (2.0**712, 2.0**-624, 2.0**700)),
+}
+
+
 def scale_of(xp: Backend, largest: Array) -> Array:
     """Return the power of two that brings numbers of this size to where their squares neither overflow nor vanish.
 
-    It is 1 for sizes that need none, which leaves the plain formula as it is; a power of two changes no digit.
+    It is 1 for sizes that need none, which leaves the plain formula as it is; a power of two changes no digit. It is no further from
+    1 than needed, so that slopes on their way back, multiplied by it, do not overflow in between.
     """
-    comfortable, up, down = (2.0**400, 2.0**600, 2.0**-624) if xp.dtype(largest) == "float64" else (
-        2.0**40, 2.0**100, 2.0**-88)  # fmt: skip
-    one = largest * 0.0 + 1.0
     size = xp.abs(xp.stop(largest))
-    return xp.stop(xp.where(size > comfortable, down, xp.where(size < 1 / comfortable, up, one)))
+    scale = size * 0.0 + 1.0
+    for limit, down, up in SCALES[xp.dtype(largest)]:
+        scale = xp.where(size > limit, down, xp.where(size < 1 / limit, up, scale))
+    return xp.stop(scale)
 
 
 def flatten_dims(dim: Axis, rank: int) -> tuple[int, ...]:

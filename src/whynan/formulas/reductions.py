@@ -7,6 +7,7 @@ from whynan.formulas.elementwise import divide, raise_to
 from whynan.formulas.numbers import (
     average,
     flatten_dims,
+    half_square,
     lift,
     lower,
     saturated,
@@ -110,8 +111,8 @@ def direction(xp: Backend, x: Array, dim: Axis, p: float = 2.0) -> Array:
     return divide(xp, scaled, p_norm(xp, scaled, dim, p, True))
 
 
-def centered(xp: Backend, x: Array, dim: Axis) -> tuple[Array, Array]:
-    """Return x minus its mean along dim, scaled, and the scale: exactly 0 where all elements are equal."""
+def centered(xp: Backend, x: Array, dim: Axis) -> tuple[Array, tuple[Array, Array]]:
+    """Return x minus its mean along dim, scaled twice, and the scales: exactly 0 where all elements are equal."""
     low, high = xp.stop(xp.amin(x, dim, True)), xp.stop(xp.amax(x, dim, True))
     size = xp.where(xp.abs(low) > xp.abs(high), xp.abs(low), xp.abs(high))
     first = scale_of(xp, size)
@@ -119,16 +120,21 @@ def centered(xp: Backend, x: Array, dim: Axis) -> tuple[Array, Array]:
     moved = x * first - low * first
     moved = moved - xp.sum(moved, dim, True) / size_of(xp.shape(x), dim)
     second = scale_of(xp, xp.amax(xp.abs(xp.stop(moved)), dim, True))
-    return moved * second, first * second
+    # Differences of scaled numbers may be small again; they are not large.
+    second = xp.where(second < 1, 1.0, second)
+    return moved * second, (second, first)
 
 
-def spread(xp: Backend, x: Array, dim: Axis, correction: float) -> tuple[Array, Array]:
-    """Return the standard deviation along dim, dimensions kept, scaled; and the scale."""
+def spread(xp: Backend, x: Array, dim: Axis, correction: float) -> Array:
+    """Return the standard deviation along dim, dimensions kept."""
     count = size_of(xp.shape(x), dim) - correction
-    deviation, scale = centered(xp, x, dim)
+    deviation, scales = centered(xp, x, dim)
     squares = xp.sum(deviation * deviation, dim, True)
     zero = squares == 0
-    return xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, squares) / count)), scale
+    result = xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, squares) / count))
+    for scale in scales:
+        result = unscale(xp, result, scale)
+    return result
 
 
 def std(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdim: bool = False) -> Array:
@@ -146,8 +152,7 @@ def std(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdi
     axes = flatten_dims(dim, len(xp.shape(x)))
     if size_of(xp.shape(x)) == 0 or size_of(xp.shape(x), axes) - correction <= 0:
         return settle(xp, empty_like_reduced(xp, x * 0.0, axes, keepdim), dtype)
-    deviation, scale = spread(xp, x, axes, correction)
-    return settle(xp, drop_dims(xp, unscale(xp, deviation, scale), axes, keepdim), dtype)
+    return settle(xp, drop_dims(xp, spread(xp, x, axes, correction), axes, keepdim), dtype)
 
 
 def var(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdim: bool = False) -> Array:
@@ -164,9 +169,12 @@ def var(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdi
     count = size_of(xp.shape(x), axes) - correction
     if size_of(xp.shape(x)) == 0 or count <= 0:
         return settle(xp, empty_like_reduced(xp, x * 0.0, axes, keepdim), dtype)
-    deviation, scale = centered(xp, x, axes)
-    variance = xp.sum(deviation * deviation, axes, True) / count
-    return settle(xp, drop_dims(xp, unscale(xp, unscale(xp, variance, scale), scale), axes, keepdim), dtype)
+    deviation, scales = centered(xp, x, axes)
+    # In its own scale again: where a square overflows or vanishes now, the variance does.
+    for scale in scales:
+        deviation = unscale(xp, deviation, scale)
+    variance = total(xp, 2.0 * half_square(xp, deviation), axes, True, float(count))
+    return settle(xp, drop_dims(xp, variance, axes, keepdim), dtype)
 
 
 def standardize(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0) -> Array:

@@ -149,8 +149,14 @@ def class_shapes(xp: Backend, logits: Array, target: Array, dim: int) -> tuple[i
 def log_softmax_parts(xp: Backend, logits: Array, dim: int) -> tuple[Array, Array]:
     """Return the logits less the largest one, and the logarithm of the sum of their exponentials."""
     shifted = logits - finite_max(xp, logits, (dim,))
-    whole = xp.sum(xp.exp(shifted), (dim,), True)
-    return shifted, xp.log(lower(xp, whole, LIMITS[xp.dtype(logits)].tiny))
+    weights = xp.exp(shifted)
+    log_whole = xp.log(lower(xp, xp.sum(weights, (dim,), True), LIMITS[xp.dtype(logits)].tiny))
+    # The largest has weight 1. Left out of the sum, the others keep their digits: log1p(others) for log(1 + others).
+    top = shifted == 0
+    others = xp.stop(xp.sum(xp.where(top, 0.0, weights), (dim,), True))
+    ties = xp.sum(xp.where(top, xp.stop(weights), 0.0), (dim,), True)
+    value = xp.where(ties > 0, xp.log1p(others + xp.where(ties > 0, ties - 1, 0.0)), xp.stop(log_whole))
+    return shifted, value + (log_whole - xp.stop(log_whole))
 
 
 def cross_entropy(
@@ -388,7 +394,8 @@ def focus(xp: Backend, miss: Array, gamma: float) -> Array:
 
 
 def sigmoid_focal(xp: Backend, x: Array, y: Array, alpha: float | None, gamma: float) -> Array:
+    y = clip(xp, y, 1e6)
     miss = sigmoid(xp, x) * (1 - y) + sigmoid(xp, -x) * y
     miss = xp.where(xp.abs(x) > FAR_LOGIT, xp.stop(miss), miss)
-    loss = saturated(xp, focus(xp, clip(xp, miss, 1e6), gamma) * bce_of_logits(xp, x, y))
+    loss = saturated(xp, focus(xp, miss, gamma) * bce_of_logits(xp, x, y))
     return loss if alpha is None else saturated(xp, (alpha * y + (1 - alpha) * (1 - y)) * loss)

@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import divide
-from whynan.formulas.numbers import lift, lift_to, reduce_loss, safe_square, saturated, weighted
+from whynan.formulas.numbers import lift, lift_to, reduce_loss, half_square, saturated, weighted
 
 
 def smooth_l1_loss(
@@ -128,7 +128,7 @@ def gaussian_nll_loss(
     over = quarter > limits.log_max
     factor = xp.where(over, limits.max, xp.exp(xp.where(over, 0.0, quarter)))
     scaled = saturated(xp, saturated(xp, difference * factor) * factor)
-    loss = saturated(xp, 0.5 * log_var + 0.5 * safe_square(xp, scaled))
+    loss = saturated(xp, 0.5 * log_var + half_square(xp, scaled))
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
@@ -177,5 +177,5 @@ def kl_divergence_normal(
     checks.same_shape(xp, "mean", mean, "log_var", log_var)
     if validate:
         checks.finite(xp, mean=mean, log_var=log_var)
-    loss = saturated(xp, 0.5 * exp_minus_line(xp, log_var) + 0.5 * safe_square(xp, mean))
+    loss = saturated(xp, 0.5 * exp_minus_line(xp, log_var) + half_square(xp, mean))
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)

@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import Array, Backend
 from whynan.formulas.losses.classification import log_softmax_parts
-from whynan.formulas.numbers import clip, lift, limit_of, lower, reduce_loss, safe_square, saturated, weighted
+from whynan.formulas.numbers import clip, lift, limit_of, lower, reduce_loss, half_square, saturated, weighted
 from whynan.formulas.reductions import direction, p_norm
 
 
@@ -86,7 +86,7 @@ def contrastive_loss(
         )
     distance = p_norm(xp, saturated(xp, a - b), (len(shape) - 1,), 2.0, False)
     missing = lower(xp, margin - distance, 0.0)
-    together, apart = 0.5 * safe_square(xp, distance), 0.5 * missing * missing
+    together, apart = half_square(xp, distance), 0.5 * missing * missing
     loss = saturated(xp, same * together) + saturated(xp, (1 - same) * apart)
     return reduce_loss(xp, weighted(xp, saturated(xp, loss), weight), reduction, dtype)
 

@@ -48,10 +48,11 @@ class BinaryCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, reduction: str) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.share = 1 / x.numel() if reduction == "mean" else 1.0
-        loss = x.abs().neg_()
+        tail = x.abs().neg_()
         # The threshold is for arguments above 0, where softplus is taken for linear; there are none.
-        torch._C._nn.softplus(loss, 1, 20, out=loss)
-        loss.addcmul_(x, y, value=-1).add_(x.clamp(min=0))
+        torch._C._nn.softplus(tail, 1, 20, out=tail)
+        # The large terms first: they are equal where the loss is small.
+        loss = x.clamp(min=0).addcmul_(x, y, value=-1).add_(tail)
         return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
     @staticmethod
