@@ -106,8 +106,8 @@ def total(xp: Backend, x: Array, dim: Axis = None, keepdim: bool = False, count:
     fits = is_finite(xp, plain)
     scaled = xp.sum(x * (1 / FAR), dim, keepdim)
     # The branch that is not taken has finite slopes: a sum's are 1.
-    result = ratio(xp, xp.where(fits, plain, scaled), count) * xp.where(fits, 1.0, FAR)
-    return saturated(xp, result)
+    result = ratio(xp, xp.where(fits, plain, scaled), count)
+    return saturated(xp, xp.where(fits, result, result * FAR))
 
 
 def average(xp: Backend, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:

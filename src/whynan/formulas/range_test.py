@@ -20,9 +20,11 @@ class RangeTest:
     def suggestion(self) -> float | None:
         """The learning rate at which the smoothed loss falls fastest, per decade; None where it nowhere falls."""
         best, chosen = 0.0, None
-        for index in range(1, len(self.smoothed) - 1):
-            rise = self.smoothed[index + 1] - self.smoothed[index - 1]
-            decades = math.log(self.learning_rates[index + 1] / self.learning_rates[index - 1])
+        # Over a tenth of the test to both sides, so that the noise of batches does not decide.
+        window = max(1, len(self.smoothed) // 10)
+        for index in range(window, len(self.smoothed) - window):
+            rise = self.smoothed[index + window] - self.smoothed[index - window]
+            decades = math.log10(self.learning_rates[index + window] / self.learning_rates[index - window])
             if decades > 0 and rise / decades < best:
                 best, chosen = rise / decades, self.learning_rates[index]
         return chosen

@@ -229,6 +229,12 @@ def finite_max(xp: Backend, x: Array, dim: Axis) -> Array:
     return xp.where(xp.abs(largest) > LIMITS[xp.dtype(x)].max, 0.0, largest)
 
 
+def truth(xp: Backend, mask: Any, like: Array) -> Array:
+    """Return a mask as booleans."""
+    mask = xp.asarray(mask, like)
+    return mask if xp.dtype(mask) == "bool" else mask != 0
+
+
 def softmax(xp: Backend, x: Array, dim: int = -1, mask: Any = None) -> Array:
     """Softmax along `dim` over the elements where `mask` is true; the others are 0, and so is a row without any.
 
@@ -242,7 +248,7 @@ def softmax(xp: Backend, x: Array, dim: int = -1, mask: Any = None) -> Array:
         return settle(xp, x * 1.0, dtype)
     axes = flatten_dims(dim if xp.shape(x) else None, len(xp.shape(x)))
     if mask is not None:
-        x, mask = xp.broadcast(x, xp.asarray(mask, x) != 0)
+        x, mask = xp.broadcast(x, truth(xp, mask, x))
         x = xp.where(mask, x, -LIMITS[xp.dtype(x)].max)
     difference = x - finite_max(xp, x, axes)
     if mask is not None:
@@ -266,7 +272,7 @@ def masked_mean(xp: Backend, x: Array, mask: Any, dim: Axis = None, keepdim: boo
         keepdim: whether reduced dimensions stay, with size 1.
     """
     (x,), dtype = lift(xp, x)
-    x, mask = xp.broadcast(x, xp.asarray(mask, x) != 0)
+    x, mask = xp.broadcast(x, truth(xp, mask, x))
     axes = flatten_dims(dim, len(xp.shape(x)))
     count = xp.sum(xp.cast(mask, xp.dtype(x)), axes, keepdim)
     return settle(xp, total(xp, xp.where(mask, x, 0.0), axes, keepdim, count), dtype)

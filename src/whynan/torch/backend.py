@@ -29,10 +29,6 @@ class SaturateGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Any) -> Any:
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
-    @staticmethod
-    def jvp(ctx: Any, tangent: Any, _: Any) -> Any:
-        return tangent.view_as(tangent)
-
 
 def function_of(guarded: Guarded) -> Any:
     """Return the autograd function of a formula with its own slopes, for two arrays of one shape."""
@@ -47,7 +43,6 @@ def function_of(guarded: Guarded) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.save_for_backward(*inputs)
-            ctx.save_for_forward(*inputs)
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
@@ -55,14 +50,6 @@ def function_of(guarded: Guarded) -> Any:
             by_a, by_b = guarded.slopes(XP, a, b)
             needs_a, needs_b = ctx.needs_input_grad
             return gradient * by_a if needs_a else None, gradient * by_b if needs_b else None
-
-        @staticmethod
-        def jvp(ctx: Any, by_a: Any, by_b: Any) -> Any:
-            slopes = guarded.slopes(XP, *ctx.saved_tensors)
-            terms = [
-                slope * tangent for slope, tangent in zip(slopes, (by_a, by_b), strict=True) if tangent is not None
-            ]
-            return sum(terms[1:], terms[0])
 
     Function.__name__ = Function.__qualname__ = guarded.name
     return Function

@@ -26,7 +26,7 @@ def run(call, arrays):
 
     # A case wraps its own function: what it closes over says which it is.
     inner = tuple(id(cell.cell_contents) for cell in call.__closure__ or ())
-    key = (call.__code__, inner, tuple((x.shape, str(x.dtype)) for x in arrays))
+    key = (call.__code__, call.__defaults__, inner, tuple((x.shape, str(x.dtype)) for x in arrays))
     if key not in COMPILED:
         COMPILED[key] = (jax.jit(jax.value_and_grad(total, tuple(range(len(arrays))), has_aux=True)), call)
     (_, results), gradients = COMPILED[key][0](*[jnp.asarray(x) for x in arrays])

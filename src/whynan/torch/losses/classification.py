@@ -81,6 +81,8 @@ def cross_entropy(
 ) -> Tensor:
     checks.reduction(reduction)
     plain = isinstance(logits, torch.Tensor) and isinstance(target, torch.Tensor) and not validate and dim == 1
+    # A weight of the wrong shape gets the formula's error.
+    plain = plain and (weight is None or (logits.dim() > 1 and weight.shape == logits.shape[1:2]))
     if plain and whole(logits) and logits.dim() > 1:
         if target.dim() == logits.dim():
             factors = None if weight is None else weight.to(logits.dtype)
