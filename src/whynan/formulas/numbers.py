@@ -86,7 +86,9 @@ def size_of(shape: tuple[int, ...], dim: Axis = None) -> int:
     """Return how many elements a reduction over `dim` takes together."""
     if dim is None:
         return math.prod(shape)
-    return math.prod(shape[axis] for axis in ((dim,) if isinstance(dim, int) else dim))
+    # A list and not a generator: torch.compile does not follow one into math.prod.
+    axes = (dim,) if isinstance(dim, int) else dim
+    return math.prod([shape[axis] for axis in axes])
 
 
 def ratio(xp: Backend, a: Array, count: Array | float) -> Array:

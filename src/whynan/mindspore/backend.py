@@ -97,18 +97,33 @@ class MindSpore:
         return ops.where(condition, a, b)
 
     def exp(self, x: Array) -> Array:
-        # The kernel for float32 on the CPU overflows at 88.4, where the exponential is a number up to 88.7.
-        half = ops.exp(x * 0.5)
-        return half * half
+        # The kernel for float32 on the CPU overflows at 88.4, where the exponential is a number up to 88.7, and is inexact.
+        if x.dtype == mindspore.float32 and mindspore.get_context("device_target") == "CPU":
+            return ops.exp(x.astype(mindspore.float64)).astype(mindspore.float32)
+        return ops.exp(x)
 
     def expm1(self, x: Array) -> Array:
-        return ops.expm1(x)
+        """exp(x) - 1 by Kahan's formula; MindSpore's own subtracts, and its slope is taken."""
+        plain = ops.expm1(x)
+        u = ops.stop_gradient(self.exp(x))
+        same = u == 1
+        gone = u - 1 == -1
+        odd = self.where(same, same, gone) if same.size else same
+        exact = (u - 1) * x / ops.log(self.where(odd, 2.0 + u * 0, u))
+        value = self.where(same, x, self.where(gone, x * 0 - 1, exact))
+        return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
     def log(self, x: Array) -> Array:
         return ops.log(x)
 
     def log1p(self, x: Array) -> Array:
-        return ops.log1p(x)
+        """log(1 + x) by Kahan's formula; MindSpore's own adds, and its slope is taken."""
+        plain = ops.log1p(x)
+        u = ops.stop_gradient(1 + x)
+        same = u == 1
+        exact = ops.log(u) * x / self.where(same, u * 0 + 1, u - 1)
+        value = self.where(same, x, exact)
+        return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
     def sqrt(self, x: Array) -> Array:
         return ops.sqrt(x)

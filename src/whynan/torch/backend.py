@@ -33,12 +33,14 @@ class SaturateGradient(torch.autograd.Function):
 def function_of(guarded: Guarded) -> Any:
     """Return the autograd function of a formula with its own slopes, for two arrays of one shape."""
 
+    value, slopes = guarded.value, guarded.slopes
+
     class Function(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
         def forward(a: Any, b: Any) -> Any:
-            return guarded.value(XP, a, b)
+            return value(XP, a, b)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -47,7 +49,7 @@ def function_of(guarded: Guarded) -> Any:
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
             a, b = ctx.saved_tensors
-            by_a, by_b = guarded.slopes(XP, a, b)
+            by_a, by_b = slopes(XP, a, b)
             needs_a, needs_b = ctx.needs_input_grad
             return gradient * by_a if needs_a else None, gradient * by_b if needs_b else None
 

@@ -43,3 +43,13 @@ def test_numpy_s_own_names_of_arguments():
     np.testing.assert_allclose(ops.std(x, axis=1, ddof=1), x.std(axis=1, ddof=1))
     with pytest.raises(TypeError, match="both 'axis' and 'dim'"):
         ops.std(x, axis=1, dim=1)
+
+
+def test_clip_and_schedules():
+    from whynan.numpy import clip, schedules
+
+    clipped, total = clip.clip_by_global_norm([np.array([3.0, 4.0]), np.array([np.nan])], 1.0)
+    assert np.isnan(total) and np.isnan(clipped[1][0])
+    np.testing.assert_allclose(clipped[0], [0.6, 0.8], rtol=1e-5)
+    np.testing.assert_array_equal(clip.clip_by_value([np.array([5.0, np.inf])], 1.0)[0], [1.0, np.inf])
+    assert len(schedules.warmup_polynomial(0.1, 5, 20)) == 20
