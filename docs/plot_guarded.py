@@ -58,7 +58,9 @@ def draw(name: str, folder: Path) -> None:
     for axes, title, index in zip(figure.subplots(1, 2), ("value", "slope"), (0, 1), strict=True):
         ours, theirs = curve(part, x)[index], curve(plain, x)[index]
         axes.plot(x, ours, color="C0", label=f"ops.{name}")
-        axes.plot(x, torch.where(theirs.isfinite(), theirs, math.nan), color="C1", linestyle="--", label="plain, where finite")
+        axes.plot(
+            x, torch.where(theirs.isfinite(), theirs, math.nan), color="C1", linestyle="--", label="plain, where finite"
+        )
         inside = ours[ours.abs() < 1e3] if name != "exp" else ours
         if len(inside) and name not in ("exp",):
             edge = 1.2 * max(1e-3, float(inside.abs().quantile(0.95)))

@@ -23,7 +23,9 @@ class Framework(Protocol):
 
     def array(self, x: np.ndarray) -> Any: ...
     def run(self, call: Callable[..., Any], arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return the results of a call, and the gradients of their sum by each array; no gradients where there are none."""
+        """Return the results of a call, and the gradients of their sum by each array; no gradients where there are
+        none.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,21 @@ def special(dtype: str) -> list[float]:
     """Return numbers at the ends and edges of a dtype."""
     f = info(dtype)
     top, tiny, eps = float(f.max), float(f.smallest_normal), float(f.eps)
-    half = [top, tiny, float(f.smallest_subnormal), 1 - eps / 2, 1.0, 1 + eps, 0.5, 3.0, 11.0, 88.7, 100.0, eps, top / 2]
+    half = [
+        top,
+        tiny,
+        float(f.smallest_subnormal),
+        1 - eps / 2,
+        1.0,
+        1 + eps,
+        0.5,
+        3.0,
+        11.0,
+        88.7,
+        100.0,
+        eps,
+        top / 2,
+    ]
     return [0.0, -0.0, *half, *(-x for x in half)]
 
 
@@ -98,8 +114,13 @@ def two_rows(n: int) -> list[tuple[int, ...]]:
 def elementwise() -> list[Case]:
     names = ("log", "log1p", "sqrt", "exp", "acos", "asin", "reciprocal")
     cases = [Case(f"ops.{name}", vector, lambda f, n, x, name=name: getattr(f.ops, name)(x)) for name in names]
-    cases += [Case(f"ops.{name}", two, lambda f, n, a, b, name=name: getattr(f.ops, name)(a, b)) for name in ("div", "atan2", "pow")]
-    cases += [Case(f"ops.pow {p}", vector, lambda f, n, x, p=p: f.ops.pow(x, p)) for p in (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)]
+    cases += [
+        Case(f"ops.{name}", two, lambda f, n, a, b, name=name: getattr(f.ops, name)(a, b))
+        for name in ("div", "atan2", "pow")
+    ]
+    cases += [
+        Case(f"ops.pow {p}", vector, lambda f, n, x, p=p: f.ops.pow(x, p)) for p in (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)
+    ]
     return cases
 
 
@@ -156,8 +177,8 @@ def losses(reduction: str) -> list[Case]:
         case("relative_error_loss", two, lambda f, n, a, b: f.losses.relative_error_loss(a, b, **kind)),
         case("relative_error_loss, denominator", lambda n: [(n,)] * 3,
              lambda f, n, a, b, c: f.losses.relative_error_loss(a, b, c, **kind)),
-        case("gaussian_nll_loss", lambda n: [(n,)] * 3, lambda f, n, a, b, c: f.losses.gaussian_nll_loss(a, b, c, **kind)),
-        case("kl_divergence_normal", two, lambda f, n, a, b: f.losses.kl_divergence_normal(a, b, **kind)),
+        case("gaussian_nll_loss", lambda n: [(n,)] * 3, lambda f, n, a, b, c: f.losses.gaussian_nll_loss(a, b, c,
+        **kind)), case("kl_divergence_normal", two, lambda f, n, a, b: f.losses.kl_divergence_normal(a, b, **kind)),
         case("contrastive_loss", two_rows, lambda f, n, a, b: f.losses.contrastive_loss(a, b, on(f, n, a), **kind)),
         case("info_nce_loss", two_rows, lambda f, n, a, b: f.losses.info_nce_loss(a, b, **kind)),
         case("pairwise_distance", two_rows, lambda f, n, a, b: f.losses.pairwise_distance(a, b, **kind)),
@@ -179,7 +200,9 @@ def losses(reduction: str) -> list[Case]:
         cases.append(case(name, two_rows, lambda f, n, a, b, name=name: getattr(f.losses, name)(a, b, **kind)))
     for name in ("iou_loss", "giou_loss", "diou_loss", "ciou_loss"):
         cases.append(case(name, two_rows, lambda f, n, a, b, name=name: getattr(f.losses, name)(a, b, **kind)))
-        cases.append(case(f"{name}, equal boxes", rows, lambda f, n, a, name=name: getattr(f.losses, name)(a, a, **kind)))
+        cases.append(
+            case(f"{name}, equal boxes", rows, lambda f, n, a, name=name: getattr(f.losses, name)(a, a, **kind))
+        )
     if reduction == "none":
         for name in ("encode_boxes", "decode_boxes"):
             cases.append(Case(f"losses.{name}", two_rows, lambda f, n, a, b, name=name: getattr(f.losses, name)(a, b)))
@@ -258,8 +281,8 @@ ELEMENT_REFERENCES: list[tuple[str, int, Callable[..., Any], Callable[..., Any],
     ("focal", 2, lambda f, x, y: f.losses.focal_loss(x, hard(f, y), reduction="none"),
      lambda x, y: mp_focal(x, mpmath.mpf(int(y > 0))), (-30.0, 30.0)),
     ("kl", 2, lambda f, m, v: f.losses.kl_divergence_normal(m, v, reduction="none"), mp_kl, (-3.0, 3.0)),
-    ("kl near the prior", 2, lambda f, m, v: f.losses.kl_divergence_normal(m, v, reduction="none"), mp_kl, (-1e-4, 1e-4)),
-    ("smooth l1", 2, lambda f, a, b: f.losses.smooth_l1_loss(a, b, reduction="none"), mp_huber, (-4.0, 4.0)),
+    ("kl near the prior", 2, lambda f, m, v: f.losses.kl_divergence_normal(m, v, reduction="none"), mp_kl, (-1e-4,
+    1e-4)), ("smooth l1", 2, lambda f, a, b: f.losses.smooth_l1_loss(a, b, reduction="none"), mp_huber, (-4.0, 4.0)),
 ]  # fmt: skip
 
 
@@ -329,7 +352,9 @@ def row_references(framework: Framework, dtype: str) -> None:
     close(run(lambda v: framework.ops.logsumexp(v, 1), few), sums, dtype, 8)
     # Confident and lost predictions alike.
     logits = np.array([[30.0, 0.0, 1.0, -2.0], [0.0, 9.0, 1.0, 2.0], [-60.0, 3.0, 0.0, 0.5]]).astype(np_dtype(dtype))
-    got = run(lambda v: framework.losses.cross_entropy(v, framework.array(np.zeros(3, np.int64)), reduction="none"), logits)
+    got = run(
+        lambda v: framework.losses.cross_entropy(v, framework.array(np.zeros(3, np.int64)), reduction="none"), logits
+    )
     want = []
     for row in logits:
         values = [mpmath.mpf(float(v)) for v in row]
@@ -338,7 +363,9 @@ def row_references(framework: Framework, dtype: str) -> None:
     boxes = np.array([[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 4.0, 5.0], [0.0, 0.0, 1.0, 1.0]]).astype(np_dtype(dtype))
     others = np.array([[1.0, 1.0, 3.0, 4.0], [1.0, 1.0, 4.0, 5.0], [5.0, 5.0, 6.0, 8.0]]).astype(np_dtype(dtype))
     for name in ("iou", "giou", "diou", "ciou"):
-        got = run(lambda a, b, name=name: getattr(framework.losses, f"{name}_loss")(a, b, reduction="none"), boxes, others)
+        got = run(
+            lambda a, b, name=name: getattr(framework.losses, f"{name}_loss")(a, b, reduction="none"), boxes, others
+        )
         close(got, [mp_box(name, a, b) for a, b in zip(boxes, others, strict=True)], dtype, 6, float(info(dtype).eps))
 
 

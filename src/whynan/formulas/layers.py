@@ -6,9 +6,7 @@ from whynan.formulas.backend import LIMITS, Array, Axis, Backend
 from whynan.formulas.numbers import lift, saturated, scale_of, settle, size_of
 
 
-def layer_norm(
-    xp: Backend, x: Array, weight: Any = None, bias: Any = None, dim: Axis = -1, eps: float = 1e-5
-) -> Array:
+def layer_norm(xp: Backend, x: Array, weight: Any = None, bias: Any = None, dim: Axis = -1, eps: float = 1e-5) -> Array:
     """(x - mean) / sqrt(variance + eps) along `dim`, times a weight, plus a bias, for numbers of any size.
 
     Along the channels of an image it is the norm of each pixel, at any spatial size.

@@ -143,8 +143,8 @@ SCALES = {
 def scale_of(xp: Backend, largest: Array) -> Array:
     """Return the power of two that brings numbers of this size to where their squares neither overflow nor vanish.
 
-    It is 1 for sizes that need none, which leaves the plain formula as it is; a power of two changes no digit. It is no further from
-    1 than needed, so that slopes on their way back, multiplied by it, do not overflow in between.
+    It is 1 for sizes that need none, which leaves the plain formula as it is; a power of two changes no digit. It is
+    no further from 1 than needed, so that slopes on their way back, multiplied by it, do not overflow in between.
     """
     size = xp.abs(xp.stop(largest))
     scale = size * 0.0 + 1.0

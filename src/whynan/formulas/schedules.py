@@ -32,7 +32,12 @@ def warmup_polynomial(
 
 
 def warmup_step(
-    peak: float, warmup_steps: int, total_steps: int, milestones: list[int], gamma: float = 0.1, start_factor: float = 0.01
+    peak: float,
+    warmup_steps: int,
+    total_steps: int,
+    milestones: list[int],
+    gamma: float = 0.1,
+    start_factor: float = 0.01,
 ) -> list[float]:
     """Return the learning rate of each step: a linear warm-up to `peak`, then a factor `gamma` at each milestone."""
     check(warmup_steps, total_steps)

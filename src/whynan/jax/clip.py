@@ -27,8 +27,8 @@ def norm_of(x: Any) -> Any:
 def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[Any, Any]:
     """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
 
-    The norm that scales is that of the leaves which are finite; one with NaN or Inf stays as it is, and the norm returned is not
-    finite then.
+    The norm that scales is that of the leaves which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is not finite then.
 
     Args:
         gradients: a pytree of arrays.
@@ -42,9 +42,7 @@ def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[Any, Any]:
     finite = jnp.isfinite(norms)
     total = norm_of(jnp.where(finite, norms, 0.0))
     factor = jnp.minimum(1.0, max_norm / (total + 1e-6))
-    scaled = [
-        jnp.where(ok, leaf * factor.astype(leaf.dtype), leaf) for ok, leaf in zip(finite, leaves, strict=True)
-    ]
+    scaled = [jnp.where(ok, leaf * factor.astype(leaf.dtype), leaf) for ok, leaf in zip(finite, leaves, strict=True)]
     return jax.tree.unflatten(tree, scaled), jnp.where(finite.all(), total, jnp.sum(norms))
 
 
@@ -62,8 +60,8 @@ def clip_by_value(gradients: Any, clip_value: float) -> Any:
 def clip_adaptive(gradients: Any, parameters: Any, clip_factor: float = 0.01, eps: float = 1e-3) -> Any:
     """Return the gradients with each unit's norm at most `clip_factor` times its weight's (AGC; Brock et al., 2021).
 
-    A unit is an index of the last dimension, as JAX lays out weights; of a vector it is the whole. One that is not finite stays
-    as it is.
+    A unit is an index of the last dimension, as JAX lays out weights; of a vector it is the whole. One that is not
+    finite stays as it is.
 
     Args:
         gradients: a pytree of arrays.

@@ -1,6 +1,7 @@
 """Gradient clipping for Keras, on lists of gradients; non-finite ones stay visible and spread to no other.
 
-Keras's optimizers clip by themselves (`clipnorm`, `global_clipnorm`, `clipvalue`) and turn all gradients into NaN where one is.
+Keras's optimizers clip by themselves (`clipnorm`, `global_clipnorm`, `clipvalue`) and turn all gradients into NaN
+where one is.
 In a custom training loop call these between the tape and `optimizer.apply`.
 """
 
@@ -18,8 +19,8 @@ __all__ = ["clip_by_global_norm", "clip_by_value"]
 def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], Any]:
     """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
 
-    The norm that scales is that of the gradients which are finite; one with NaN or Inf stays as it is, and the norm returned is
-    not finite then. A None stays None.
+    The norm that scales is that of the gradients which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is not finite then. A None stays None.
 
     Args:
         gradients: a list of arrays and None.
@@ -33,9 +34,7 @@ def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any
     ok = keras.ops.stack([keras.ops.all(keras.ops.isfinite(g)) for g in given])
     total = norm(XP, keras.ops.where(ok, norms, 0.0))
     factor = keras.ops.minimum(1.0, max_norm / (total + 1e-6))
-    scaled = iter(
-        [keras.ops.where(ok[i], g * keras.ops.cast(factor, g.dtype), g) for i, g in enumerate(given)]
-    )
+    scaled = iter([keras.ops.where(ok[i], g * keras.ops.cast(factor, g.dtype), g) for i, g in enumerate(given)])
     result = [None if g is None else next(scaled) for g in gradients]
     return result, keras.ops.where(keras.ops.all(ok), total, float("nan"))
 

@@ -37,10 +37,11 @@ class ChannelLayerNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="whynan")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` that uses the moving statistics where a batch has one value for each channel, or none.
+    """`keras.layers.BatchNormalization` that uses the moving statistics where a batch has one value for each channel,
+    or none.
 
-    Keras takes the variance of one value for 0, which makes the output constant and draws the moving variance to 0. The batch has
-    to have a known size for this, so it is for eager training (`run_eagerly=True`) and for fixed shapes.
+    Keras takes the variance of one value for 0, which makes the output constant and draws the moving variance to 0.
+    The batch has to have a known size for this, so it is for eager training (`run_eagerly=True`) and for fixed shapes.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -82,7 +83,8 @@ class RPNHead(keras.layers.Layer):
 
 
 def replace_batch_norm(model: Any, groups: int = 32) -> Any:
-    """Return a copy of a sequential or functional model with group norm in place of batch norm, other weights as they are.
+    """Return a copy of a sequential or functional model with group norm in place of batch norm, other weights as they
+    are.
 
     Args:
         model: a built model.

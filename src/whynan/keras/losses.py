@@ -1,11 +1,12 @@
 """Losses for Keras 3 whose value and gradient are finite for all finite arguments.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. The class dimension is the last one, as elsewhere in Keras; `as_keras` puts the arguments in its order.
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. The class dimension is the last
+one, as elsewhere in Keras; `as_keras` puts the arguments in its order.
 Each gives 0 with a live gradient graph for an empty or wholly ignored target.
 """
 
-from functools import partial
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from whynan.formulas import bind

@@ -1,6 +1,7 @@
 """Operations for Keras 3 that saturate instead of leaving the numbers.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. They run on the backend that Keras has: TensorFlow, JAX or
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. They run on the backend that Keras
+has: TensorFlow, JAX or
 PyTorch. The names `axis` and `keepdims` are understood too; as in `keras.ops`, a spread has `correction=0` by default.
 """
 

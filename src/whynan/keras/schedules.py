@@ -35,19 +35,25 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "after": keras.optimizers.schedules.deserialize(config["after"])})
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, min_lr: float = 0.0, start_factor: float = 0.01) -> Warmup:
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, min_lr: float = 0.0, start_factor: float = 0.01
+) -> Warmup:
     """Linear warm-up to `peak`, then half a cosine down to `min_lr` (`keras.optimizers.schedules.CosineDecay`)."""
     after = keras.optimizers.schedules.CosineDecay(peak, total_steps - warmup_steps, alpha=min_lr / peak)
     return Warmup(after, peak, warmup_steps, start_factor)
 
 
-def warmup_polynomial(peak: float, warmup_steps: int, total_steps: int, power: float = 1.0, start_factor: float = 0.01) -> Warmup:
+def warmup_polynomial(
+    peak: float, warmup_steps: int, total_steps: int, power: float = 1.0, start_factor: float = 0.01
+) -> Warmup:
     """Linear warm-up to `peak`, then (1 - progress)^power down to 0 (`keras.optimizers.schedules.PolynomialDecay`)."""
     after = keras.optimizers.schedules.PolynomialDecay(peak, total_steps - warmup_steps, 0.0, power)
     return Warmup(after, peak, warmup_steps, start_factor)
 
 
-def warmup_step(peak: float, warmup_steps: int, milestones: list[int], gamma: float = 0.1, start_factor: float = 0.01) -> Warmup:
+def warmup_step(
+    peak: float, warmup_steps: int, milestones: list[int], gamma: float = 0.1, start_factor: float = 0.01
+) -> Warmup:
     """Linear warm-up to `peak`, then a factor `gamma` from each milestone on (`PiecewiseConstantDecay`)."""
     values = [peak * gamma**index for index in range(len(milestones) + 1)]
     bounds = [step - warmup_steps - 1 for step in milestones]

@@ -97,7 +97,8 @@ class MindSpore:
         return ops.where(condition, a, b)
 
     def exp(self, x: Array) -> Array:
-        # The kernel for float32 on the CPU overflows at 88.4, where the exponential is a number up to 88.7, and is inexact.
+        # The kernel for float32 on the CPU overflows at 88.4, where the exponential is a number up to 88.7, and is
+        # inexact.
         if x.dtype == mindspore.float32 and mindspore.get_context("device_target") == "CPU":
             return ops.exp(x.astype(mindspore.float64)).astype(mindspore.float32)
         return ops.exp(x)

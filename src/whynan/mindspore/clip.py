@@ -15,8 +15,8 @@ __all__ = ["clip_by_global_norm", "clip_by_value"]
 def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[tuple[Any, ...], Any]:
     """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
 
-    The norm that scales is that of the gradients which are finite; one with NaN or Inf stays as it is, and the norm returned is
-    NaN then. `mindspore.ops.clip_by_global_norm` turns all of them into NaN.
+    The norm that scales is that of the gradients which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is NaN then. `mindspore.ops.clip_by_global_norm` turns all of them into NaN.
 
     Args:
         gradients: a tuple or list of tensors.

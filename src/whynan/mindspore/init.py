@@ -1,4 +1,6 @@
-"""Initialization for MindSpore: the bias of a prior. `mindspore.common.initializer` has HeNormal, XavierUniform, Orthogonal."""
+"""Initialization for MindSpore: the bias of a prior. `mindspore.common.initializer` has HeNormal, XavierUniform,
+Orthogonal.
+"""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
 """Losses for MindSpore whose value and gradient are finite for all finite arguments.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. `cross_entropy`, `focal_loss` and `lovasz_softmax_loss` have their class dimension second, as MindSpore's own.
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. `cross_entropy`, `focal_loss`
+and `lovasz_softmax_loss` have their class dimension second, as MindSpore's own.
 Each gives 0 with a live gradient graph for an empty or wholly ignored target.
 """
 

@@ -1,7 +1,7 @@
 """Operations for MindSpore that saturate instead of leaving the numbers.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. The names `axis`, `keepdims`, `keep_dims` and `ddof` are
-understood too; as in `mindspore.ops`, a spread has `ddof=0` by default.
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. The names `axis`, `keepdims`,
+`keep_dims` and `ddof` are understood too; as in `mindspore.ops`, a spread has `ddof=0` by default.
 """
 
 from functools import partial
@@ -9,7 +9,12 @@ from functools import partial
 from whynan.formulas import bind, elementwise, reductions
 from whynan.mindspore.backend import XP
 
-_part = partial(bind.bind, XP, names={"axis": "dim", "keepdims": "keepdim", "keep_dims": "keepdim", "ddof": "correction"}, correction=0.0)
+_part = partial(
+    bind.bind,
+    XP,
+    names={"axis": "dim", "keepdims": "keepdim", "keep_dims": "keepdim", "ddof": "correction"},
+    correction=0.0,
+)
 
 acos = _part(elementwise.acos)
 asin = _part(elementwise.asin)

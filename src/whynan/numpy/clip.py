@@ -15,8 +15,8 @@ __all__ = ["clip_by_global_norm", "clip_by_value"]
 def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], float]:
     """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
 
-    The norm that scales is that of the arrays which are finite; one with NaN or Inf stays as it is, and the norm returned is NaN
-    then.
+    The norm that scales is that of the arrays which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is NaN then.
 
     Args:
         gradients: a list of arrays.

@@ -1,6 +1,7 @@
 """Losses for NumPy that are finite for all finite arguments.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. The class dimension is the last one; `dim` names another.
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.losses`. The class dimension is the last
+one; `dim` names another.
 Each gives 0 for an empty or wholly ignored target.
 """
 

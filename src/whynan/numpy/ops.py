@@ -1,7 +1,7 @@
 """Operations for NumPy that saturate instead of leaving the numbers.
 
-The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. NumPy's names of arguments, `axis`, `keepdims` and `ddof`, are
-understood too; as there, a spread is over all elements by default, with `ddof=0`.
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. NumPy's names of arguments, `axis`,
+`keepdims` and `ddof`, are understood too; as there, a spread is over all elements by default, with `ddof=0`.
 """
 
 from functools import partial

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from tests.parts import suite
+
 from whynan.jax import losses, ops
 
 jax.config.update("jax_enable_x64", True)

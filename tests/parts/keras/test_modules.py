@@ -54,7 +54,9 @@ def test_layers():
         np.testing.assert_array_equal(old, new)
     objectness, deltas = layers.RPNHead(8, 3)(x)
     assert objectness.shape == (2, 3, 3, 3) and deltas.shape == (2, 3, 3, 12)
-    model = keras.Sequential([keras.layers.Input((4, 4, 3)), keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization()])
+    model = keras.Sequential(
+        [keras.layers.Input((4, 4, 3)), keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization()]
+    )
     replaced = layers.replace_batch_norm(model, 4)
     assert isinstance(replaced.layers[-1], keras.layers.GroupNormalization) and replaced.layers[-1].groups == 4
     np.testing.assert_array_equal(replaced.layers[0].get_weights()[0], model.layers[0].get_weights()[0])

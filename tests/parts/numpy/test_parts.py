@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.parts import suite
+
 from whynan.numpy import losses, ops
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from whynan.torch import clip, init, layers, losses, ops, schedules
@@ -27,7 +27,8 @@ def namespace():
         "torch": torch, "torchvision": torchvision, "nn": nn, "F": F, "math": math, "lr_scheduler": lr_scheduler,
         "clip": clip, "init": init, "layers": layers, "losses": losses, "ops": ops, "schedules": schedules,
         "x": x, "y": torch.rand(5, 4).round(), "p": torch.rand(5, 4) * 0.8 + 0.1, "q": torch.rand(5, 4) + 0.5,
-        "c": torch.rand(5, 4) * 0.9, "v": torch.randn(5, 4) * 0.3, "mask": torch.tensor([True, False, True, True]).expand(5, 4),
+        "c": torch.rand(5, 4) * 0.9, "v": torch.randn(5, 4) * 0.3, "mask": torch.tensor([True, False, True,
+        True]).expand(5, 4),
         "labels": torch.tensor([0, 3, 1, 2, 0]), "boxes": torch.tensor([[0.0, 0, 2, 3], [1, 1, 4, 5]]),
         "others": torch.tensor([[1.0, 1, 3, 4], [1, 2, 4, 6]]), "frames": torch.randn(9, 2, 5).log_softmax(2),
         "texts": torch.tensor([[1, 2], [3, 4]]), "lengths": torch.tensor([9, 9]), "counts": torch.tensor([2, 1]),

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.parts import suite
 from tests.parts.torch.framework import EAGER, FORMULA
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision
-from torch.nn import functional as F  # noqa: N812
-
 from tests.parts import suite
 from tests.parts.torch.framework import EAGER, FORMULA
+from torch.nn import functional as F
+
 from whynan.torch import losses, ops
 
 
@@ -45,14 +45,24 @@ def test_equal_to_pytorch_where_that_is_exact(reduction):
     boxes = torch.tensor([[0.0, 0, 2, 3], [1, 1, 4, 5], [0, 0, 10, 2]])
     others = torch.tensor([[1.0, 1, 3, 4], [1, 2, 4, 6], [5, 5, 6, 8]])
     both(lambda a: losses.binary_cross_entropy(a, y, **kind), lambda a: F.binary_cross_entropy(a, y, **kind), p)
-    both(lambda a: losses.binary_cross_entropy(a, y, z.abs(), **kind), lambda a: F.binary_cross_entropy(a, y, z.abs(), **kind), p)
+    both(
+        lambda a: losses.binary_cross_entropy(a, y, z.abs(), **kind),
+        lambda a: F.binary_cross_entropy(a, y, z.abs(), **kind),
+        p,
+    )
     for extra in ({}, {"weight": z.abs()}, {"pos_weight": torch.tensor(3.0)}):
         both(
             lambda a, extra=extra: losses.binary_cross_entropy_with_logits(a, y, **extra, **kind),
             lambda a, extra=extra: F.binary_cross_entropy_with_logits(a, y, **extra, **kind),
             x,
         )
-    for extra in ({}, {"weight": weight}, {"label_smoothing": 0.2}, {"weight": weight, "label_smoothing": 0.2}, {"ignore_index": 2}):
+    for extra in (
+        {},
+        {"weight": weight},
+        {"label_smoothing": 0.2},
+        {"weight": weight, "label_smoothing": 0.2},
+        {"ignore_index": 2},
+    ):
         target = labels if "ignore_index" not in extra else labels.clamp(min=0)
         both(
             lambda a, extra=extra, target=target: losses.cross_entropy(a, target, **extra, **kind),
@@ -60,8 +70,16 @@ def test_equal_to_pytorch_where_that_is_exact(reduction):
             logits,
         )
     soft = torch.softmax(torch.randn(12, 5, 3), 1)
-    both(lambda a: losses.cross_entropy(a, soft, weight, **kind), lambda a: F.cross_entropy(a, soft, weight, **kind), logits)
-    both(lambda a: losses.focal_loss(a, y.round(), **kind), lambda a: torchvision.ops.sigmoid_focal_loss(a, y.round(), **kind), x)
+    both(
+        lambda a: losses.cross_entropy(a, soft, weight, **kind),
+        lambda a: F.cross_entropy(a, soft, weight, **kind),
+        logits,
+    )
+    both(
+        lambda a: losses.focal_loss(a, y.round(), **kind),
+        lambda a: torchvision.ops.sigmoid_focal_loss(a, y.round(), **kind),
+        x,
+    )
     both(
         lambda a: losses.focal_loss(a, y.round(), gamma=1.5, alpha=None, **kind),
         lambda a: torchvision.ops.sigmoid_focal_loss(a, y.round(), gamma=1.5, alpha=-1, **kind),
@@ -96,7 +114,10 @@ def test_equal_to_pytorch_where_that_is_exact(reduction):
 
 def test_ctc_formula_equals_the_kernel():
     torch.manual_seed(1)
-    frames, texts = torch.randn(15, 4, 6, dtype=torch.float64), torch.tensor([[1, 1, 2], [3, 4, 5], [2, 0, 0], [1, 2, 3]])
+    frames, texts = (
+        torch.randn(15, 4, 6, dtype=torch.float64),
+        torch.tensor([[1, 1, 2], [3, 4, 5], [2, 0, 0], [1, 2, 3]]),
+    )
     lengths = (torch.tensor([15, 2, 7, 12]), torch.tensor([3, 3, 1, 0]))
     for reduction in ("none", "mean"):
         both(
@@ -106,7 +127,8 @@ def test_ctc_formula_equals_the_kernel():
         )
     joined = torch.cat([row[:length] for row, length in zip(texts, lengths[1], strict=True)])
     torch.testing.assert_close(
-        losses.ctc_loss(frames.log_softmax(2), joined, *lengths), losses.ctc_loss(frames.log_softmax(2), texts, *lengths)
+        losses.ctc_loss(frames.log_softmax(2), joined, *lengths),
+        losses.ctc_loss(frames.log_softmax(2), texts, *lengths),
     )
 
 
@@ -114,7 +136,9 @@ def test_overlap():
     p, y = torch.rand(3, 4, 5), torch.randint(0, 2, (3, 4, 5)).float()
     hit, sizes = (p * y).sum((1, 2)), (p.sum((1, 2)), y.sum((1, 2)))
     torch.testing.assert_close(losses.dice_loss(p, y, reduction="none"), 1 - 2 * hit / sum(sizes))
-    torch.testing.assert_close(losses.dice_loss(p, y, smooth=1.0, reduction="none"), 1 - (2 * hit + 1) / (sum(sizes) + 1))
+    torch.testing.assert_close(
+        losses.dice_loss(p, y, smooth=1.0, reduction="none"), 1 - (2 * hit + 1) / (sum(sizes) + 1)
+    )
     torch.testing.assert_close(losses.jaccard_loss(p, y, reduction="none"), 1 - hit / (sum(sizes) - hit))
     tversky = 1 - hit / (hit + 0.3 * (sizes[0] - hit) + 0.7 * (sizes[1] - hit))
     torch.testing.assert_close(losses.tversky_loss(p, y, 0.3, 0.7, reduction="none"), tversky)

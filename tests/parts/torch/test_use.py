@@ -41,9 +41,10 @@ CALLS = {
     "smooth l1": lambda f, x: f.losses.smooth_l1_loss(x, SET),
     "nll": lambda f, x: f.losses.gaussian_nll_loss(x, SET, x * 0.5),
     "kl": lambda f, x: f.losses.kl_divergence_normal(x, x * 0.1),
-    "giou": lambda f, x: f.losses.giou_loss(x + torch.tensor([0.0, 0, 9, 9]), torch.tensor([[1.0, 2, 9, 8]]).double().expand(3, 4)),
-    "ciou": lambda f, x: f.losses.diou_loss(x + torch.tensor([0.0, 0, 9, 9]), torch.tensor([[1.0, 2, 9, 8]]).double().expand(3, 4)),
-    "info nce": lambda f, x: f.losses.info_nce_loss(x, SET, 0.5),
+    "giou": lambda f, x: f.losses.giou_loss(x + torch.tensor([0.0, 0, 9, 9]), torch.tensor([[1.0, 2, 9,
+    8]]).double().expand(3, 4)),
+    "ciou": lambda f, x: f.losses.diou_loss(x + torch.tensor([0.0, 0, 9, 9]), torch.tensor([[1.0, 2, 9,
+    8]]).double().expand(3, 4)), "info nce": lambda f, x: f.losses.info_nce_loss(x, SET, 0.5),
     "contrastive": lambda f, x: f.losses.contrastive_loss(x, SET, torch.tensor([0, 1, 0]), 3.0),
 }  # fmt: skip
 
@@ -97,7 +98,9 @@ def test_python_numbers_and_integers():
     assert ops.sqrt(torch.tensor([4, 9])).tolist() == [2.0, 3.0]
     assert ops.norm(torch.tensor(-3.0)) == 3
     wide = torch.randn(6, 8)[::2, ::3]
-    torch.testing.assert_close(ops.standardize(wide, 1), (wide - wide.mean(1, keepdim=True)) / wide.std(1, keepdim=True))
+    torch.testing.assert_close(
+        ops.standardize(wide, 1), (wide - wide.mean(1, keepdim=True)) / wide.std(1, keepdim=True)
+    )
     assert losses.binary_cross_entropy_with_logits(torch.zeros(2), torch.tensor([0, 1])).isfinite()
 
 
@@ -114,18 +117,20 @@ ERRORS = [
     (lambda: losses.binary_cross_entropy(torch.zeros(2), torch.zeros(3)), r"p has shape \(2,\) and y has shape \(3,\)"),
     (lambda: losses.smooth_l1_loss(torch.tensor([[1.0, float("nan")]]), torch.zeros(1, 2), validate=True),
      r"pred: must be finite, is nan at index \(0, 1\)"),
-    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), reduction="avg"), r'reduction: \'avg\' is none of "mean"'),
-    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta=-1.0), r"beta: .* is -1"),
-    (lambda: losses.giou_loss(torch.zeros(2, 3), torch.zeros(2, 3)), r"boxes: boxes are \(..., 4\).* \(2, 3\)"),
+    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), reduction="avg"), r'reduction: \'avg\' is none
+    of "mean"'), (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta=-1.0), r"beta: .* is
+    -1"), (lambda: losses.giou_loss(torch.zeros(2, 3), torch.zeros(2, 3)), r"boxes: boxes are \(..., 4\).* \(2, 3\)"),
     (lambda: losses.giou_loss(torch.tensor([[3.0, 0, 1, 1]]), torch.zeros(1, 4), validate=True),
      r"boxes: must have x1 <= x2 and y1 <= y2, is 1.0 at index \(0, 2\)"),
     (lambda: losses.info_nce_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0.0), r"temperature: .* is 0"),
     (lambda: losses.ctc_loss(torch.zeros(5, 2, 3), torch.zeros(2, 2).long(), torch.tensor([5, 6]), torch.tensor([1, 1]),
                              validate=True), r"input_lengths: must be from 0 to 5, is 6 at index 1"),
-    (lambda: losses.rpn_loss(torch.zeros(3), torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.zeros(3, 4), validate=True),
+    (lambda: losses.rpn_loss(torch.zeros(3), torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.zeros(3, 4),
+    validate=True),
      r"labels: must be -1, 0 or 1, is 2 at index 2"),
     (lambda: ops.norm(torch.zeros(2), 5), r"dim: 5 is no axis|Dimension out of range"),
-]  # fmt: skip
+]  # fmt:
+skip
 
 
 @pytest.mark.parametrize("index", range(len(ERRORS)))
@@ -136,5 +141,7 @@ def test_errors_name_argument_value_and_index(index):
 
 
 def test_whynan_imports_no_framework():
-    code = "import sys, whynan, whynan.formulas.losses; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'jax')))"
+    code = (
+        "import sys, whynan, whynan.formulas.losses; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'jax')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import divide
-from whynan.formulas.numbers import lift, lift_to, reduce_loss, half_square, saturated, weighted
+from whynan.formulas.numbers import half_square, lift, lift_to, reduce_loss, saturated, weighted
 
 
 def smooth_l1_loss(

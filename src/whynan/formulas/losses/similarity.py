@@ -5,7 +5,7 @@ import math
 from whynan.formulas import checks
 from whynan.formulas.backend import Array, Backend
 from whynan.formulas.losses.classification import log_softmax_parts
-from whynan.formulas.numbers import clip, lift, limit_of, lower, reduce_loss, half_square, saturated, weighted
+from whynan.formulas.numbers import clip, half_square, lift, limit_of, lower, reduce_loss, saturated, weighted
 from whynan.formulas.reductions import direction, p_norm
 
 
