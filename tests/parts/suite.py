@@ -212,7 +212,7 @@ def losses(reduction: str) -> list[Case]:
 ALL = [*elementwise(), *reductions(), *losses("mean"), *losses("sum"), *losses("none")]
 # For frameworks that compile each case anew: the reductions differ in their last operation only.
 ONE_REDUCTION = [*elementwise(), *reductions(), *losses("mean")]
-EMPTY_GIVES_ZERO = [case for case in losses("mean")]
+EMPTY_GIVES_ZERO = losses("mean")
 
 
 def finite(framework: Framework, case: Case, dtype: str, n: int, values: list[float]) -> None:
@@ -319,7 +319,7 @@ def draw(rng: np.random.Generator, low: float, high: float, n: int, dtype: str) 
 
 
 def against_mpmath(framework: Framework, index: int, dtype: str, ulps: float = 6) -> None:
-    name, count, call, reference, (low, high) = ELEMENT_REFERENCES[index]
+    _, count, call, reference, (low, high) = ELEMENT_REFERENCES[index]
     rng = np.random.default_rng(index)
     arrays = [draw(rng, low, high, 60, dtype) for _ in range(count)]
     results, _ = framework.run(lambda *xs: call(framework, *xs), arrays)

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from tests.parts.torch.framework import EAGER, FORMULA
 from torch.autograd import gradcheck, gradgradcheck
 
-from tests.parts.torch.framework import EAGER, FORMULA
 from whynan.torch import losses, ops
 
 SET = torch.linspace(-1.3, 1.7, 12, dtype=torch.float64).reshape(3, 4)
@@ -117,9 +117,10 @@ ERRORS = [
     (lambda: losses.binary_cross_entropy(torch.zeros(2), torch.zeros(3)), r"p has shape \(2,\) and y has shape \(3,\)"),
     (lambda: losses.smooth_l1_loss(torch.tensor([[1.0, float("nan")]]), torch.zeros(1, 2), validate=True),
      r"pred: must be finite, is nan at index \(0, 1\)"),
-    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), reduction="avg"), r'reduction: \'avg\' is none
-    of "mean"'), (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta=-1.0), r"beta: .* is
-    -1"), (lambda: losses.giou_loss(torch.zeros(2, 3), torch.zeros(2, 3)), r"boxes: boxes are \(..., 4\).* \(2, 3\)"),
+    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), reduction="avg"),
+     r'reduction: \'avg\' is none of "mean"'),
+    (lambda: losses.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta=-1.0), r"beta: .* is -1"),
+    (lambda: losses.giou_loss(torch.zeros(2, 3), torch.zeros(2, 3)), r"boxes: boxes are \(..., 4\).* \(2, 3\)"),
     (lambda: losses.giou_loss(torch.tensor([[3.0, 0, 1, 1]]), torch.zeros(1, 4), validate=True),
      r"boxes: must have x1 <= x2 and y1 <= y2, is 1.0 at index \(0, 2\)"),
     (lambda: losses.info_nce_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0.0), r"temperature: .* is 0"),
@@ -129,8 +130,7 @@ ERRORS = [
     validate=True),
      r"labels: must be -1, 0 or 1, is 2 at index 2"),
     (lambda: ops.norm(torch.zeros(2), 5), r"dim: 5 is no axis|Dimension out of range"),
-]  # fmt:
-skip
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("index", range(len(ERRORS)))

@@ -37,12 +37,12 @@ def binary_cross_entropy(
     validate: bool = False,
 ) -> Tensor:
     checks.reduction(reduction)
-    if isinstance(p, torch.Tensor) and alike(p, y) and not (validate or label_smoothing or y.requires_grad):
-        # PyTorch's kernel has limits of its own, at log p = -100 and p (1 - p) = 1e-12; inside them it is the formula.
-        if least(p) > 1e-11 and most(p) < 1 - max(limits(p).eps / 2, 1e-11):
-            loss = functional.binary_cross_entropy(p, matched(y, p), weight, reduction=reduction)
-            if sound(loss):
-                return loss
+    plain = isinstance(p, torch.Tensor) and alike(p, y) and not (validate or label_smoothing or y.requires_grad)
+    # PyTorch's kernel has limits of its own, at log p = -100 and p (1 - p) = 1e-12; inside them it is the formula.
+    if plain and least(p) > 1e-11 and most(p) < 1 - max(limits(p).eps / 2, 1e-11):
+        loss = functional.binary_cross_entropy(p, matched(y, p), weight, reduction=reduction)
+        if sound(loss):
+            return loss
     return formulas.binary_cross_entropy(XP, p, y, weight, reduction, label_smoothing, validate)
 
 
