@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# MindSpore needs a NumPy that JAX no longer takes.
+MINDSPORE := .venv-mindspore
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench clean
@@ -37,15 +39,25 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n 2
+$(MINDSPORE)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(MINDSPORE)
+	$(MINDSPORE)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[mindspore]" hypothesis ml_dtypes mpmath pytest
+	@touch $@
 
-bench: install  ## what watching costs, and how many lines are found, beside other tools (slow)
+test: lint $(MINDSPORE)/.installed  ## lint, then every test
+	$(BIN)/python -m pytest -n 2 --ignore=tests/parts/jax --ignore=tests/parts/keras --ignore=tests/parts/mindspore
+	$(BIN)/python -m pytest -n 2 tests/parts/jax
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n 2 tests/parts/keras || exit 1; done
+	$(MINDSPORE)/bin/python -m pytest tests/parts/mindspore
+
+bench: install  ## what watching and the parts cost, and how many lines are found, beside other tools (slow)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/parts.py
+	$(BIN)/python benchmarks/parts.py --compiled
 
 clean:  ## remove what make, the tests and the demo leave behind, .venv included
-	rm -rf $(VENV) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(MINDSPORE) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ class BetterInit(Remedy):
 
     Code:
         torch.nn.init.kaiming_normal_(layer.weight)
+        from whynan.torch.init import initialize   # print(initialize(model, batch)): each layer by its type
         weight = nn.Parameter(torch.randn(out_features, in_features) / in_features ** 0.5)
     """
 

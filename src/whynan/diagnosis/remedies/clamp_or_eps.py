@@ -20,6 +20,8 @@ class ClampOrEps(Remedy):
         torch.sqrt(x + 1e-12)
         a / (b + 1e-8)
         torch.acos(c.clamp(-1 + 1e-6, 1 - 1e-6))
+        from whynan.torch import ops   # the same without a number to choose: log, sqrt, div, pow, norm, std, acos
+        ops.log(p); ops.sqrt(x); ops.div(a, b); ops.acos(c)
     """
 
     slug = "clamp-or-eps"

@@ -11,6 +11,7 @@ class LargerBatchOrGroupnorm(Remedy):
     Code:
         loader = DataLoader(dataset, batch_size=16, drop_last=True)
         norm = nn.GroupNorm(num_groups=8, num_channels=64)
+        from whynan.torch.layers import BatchNorm2d, replace_batch_norm   # replace_batch_norm(model)
     """
 
     slug = "larger-batch-or-groupnorm"

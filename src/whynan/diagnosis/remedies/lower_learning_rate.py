@@ -12,6 +12,7 @@ class LowerLearningRate(Remedy):
 
     Code:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)   # was 0.1
+        from whynan.torch.schedules import lr_range_test   # its .suggestion is a learning rate to start from
     """
 
     slug = "lower-learning-rate"

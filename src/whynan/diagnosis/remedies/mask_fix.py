@@ -17,6 +17,7 @@ class MaskFix(Remedy):
     Code:
         scores = scores.masked_fill(mask, torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1).masked_fill(mask.all(-1, keepdim=True), 0.0)
+        from whynan.torch.ops import softmax   # softmax(scores, dim=-1, mask=~mask) does both
     """
 
     slug = "mask-fix"

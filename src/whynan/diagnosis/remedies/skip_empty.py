@@ -15,6 +15,8 @@ class SkipEmpty(Remedy):
     Code:
         loss = error[mask].sum() / mask.sum().clamp(min=1)
         loss = F.cross_entropy(out, y, ignore_index=-100, reduction="sum") / (y != -100).sum().clamp(min=1)
+        from whynan.torch.losses import cross_entropy   # is 0 where no label counts
+        from whynan.torch.ops import masked_mean        # is 0 where nothing is selected
     """
 
     slug = "skip-empty"

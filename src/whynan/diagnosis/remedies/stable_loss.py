@@ -24,6 +24,7 @@ class StableLoss(Remedy):
         F.binary_cross_entropy_with_logits(logit, y)   # not F.binary_cross_entropy(torch.sigmoid(logit), y)
         torch.log_softmax(logit, dim=1)                # not torch.log(torch.softmax(logit, dim=1))
         F.logsigmoid(-logit)                           # not torch.log(1 - torch.sigmoid(logit))
+        from whynan.torch.losses import binary_cross_entropy_with_logits, cross_entropy, ctc_loss
     """
 
     slug = "stable-loss"

@@ -13,6 +13,7 @@ class Warmup(Remedy):
         ...
         optimizer.step()
         warmup.step()
+        from whynan.torch.schedules import warmup_cosine   # warmup_cosine(optimizer, 500, total_steps)
     """
 
     slug = "warmup"

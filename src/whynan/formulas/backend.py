@@ -1,0 +1,105 @@
+"""What a formula needs from a framework."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Array = Any
+Axis = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers of a floating-point dtype: largest, smallest normal, distance from 1 to the next."""
+
+    max: float
+    tiny: float
+    eps: float
+    log_max: float
+    """The largest number of the dtype whose exponential is still a number of the dtype."""
+
+
+LIMITS = {
+    "float64": Limits(1.7976931348623157e308, 2.2250738585072014e-308, 2.0**-52, 709.782712893384),
+    "float32": Limits(3.4028234663852886e38, 2.0**-126, 2.0**-23, 88.72283172607422),
+    "bfloat16": Limits(3.3895313892515355e38, 2.0**-126, 2.0**-7, 88.71890258789062),
+    "float16": Limits(65504.0, 2.0**-14, 2.0**-10, 11.08984375),
+}
+HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """An elementwise function with its slopes written out, because those that a framework derives leave the numbers.
+
+    `value(xp, *arrays)` gives an array, `slopes(xp, *arrays)` one finite array for each argument.
+    """
+
+    name: str
+    value: Callable[..., Array]
+    slopes: Callable[..., tuple[Array, ...]]
+
+
+class Backend(Protocol):
+    """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
+
+    name: str
+
+    def asarray(self, x: Any, like: Array | None = None) -> Array:
+        """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
+
+    def is_array(self, x: Any) -> bool: ...
+    def dtype(self, x: Array) -> str: ...
+    def default_float(self) -> str: ...
+    def cast(self, x: Array, dtype: str) -> Array: ...
+    def shape(self, x: Array) -> tuple[int, ...]: ...
+    def stop(self, x: Array) -> Array:
+        """Return x as a constant: no gradient flows through it."""
+
+    def saturate_gradient(self, x: Array, limit: float) -> Array:
+        """Return x; its gradient stops at ±limit. NaN stays NaN."""
+
+    def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        """Apply a function with its own slopes to arrays of one shape."""
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array: ...
+    def exp(self, x: Array) -> Array: ...
+    def expm1(self, x: Array) -> Array: ...
+    def log(self, x: Array) -> Array: ...
+    def log1p(self, x: Array) -> Array: ...
+    def sqrt(self, x: Array) -> Array: ...
+    def abs(self, x: Array) -> Array: ...
+    def sign(self, x: Array) -> Array: ...
+    def floor(self, x: Array) -> Array: ...
+    def acos(self, x: Array) -> Array: ...
+    def asin(self, x: Array) -> Array: ...
+    def atan2(self, y: Array, x: Array) -> Array: ...
+    def raw_power(self, x: Array, p: Array) -> Array: ...
+    def broadcast(self, *arrays: Array) -> list[Array]: ...
+    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+    def moveaxis(self, x: Array, source: int, target: int) -> Array: ...
+    def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
+    def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        """Return the largest element; there is at least one."""
+
+    def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
+    def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
+    def cumsum(self, x: Array, dim: int) -> Array: ...
+    def argsort(self, x: Array, dim: int) -> Array:
+        """Return the indices that sort x upwards."""
+
+    def take(self, x: Array, indices: Array, dim: int) -> Array:
+        """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
+
+    def arange(self, n: int, like: Array) -> Array:
+        """Return 0 ... n-1 as integers, on the device of `like`."""
+
+    def concat(self, arrays: Sequence[Array], dim: int) -> Array: ...
+    def stack(self, arrays: Sequence[Array], dim: int) -> Array: ...
+    def matmul(self, a: Array, b: Array) -> Array: ...
+    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
+        """Return all states of state = step(state, row) over the rows of `rows`, stacked, `first` before them."""
+
+    def to_numpy(self, x: Array) -> Any:
+        """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""

@@ -1,0 +1,1 @@
+"""Losses whose value and gradient are finite for all finite arguments."""

@@ -1,0 +1,259 @@
+"""Boxes: intersection over union and its relatives, encoding and decoding. Degenerate boxes included."""
+
+import math
+from typing import Any, NamedTuple
+
+from whynan.formulas import checks
+from whynan.formulas.backend import LIMITS, Array, Backend
+from whynan.formulas.elementwise import angle, divide
+from whynan.formulas.numbers import clip, lift, lower, reduce_loss, saturated, scale_of, settle, weighted
+
+BOX_ARGUMENTS = """An empty batch gives 0 with a live gradient graph.
+
+    Args:
+        boxes: (..., 4), as x1, y1, x2, y2.
+        targets: of the shape of boxes.
+        weight: factors of the boxes, (...).
+        reduction: "mean", "sum" or "none".
+        validate: raise ValueError where a coordinate is not finite, or x2 < x1 or y2 < y1; waits for the device.
+    """
+
+
+class Pair(NamedTuple):
+    """Measures of pairs of boxes, in a scale in which no square overflows."""
+
+    overlap: Array
+    union: Array
+    width: Array
+    height: Array
+    target_width: Array
+    target_height: Array
+    hull_width: Array
+    hull_height: Array
+    dx: Array
+    dy: Array
+
+    def iou(self, xp: Backend) -> Array:
+        return divide(xp, self.overlap, self.union)
+
+
+def larger(xp: Backend, a: Array, b: Array) -> Array:
+    return xp.where(a > b, a, b)
+
+
+def smaller(xp: Backend, a: Array, b: Array) -> Array:
+    return xp.where(a < b, a, b)
+
+
+def measure(xp: Backend, boxes: Array, targets: Array) -> Pair:
+    """Measure pairs of boxes (..., 4). A box whose corners are the wrong way round has width or height 0."""
+    both = xp.concat([xp.abs(xp.stop(boxes)), xp.abs(xp.stop(targets))], -1)
+    scale = scale_of(xp, xp.amax(both, (-1,), True)) if math.prod(xp.shape(both)) else 1.0
+    boxes, targets = boxes * scale, targets * scale
+    ax1, ay1, ax2, ay2 = (boxes[..., i] for i in range(4))
+    bx1, by1, bx2, by2 = (targets[..., i] for i in range(4))
+    width, height = lower(xp, ax2 - ax1, 0.0), lower(xp, ay2 - ay1, 0.0)
+    target_width, target_height = lower(xp, bx2 - bx1, 0.0), lower(xp, by2 - by1, 0.0)
+    inner_width = lower(xp, smaller(xp, ax2, bx2) - larger(xp, ax1, bx1), 0.0)
+    inner_height = lower(xp, smaller(xp, ay2, by2) - larger(xp, ay1, by1), 0.0)
+    overlap = inner_width * inner_height
+    return Pair(
+        overlap=overlap,
+        union=width * height + target_width * target_height - overlap,
+        width=width,
+        height=height,
+        target_width=target_width,
+        target_height=target_height,
+        hull_width=lower(xp, larger(xp, ax2, bx2) - smaller(xp, ax1, bx1), 0.0),
+        hull_height=lower(xp, larger(xp, ay2, by2) - smaller(xp, ay1, by1), 0.0),
+        dx=0.5 * (ax1 + ax2) - 0.5 * (bx1 + bx2),
+        dy=0.5 * (ay1 + ay2) - 0.5 * (by1 + by2),
+    )
+
+
+def box_loss(
+    xp: Backend, kind: str, boxes: Array, targets: Array, weight: Array | None, reduction: str, validate: bool
+) -> Array:
+    checks.reduction(reduction)
+    (boxes, targets), dtype = lift(xp, boxes, targets)
+    checks.boxes(xp, boxes=boxes, targets=targets)
+    checks.same_shape(xp, "boxes", boxes, "targets", targets)
+    if validate:
+        checks.finite(xp, boxes=boxes, targets=targets)
+        for name, x in (("boxes", boxes), ("targets", targets)):
+            checks.look(xp, name, x, turned, "must have x1 <= x2 and y1 <= y2")
+    loss = KINDS[kind](xp, measure(xp, boxes, targets))
+    return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
+
+
+def turned(values: Any, np: Any) -> Any:
+    """Mark the far corner of each box that lies before the near one."""
+    bad = values[..., 2:] < values[..., :2]
+    return np.concatenate([np.zeros_like(bad), bad], axis=-1)
+
+
+def iou_term(xp: Backend, pair: Pair) -> Array:
+    """1 - IoU, without the difference: it would cancel where boxes nearly agree."""
+    empty = pair.union == 0
+    return xp.where(empty, 1.0, divide(xp, pair.union - pair.overlap, pair.union))
+
+
+def giou_term(xp: Backend, pair: Pair) -> Array:
+    hull = pair.hull_width * pair.hull_height
+    return iou_term(xp, pair) + divide(xp, hull - pair.union, hull)
+
+
+def diou_term(xp: Backend, pair: Pair) -> Array:
+    diagonal = pair.hull_width * pair.hull_width + pair.hull_height * pair.hull_height
+    return iou_term(xp, pair) + divide(xp, pair.dx * pair.dx + pair.dy * pair.dy, diagonal)
+
+
+def ciou_term(xp: Backend, pair: Pair) -> Array:
+    # atan(w / h) as the angle of (h, w), which a height of 0 does not break.
+    difference = angle(xp, pair.target_width, pair.target_height) - angle(xp, pair.width, pair.height)
+    aspect = (4 / math.pi**2) * difference * difference
+    share = xp.stop(divide(xp, aspect, iou_term(xp, pair) + aspect))
+    return diou_term(xp, pair) + share * aspect
+
+
+KINDS = {"iou": iou_term, "giou": giou_term, "diou": diou_term, "ciou": ciou_term}
+
+
+def iou_loss(
+    xp: Backend,
+    boxes: Array,
+    targets: Array,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Array:
+    """1 - IoU of pairs of boxes. Two boxes without area have IoU 0."""
+    return box_loss(xp, "iou", boxes, targets, weight, reduction, validate)
+
+
+def giou_loss(
+    xp: Backend,
+    boxes: Array,
+    targets: Array,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Array:
+    """1 - generalized IoU of pairs of boxes (Rezatofighi et al., 2019). A hull without area adds 0."""
+    return box_loss(xp, "giou", boxes, targets, weight, reduction, validate)
+
+
+def diou_loss(
+    xp: Backend,
+    boxes: Array,
+    targets: Array,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Array:
+    """1 - distance IoU of pairs of boxes (Zheng et al., 2020). Two boxes in one point have distance 0."""
+    return box_loss(xp, "diou", boxes, targets, weight, reduction, validate)
+
+
+def ciou_loss(
+    xp: Backend,
+    boxes: Array,
+    targets: Array,
+    weight: Array | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Array:
+    """1 - complete IoU of pairs of boxes (Zheng et al., 2020). A box without height has the aspect of a horizontal
+    line.
+    """
+    return box_loss(xp, "ciou", boxes, targets, weight, reduction, validate)
+
+
+for _function in (iou_loss, giou_loss, diou_loss, ciou_loss):
+    _function.__doc__ = f"{_function.__doc__}\n\n    {BOX_ARGUMENTS}"
+
+
+# The width of a decoded box is at most 1000 / 16 times that of its reference, as in Detectron.
+LARGEST_LOG = math.log(1000.0 / 16)
+
+
+def sides(xp: Backend, boxes: Array, least: float) -> tuple[Array, Array, Array, Array]:
+    """Return width, height (at least `least`) and centre of boxes."""
+    width, height = saturated(xp, boxes[..., 2] - boxes[..., 0]), saturated(xp, boxes[..., 3] - boxes[..., 1])
+    x, y = boxes[..., 0] * 0.5 + boxes[..., 2] * 0.5, boxes[..., 1] * 0.5 + boxes[..., 3] * 0.5
+    return lower(xp, width, least), lower(xp, height, least), x, y
+
+
+def encode_boxes(
+    xp: Backend,
+    boxes: Array,
+    references: Array,
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    min_size: float | None = None,
+) -> Array:
+    """Encode boxes as offsets from references: (dx / w, dy / h, log(w' / w), log(h' / h)) times the weights.
+
+    Widths and heights count as at least `min_size`, so that a degenerate box has a logarithm and a degenerate
+    reference divides nothing by 0.
+
+    Args:
+        boxes: (..., 4), as x1, y1, x2, y2.
+        references: anchors or proposals, of the shape of boxes.
+        weights: factors of the four offsets.
+        min_size: the smallest width and height; the smallest normal number where it is not given.
+    """
+    (boxes, references), dtype = lift(xp, boxes, references)
+    checks.boxes(xp, boxes=boxes, references=references)
+    checks.same_shape(xp, "boxes", boxes, "references", references)
+    least = max(LIMITS[dtype].tiny, min_size or 0.0)
+    width, height, x, y = sides(xp, boxes, least)
+    reference_width, reference_height, reference_x, reference_y = sides(xp, references, least)
+    offsets = [
+        divide(xp, saturated(xp, x - reference_x), reference_width),
+        divide(xp, saturated(xp, y - reference_y), reference_height),
+        log_ratio(xp, width, reference_width),
+        log_ratio(xp, height, reference_height),
+    ]
+    return settle(xp, xp.stack([saturated(xp, o * w) for o, w in zip(offsets, weights, strict=True)], -1), dtype)
+
+
+def log_ratio(xp: Backend, a: Array, b: Array) -> Array:
+    """log(a / b) for a, b > 0; as a difference where the quotient is no normal number."""
+    limits = LIMITS[xp.dtype(a)]
+    quotient = xp.stop(a / b)
+    plain = (quotient > limits.tiny) & (quotient < limits.max)
+    ratio = divide(xp, xp.where(plain, a, 1.0), xp.where(plain, b, 1.0))
+    return xp.where(plain, xp.log(ratio), xp.log(a) - xp.log(b))
+
+
+def decode_boxes(
+    xp: Backend,
+    offsets: Array,
+    references: Array,
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    clip_log: float = LARGEST_LOG,
+) -> Array:
+    """Decode offsets from references into boxes (x1, y1, x2, y2); the inverse of `encode_boxes`.
+
+    The logarithms of width and height are clamped to at most `clip_log` before the exponential.
+
+    Args:
+        offsets: (..., 4).
+        references: anchors or proposals, of the shape of offsets.
+        weights: the factors that the offsets were encoded with.
+        clip_log: the largest logarithm of a ratio of widths or heights.
+    """
+    (offsets, references), dtype = lift(xp, offsets, references)
+    checks.boxes(xp, offsets=offsets, references=references)
+    checks.same_shape(xp, "offsets", offsets, "references", references)
+    for index, factor in enumerate(weights):
+        checks.positive(f"weights[{index}]", factor)
+    limits = LIMITS[xp.dtype(offsets)]
+    clip_log = min(clip_log, limits.log_max)
+    width, height, x, y = sides(xp, references, 0.0)
+    dx, dy, dw, dh = (saturated(xp, offsets[..., i] / weights[i]) for i in range(4))
+    x, y = saturated(xp, saturated(xp, dx * width) + x), saturated(xp, saturated(xp, dy * height) + y)
+    half_width = saturated(xp, 0.5 * xp.exp(xp.where(dw > clip_log, clip_log, dw)) * width)
+    half_height = saturated(xp, 0.5 * xp.exp(xp.where(dh > clip_log, clip_log, dh)) * height)
+    corners = [x - half_width, y - half_height, x + half_width, y + half_height]
+    return settle(xp, xp.stack([clip(xp, corner, limits.max) for corner in corners], -1), dtype)

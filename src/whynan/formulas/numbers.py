@@ -1,0 +1,164 @@
+"""Into the formulas and out again: dtypes, saturation, sums that do not overflow, reductions."""
+
+import math
+from typing import Any
+
+from whynan.formulas.backend import HALF, LIMITS, Array, Axis, Backend
+
+# Sums that overflow are taken again on numbers divided by this power of two. Longer ones than 2^40 there are not.
+FAR = 2.0**40
+REDUCTIONS = ("mean", "sum", "none")
+ORDER = ("float16", "bfloat16", "float32", "float64")
+
+
+def result_dtype(xp: Backend, *arrays: Any) -> str:
+    """Return the dtype of a result: that of the widest array of floats; Python numbers and integers do not count."""
+    names = [xp.dtype(x) for x in arrays if xp.is_array(x)]
+    floats = {name for name in names if name in ORDER}
+    if not floats:
+        return xp.default_float()
+    if floats == {"float16", "bfloat16"}:
+        return "float32"
+    return max(floats, key=ORDER.index)
+
+
+def work_dtype(dtype: str) -> str:
+    return "float32" if dtype in HALF else dtype
+
+
+def lift(xp: Backend, *arrays: Any) -> tuple[list[Array], str]:
+    """Return the arrays in the dtype to compute in, and the dtype of the result.
+
+    Gradients on their way back stop at the largest number of the result's dtype, so that none overflows where it is
+    rounded to float16.
+    """
+    dtype = result_dtype(xp, *arrays)
+    like = next((x for x in arrays if xp.is_array(x)), None)
+    return [lift_to(xp, x, like, dtype) for x in arrays], dtype
+
+
+def lift_to(xp: Backend, x: Any, like: Array | None, dtype: str) -> Array:
+    """Return x in the dtype to compute a result of `dtype` in; its gradient stops at the largest number of its own
+    dtype.
+    """
+    array = xp.asarray(x, like)
+    own = xp.dtype(array) if xp.dtype(array) in ORDER else dtype
+    return xp.saturate_gradient(xp.cast(array, work_dtype(dtype)), LIMITS[own].max)
+
+
+def settle(xp: Backend, x: Array, dtype: str) -> Array:
+    """Return x in `dtype`, where infinities become its largest number. NaN stays NaN."""
+    return xp.cast(clip(xp, x, LIMITS[dtype].max), dtype)
+
+
+def clip(xp: Backend, x: Array, limit: float) -> Array:
+    """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
+    return xp.where(x > limit, limit, xp.where(x < -limit, -limit, x))
+
+
+def lower(xp: Backend, x: Array, low: float) -> Array:
+    """Return max(x, low), with slope 0 below. NaN stays NaN."""
+    return xp.where(x < low, low, x)
+
+
+def limit_of(xp: Backend, x: Array) -> float:
+    return LIMITS[xp.dtype(x)].max
+
+
+def saturated(xp: Backend, x: Array) -> Array:
+    """Return x with infinities at the largest number of the dtype that it is computed in."""
+    return clip(xp, x, limit_of(xp, x))
+
+
+def half_square(xp: Backend, x: Array) -> Array:
+    """Return x² / 2, at most the largest number."""
+    limit = limit_of(xp, x)
+    over = xp.abs(x) >= math.sqrt(2) * math.sqrt(limit)
+    inside = xp.where(over, 0.0, x)
+    return xp.where(over, limit, 0.5 * inside * inside)
+
+
+def is_finite(xp: Backend, x: Array) -> Array:
+    return xp.abs(x) <= limit_of(xp, x)
+
+
+def size_of(shape: tuple[int, ...], dim: Axis = None) -> int:
+    """Return how many elements a reduction over `dim` takes together."""
+    if dim is None:
+        return math.prod(shape)
+    # A list and not a generator: torch.compile does not follow one into math.prod.
+    axes = (dim,) if isinstance(dim, int) else dim
+    return math.prod([shape[axis] for axis in axes])
+
+
+def ratio(xp: Backend, a: Array, count: Array | float) -> Array:
+    """Return a / count, 0 where there is nothing to count. The count carries no gradient."""
+    if isinstance(count, int | float):
+        return a / count if count else a * 0.0
+    count = xp.stop(count)
+    return xp.where(count == 0, a * 0.0, a / xp.where(count == 0, 1.0, count))
+
+
+def total(xp: Backend, x: Array, dim: Axis = None, keepdim: bool = False, count: Array | float = 1) -> Array:
+    """Return the sum of x over `dim`, divided by `count`; at most the largest number, also where the sum is not.
+
+    An empty sum is 0, and so is a sum over a count of 0.
+    """
+    plain = xp.sum(x, dim, keepdim)
+    fits = is_finite(xp, plain)
+    scaled = xp.sum(x * (1 / FAR), dim, keepdim)
+    # The branch that is not taken has finite slopes: a sum's are 1.
+    result = ratio(xp, xp.where(fits, plain, scaled), count)
+    return saturated(xp, xp.where(fits, result, result * FAR))
+
+
+def average(xp: Backend, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+    return total(xp, x, dim, keepdim, count=size_of(xp.shape(x), dim))
+
+
+def reduce_loss(xp: Backend, loss: Array, reduction: str, dtype: str, count: Array | float | None = None) -> Array:
+    """Return the loss reduced: "none" as it is, "sum", or "mean" over `count` (all elements where it is not given)."""
+    if reduction == "none":
+        return settle(xp, loss, dtype)
+    if reduction == "sum":
+        return settle(xp, total(xp, loss), dtype)
+    return settle(xp, total(xp, loss, count=size_of(xp.shape(loss)) if count is None else count), dtype)
+
+
+def weighted(xp: Backend, loss: Array, weight: Any) -> Array:
+    """Return weight * loss, at most the largest number."""
+    if weight is None:
+        return loss
+    weight = xp.stop(xp.cast(xp.asarray(weight, loss), xp.dtype(loss)))
+    return saturated(xp, loss * weight)
+
+
+# Sizes beyond the first number of a row are multiplied by the second, those below its inverse by the third.
+SCALES = {
+    "float32": ((2.0**40, 2.0**-44, 2.0**54), (2.0**84, 2.0**-88, 2.0**110)),
+    "float64": ((2.0**400, 2.0**-312, 2.0**350), (2.0**712, 2.0**-624, 2.0**700)),
+}
+
+
+def scale_of(xp: Backend, largest: Array) -> Array:
+    """Return the power of two that brings numbers of this size to where their squares neither overflow nor vanish.
+
+    It is 1 for sizes that need none, which leaves the plain formula as it is; a power of two changes no digit. It is
+    no further from 1 than needed, so that slopes on their way back, multiplied by it, do not overflow in between.
+    """
+    size = xp.abs(xp.stop(largest))
+    scale = size * 0.0 + 1.0
+    for limit, down, up in SCALES[xp.dtype(largest)]:
+        scale = xp.where(size > limit, down, xp.where(size < 1 / limit, up, scale))
+    return xp.stop(scale)
+
+
+def flatten_dims(dim: Axis, rank: int) -> tuple[int, ...]:
+    """Return the axes of a reduction as numbers from 0, all of them for None."""
+    if dim is None:
+        return tuple(range(rank))
+    axes = (dim,) if isinstance(dim, int) else tuple(dim)
+    for axis in axes:
+        if not -rank <= axis < rank:
+            raise ValueError(f"dim: {axis} is no axis of an array with {rank} dimensions")
+    return tuple(sorted(axis % rank for axis in axes))

@@ -1,0 +1,90 @@
+"""Gradient clipping for JAX, on pytrees of gradients; non-finite leaves stay visible and spread to no other.
+
+`optax.clip_by_global_norm` and `optax.adaptive_grad_clip` turn all gradients into NaN where one is.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from whynan.formulas import checks
+from whynan.jax.backend import XP
+
+__all__ = ["clip_adaptive", "clip_by_global_norm", "clip_by_value"]
+
+
+def norm_of(x: Any) -> Any:
+    """Return the 2-norm of an array in float32 or float64, without overflow where all elements are finite."""
+    if not x.size:
+        return jnp.zeros((), jnp.float32)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(wide))
+    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return jnp.sqrt(jnp.sum(jnp.square(wide / safe))) * safe
+
+
+def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[Any, Any]:
+    """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
+
+    The norm that scales is that of the leaves which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is not finite then.
+
+    Args:
+        gradients: a pytree of arrays.
+        max_norm: the bound, above 0.
+    """
+    checks.positive("max_norm", max_norm)
+    leaves, tree = jax.tree.flatten(gradients)
+    if not leaves:
+        return gradients, jnp.zeros(())
+    norms = jnp.stack([norm_of(leaf) for leaf in leaves])
+    finite = jnp.isfinite(norms)
+    total = norm_of(jnp.where(finite, norms, 0.0))
+    factor = jnp.minimum(1.0, max_norm / (total + 1e-6))
+    scaled = [jnp.where(ok, leaf * factor.astype(leaf.dtype), leaf) for ok, leaf in zip(finite, leaves, strict=True)]
+    return jax.tree.unflatten(tree, scaled), jnp.where(finite.all(), total, jnp.sum(norms))
+
+
+def clip_by_value(gradients: Any, clip_value: float) -> Any:
+    """Return the gradients with each element in ±clip_value; NaN and ±Inf stay as they are.
+
+    Args:
+        gradients: a pytree of arrays.
+        clip_value: the bound, above 0.
+    """
+    checks.positive("clip_value", clip_value)
+    return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), jnp.clip(x, -clip_value, clip_value), x), gradients)
+
+
+def clip_adaptive(gradients: Any, parameters: Any, clip_factor: float = 0.01, eps: float = 1e-3) -> Any:
+    """Return the gradients with each unit's norm at most `clip_factor` times its weight's (AGC; Brock et al., 2021).
+
+    A unit is an index of the last dimension, as JAX lays out weights; of a vector it is the whole. One that is not
+    finite stays as it is.
+
+    Args:
+        gradients: a pytree of arrays.
+        parameters: a pytree like it.
+        clip_factor: the largest ratio of norms, above 0.
+        eps: the least norm that a unit's weight counts with.
+    """
+    checks.positive("clip_factor", clip_factor)
+    checks.positive("eps", eps)
+
+    def clip(gradient: Any, parameter: Any) -> Any:
+        if not gradient.size:
+            return gradient
+        dims = tuple(range(gradient.ndim - 1)) if gradient.ndim > 1 else None
+        bound = jnp.maximum(unit_norm(parameter, dims), eps) * clip_factor
+        norm = unit_norm(gradient, dims)
+        factor = jnp.where(jnp.isfinite(norm) & (norm > bound), bound / jnp.where(norm > bound, norm, 1.0), 1.0)
+        return gradient * factor.astype(gradient.dtype)
+
+    return jax.tree.map(clip, gradients, parameters)
+
+
+def unit_norm(x: Any, dims: tuple[int, ...] | None) -> Any:
+    from whynan.formulas.reductions import norm
+
+    return norm(XP, x.astype(jnp.promote_types(x.dtype, jnp.float32)), dims, keepdim=x.ndim > 0)

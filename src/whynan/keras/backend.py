@@ -1,0 +1,199 @@
+"""The operations of the formulas, in Keras: those of `keras.ops` on TensorFlow; on JAX and PyTorch their own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from whynan.formulas.backend import Array, Axis, Backend, Guarded
+from whynan.formulas.elementwise import GUARDED
+
+
+def axes_of(dim: Axis) -> int | tuple[int, ...] | None:
+    return dim if dim is None or isinstance(dim, int) else tuple(dim)
+
+
+class TensorFlow:
+    """TensorFlow as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
+
+    name = "tensorflow"
+
+    def __init__(self) -> None:
+        import tensorflow
+
+        self.tf = tensorflow
+        self.functions = {guarded.name: self.function_of(guarded) for guarded in GUARDED}
+
+    def function_of(self, guarded: Guarded) -> Any:
+        @self.tf.custom_gradient
+        def function(a: Array, b: Array) -> Any:
+            def gradient(upstream: Array) -> Any:
+                return tuple(upstream * slope for slope in guarded.slopes(self, a, b))
+
+            return guarded.value(self, a, b), gradient
+
+        return function
+
+    def asarray(self, x: Any, like: Array | None = None) -> Array:
+        if isinstance(x, float) and like is not None and like.dtype.is_floating:
+            return self.tf.constant(x, like.dtype)
+        return self.tf.convert_to_tensor(x)
+
+    def is_array(self, x: Any) -> bool:
+        return hasattr(x, "dtype")
+
+    def dtype(self, x: Array) -> str:
+        return str(getattr(x.dtype, "name", x.dtype))
+
+    def default_float(self) -> str:
+        return str(keras.config.floatx())
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return self.tf.cast(x, dtype)
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        static = tuple(x.shape)
+        if None not in static:
+            return static
+        dynamic = self.tf.shape(x)
+        return tuple(dynamic[index] if size is None else size for index, size in enumerate(static))
+
+    def stop(self, x: Array) -> Array:
+        return self.tf.stop_gradient(x)
+
+    def saturate_gradient(self, x: Array, limit: float) -> Array:
+        @self.tf.custom_gradient
+        def identity(value: Array) -> Any:
+            return self.tf.identity(value), lambda upstream: self.clipped(upstream, limit)
+
+        return identity(x)
+
+    def clipped(self, x: Array, limit: float) -> Array:
+        """Return x between ±limit; NaN stays NaN, which clip_by_value does not promise."""
+        return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
+
+    def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        return self.functions[function.name](*arrays)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        like = a if hasattr(a, "dtype") else b
+        if hasattr(like, "dtype"):
+            a, b = (x if hasattr(x, "dtype") else self.tf.constant(x, like.dtype) for x in (a, b))
+        return self.tf.where(condition, a, b)
+
+    def exp(self, x: Array) -> Array:
+        return self.tf.exp(x)
+
+    def expm1(self, x: Array) -> Array:
+        return self.tf.math.expm1(x)
+
+    def log(self, x: Array) -> Array:
+        return self.tf.math.log(x)
+
+    def log1p(self, x: Array) -> Array:
+        return self.tf.math.log1p(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return self.tf.sqrt(x)
+
+    def abs(self, x: Array) -> Array:
+        return self.tf.abs(x)
+
+    def sign(self, x: Array) -> Array:
+        return self.tf.sign(x)
+
+    def floor(self, x: Array) -> Array:
+        return self.tf.floor(x)
+
+    def acos(self, x: Array) -> Array:
+        return self.tf.acos(x)
+
+    def asin(self, x: Array) -> Array:
+        return self.tf.asin(x)
+
+    def atan2(self, y: Array, x: Array) -> Array:
+        return self.tf.atan2(y, x)
+
+    def raw_power(self, x: Array, p: Array) -> Array:
+        return self.tf.pow(x, p)
+
+    def broadcast(self, *arrays: Array) -> list[Array]:
+        shape = self.tf.shape(arrays[0])
+        for x in arrays[1:]:
+            shape = self.tf.broadcast_dynamic_shape(shape, self.tf.shape(x))
+        static = arrays[0].shape
+        for x in arrays[1:]:
+            static = self.tf.broadcast_static_shape(static, x.shape)
+        return [x if x.shape == static and static.is_fully_defined() else self.tf.ensure_shape(
+            self.tf.broadcast_to(x, shape), static) for x in arrays]  # fmt: skip
+
+    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return self.tf.broadcast_to(x, shape)
+
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return self.tf.reshape(x, shape)
+
+    def moveaxis(self, x: Array, source: int, target: int) -> Array:
+        return keras.ops.moveaxis(x, source, target)
+
+    def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.tf.reduce_sum(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.tf.reduce_max(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.tf.reduce_min(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.tf.reduce_any(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def cumsum(self, x: Array, dim: int) -> Array:
+        return self.tf.cumsum(x, axis=dim)
+
+    def argsort(self, x: Array, dim: int) -> Array:
+        return self.tf.argsort(x, axis=dim)
+
+    def take(self, x: Array, indices: Array, dim: int) -> Array:
+        if len(x.shape) == 1:
+            return self.tf.gather(x, indices)
+        return keras.ops.take_along_axis(x, self.tf.cast(indices, "int64"), axis=dim)
+
+    def arange(self, n: int, like: Array) -> Array:
+        dtype = like.dtype if like.dtype.is_integer else "int64"
+        return self.tf.range(self.tf.cast(n, dtype), dtype=dtype)
+
+    def concat(self, arrays: Sequence[Array], dim: int) -> Array:
+        return self.tf.concat(list(arrays), dim)
+
+    def stack(self, arrays: Sequence[Array], dim: int) -> Array:
+        return self.tf.stack(list(arrays), dim)
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        return self.tf.matmul(a, b)
+
+    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
+        states = self.tf.scan(step, rows, first)
+        return self.tf.concat([first[None], states], 0)
+
+    def to_numpy(self, x: Array) -> Any:
+        return x.numpy() if hasattr(x, "numpy") and self.tf.executing_eagerly() else None
+
+
+def chosen() -> Backend:
+    """Return the operations of the backend that Keras runs on."""
+    name = keras.config.backend()
+    if name == "torch":
+        from whynan.torch.backend import XP as TORCH
+
+        return TORCH
+    if name == "jax":
+        from whynan.jax.backend import XP as JAX
+
+        return JAX
+    if name == "tensorflow":
+        return TensorFlow()
+    raise ImportError(f"whynan.keras runs on TensorFlow, JAX and PyTorch; the backend of Keras is {name}")
+
+
+XP: Backend = chosen()

@@ -1,0 +1,53 @@
+"""Gradient clipping for Keras, on lists of gradients; non-finite ones stay visible and spread to no other.
+
+Keras's optimizers clip by themselves (`clipnorm`, `global_clipnorm`, `clipvalue`) and turn all gradients into NaN
+where one is.
+In a custom training loop call these between the tape and `optimizer.apply`.
+"""
+
+from typing import Any
+
+import keras
+
+from whynan.formulas import checks
+from whynan.formulas.reductions import norm
+from whynan.keras.backend import XP
+
+__all__ = ["clip_by_global_norm", "clip_by_value"]
+
+
+def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], Any]:
+    """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
+
+    The norm that scales is that of the gradients which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is not finite then. A None stays None.
+
+    Args:
+        gradients: a list of arrays and None.
+        max_norm: the bound, above 0.
+    """
+    checks.positive("max_norm", max_norm)
+    given = [g for g in gradients if g is not None]
+    if not given:
+        return gradients, keras.ops.zeros(())
+    norms = keras.ops.stack([keras.ops.cast(norm(XP, keras.ops.cast(g, "float32")), "float32") for g in given])
+    ok = keras.ops.stack([keras.ops.all(keras.ops.isfinite(g)) for g in given])
+    total = norm(XP, keras.ops.where(ok, norms, 0.0))
+    factor = keras.ops.minimum(1.0, max_norm / (total + 1e-6))
+    scaled = iter([keras.ops.where(ok[i], g * keras.ops.cast(factor, g.dtype), g) for i, g in enumerate(given)])
+    result = [None if g is None else next(scaled) for g in gradients]
+    return result, keras.ops.where(keras.ops.all(ok), total, float("nan"))
+
+
+def clip_by_value(gradients: list[Any], clip_value: float) -> list[Any]:
+    """Return the gradients with each element in ±clip_value; NaN and ±Inf stay as they are.
+
+    Args:
+        gradients: a list of arrays and None.
+        clip_value: the bound, above 0.
+    """
+    checks.positive("clip_value", clip_value)
+    return [
+        None if g is None else keras.ops.where(keras.ops.isfinite(g), keras.ops.clip(g, -clip_value, clip_value), g)
+        for g in gradients
+    ]

@@ -1,0 +1,56 @@
+"""Operations for Keras 3 that saturate instead of leaving the numbers.
+
+The formulas are those of `whynan.formulas`, the names those of `whynan.torch.ops`. They run on the backend that Keras
+has: TensorFlow, JAX or
+PyTorch. The names `axis` and `keepdims` are understood too; as in `keras.ops`, a spread has `correction=0` by default.
+"""
+
+from functools import partial
+
+from whynan.formulas import bind, elementwise, reductions
+from whynan.keras.backend import XP
+
+_part = partial(bind.bind, XP, names={"axis": "dim", "keepdims": "keepdim"}, correction=0.0)
+
+acos = _part(elementwise.acos)
+asin = _part(elementwise.asin)
+atan2 = _part(elementwise.atan2)
+div = _part(elementwise.div)
+exp = _part(elementwise.exp)
+log = _part(elementwise.log)
+log1p = _part(elementwise.log1p)
+pow = _part(elementwise.pow)
+reciprocal = _part(elementwise.reciprocal)
+sqrt = _part(elementwise.sqrt)
+
+logsumexp = _part(reductions.logsumexp)
+masked_mean = _part(reductions.masked_mean)
+mean = _part(reductions.mean)
+norm = _part(reductions.norm)
+normalize = _part(reductions.normalize)
+softmax = _part(reductions.softmax)
+standardize = _part(reductions.standardize)
+std = _part(reductions.std)
+var = _part(reductions.var)
+
+__all__ = [
+    "acos",
+    "asin",
+    "atan2",
+    "div",
+    "exp",
+    "log",
+    "log1p",
+    "logsumexp",
+    "masked_mean",
+    "mean",
+    "norm",
+    "normalize",
+    "pow",
+    "reciprocal",
+    "softmax",
+    "sqrt",
+    "standardize",
+    "std",
+    "var",
+]

@@ -1,0 +1,1 @@
+"""Parts for NumPy that stay finite: `losses`, `ops`, `clip`, `schedules`. Values only: NumPy has no gradients."""

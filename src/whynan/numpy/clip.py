@@ -1,0 +1,42 @@
+"""Gradient clipping for NumPy, on lists of arrays; non-finite ones stay visible and spread to no other."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from whynan.formulas import checks
+from whynan.formulas.reductions import norm
+from whynan.numpy.backend import XP
+
+__all__ = ["clip_by_global_norm", "clip_by_value"]
+
+
+def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], float]:
+    """Return the gradients scaled down so that together their 2-norm is at most `max_norm`, and the norm before.
+
+    The norm that scales is that of the arrays which are finite; one with NaN or Inf stays as it is, and the norm
+    returned is NaN then.
+
+    Args:
+        gradients: a list of arrays.
+        max_norm: the bound, above 0.
+    """
+    checks.positive("max_norm", max_norm)
+    fine = [bool(np.isfinite(g).all()) for g in gradients]
+    norms = [float(norm(XP, np.asarray(g, np.float64))) for g, ok in zip(gradients, fine, strict=True) if ok]
+    total = math.hypot(*norms)
+    factor = min(1.0, max_norm / (total + 1e-6))
+    scaled = [(g * factor).astype(g.dtype) if ok else g for g, ok in zip(gradients, fine, strict=True)]
+    return scaled, total if all(fine) else math.nan
+
+
+def clip_by_value(gradients: list[Any], clip_value: float) -> list[Any]:
+    """Return the gradients with each element in ±clip_value; NaN and ±Inf stay as they are.
+
+    Args:
+        gradients: a list of arrays.
+        clip_value: the bound, above 0.
+    """
+    checks.positive("clip_value", clip_value)
+    return [np.where(np.isfinite(g), np.clip(g, -clip_value, clip_value), g) for g in gradients]

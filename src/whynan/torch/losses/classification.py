@@ -1,0 +1,187 @@
+"""Cross-entropies and focal loss."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from whynan.formulas import checks
+from whynan.formulas.losses import classification as formulas
+from whynan.torch.backend import XP
+from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
+from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
+
+# Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
+FEW = 256
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    """Return whether the fast way is open: non-empty, one shape, and a target that needs no gradient."""
+    return isinstance(y, torch.Tensor) and whole(x) and x.shape == y.shape and eager(y if y.is_floating_point() else x)
+
+
+def matched(y: Tensor, x: Tensor) -> Tensor:
+    return y if y.dtype == x.dtype else y.to(x.dtype)
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+@documented(formulas.binary_cross_entropy)
+def binary_cross_entropy(
+    p: Tensor,
+    y: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    validate: bool = False,
+) -> Tensor:
+    checks.reduction(reduction)
+    plain = isinstance(p, torch.Tensor) and alike(p, y) and not (validate or label_smoothing or y.requires_grad)
+    # PyTorch's kernel has limits of its own, at log p = -100 and p (1 - p) = 1e-12; inside them it is the formula.
+    if plain and least(p) > 1e-11 and most(p) < 1 - max(limits(p).eps / 2, 1e-11):
+        loss = functional.binary_cross_entropy(p, matched(y, p), weight, reduction=reduction)
+        if sound(loss):
+            return loss
+    return formulas.binary_cross_entropy(XP, p, y, weight, reduction, label_smoothing, validate)
+
+
+@documented(formulas.binary_cross_entropy_with_logits)
+def binary_cross_entropy_with_logits(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    validate: bool = False,
+) -> Tensor:
+    checks.reduction(reduction)
+    if isinstance(x, torch.Tensor) and pos_weight is None and alike(x, y) and not (validate or label_smoothing):
+        target = matched(y, x)
+        if weight is None:
+            loss = BinaryCrossEntropy.apply(x, target, reduction)
+        else:
+            loss = reduced(BinaryCrossEntropy.apply(x, target, "none") * weight, reduction)
+        if sound(loss):
+            return loss
+    return formulas.binary_cross_entropy_with_logits(XP, x, y, weight, pos_weight, reduction, label_smoothing, validate)
+
+
+@documented(formulas.cross_entropy)
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    dim: int = 1,
+    validate: bool = False,
+) -> Tensor:
+    checks.reduction(reduction)
+    plain = isinstance(logits, torch.Tensor) and isinstance(target, torch.Tensor) and not validate and dim == 1
+    # A weight of the wrong shape gets the formula's error.
+    plain = plain and (weight is None or (logits.dim() > 1 and weight.shape == logits.shape[1:2]))
+    if plain and whole(logits) and logits.dim() > 1:
+        if target.dim() == logits.dim():
+            factors = None if weight is None else weight.to(logits.dtype)
+            loss = functional.cross_entropy(
+                logits, target.to(logits.dtype), factors, reduction=reduction, label_smoothing=label_smoothing
+            )
+            if sound(loss):
+                return loss
+        elif target.dim() == logits.dim() - 1 and target.shape == logits.shape[:1] + logits.shape[2:]:
+            loss = indexed_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
+            if sound(loss):
+                return loss
+    return formulas.cross_entropy(XP, logits, target, weight, ignore_index, reduction, label_smoothing, dim, validate)
+
+
+def indexed_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+) -> Tensor:
+    """Cross-entropy of class indices; not finite where no target counts or the loss overflows."""
+    try:
+        if label_smoothing:
+            factors = None if weight is None else weight.to(logits.dtype)
+            return functional.cross_entropy(
+                logits,
+                target.long(),
+                factors,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+            )
+        index = target if target.dtype == torch.int64 else target.long()
+        if logits.shape[1] < FEW:
+            logs = torch.log_softmax(logits, 1)
+            known = index.clamp(0, logits.shape[1] - 1).unsqueeze(1)
+            if most(logs.detach().gather(1, known)) < -0.1:
+                factors = None if weight is None else weight.detach().to(logits.dtype)
+                return functional.nll_loss(logs, index, factors, ignore_index=ignore_index, reduction=reduction)
+        # The loss of a confident prediction is a small number, which log_softmax has lost in rounding.
+        left_out = index == ignore_index
+        some = bool(left_out.any())
+        loss = SoftmaxCrossEntropy.apply(logits, index.masked_fill(left_out, 0) if some else index)
+    except (IndexError, RuntimeError) as error:
+        if "out of" not in str(error):
+            raise
+        checks.labels(XP, "target", target, logits.shape[1], ignore_index)
+        raise
+    if weight is not None:
+        own = weight.detach().to(logits.dtype)[index.masked_fill(left_out, 0)]
+        own = own.masked_fill(left_out, 0.0) if some else own
+        loss = loss * own
+        return loss.sum() / own.sum() if reduction == "mean" else reduced(loss, reduction)
+    if not some:
+        return reduced(loss, reduction)
+    loss = loss.masked_fill(left_out, 0.0)
+    if reduction != "mean":
+        return reduced(loss, reduction)
+    return loss.sum() / (left_out.numel() - left_out.sum())
+
+
+@documented(formulas.categorical_cross_entropy)
+def categorical_cross_entropy(
+    p: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    dim: int = 1,
+    validate: bool = False,
+) -> Tensor:
+    return formulas.categorical_cross_entropy(XP, p, target, weight, ignore_index, reduction, dim, validate)
+
+
+@documented(formulas.focal_loss)
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    dim: int = 1,
+    validate: bool = False,
+) -> Tensor:
+    checks.reduction(reduction)
+    fast = isinstance(logits, torch.Tensor) and not (validate or weight is not None) and gamma == 2
+    fast = fast and not (isinstance(target, torch.Tensor) and target.requires_grad)
+    fast = fast and whole(logits) and largest(logits) < formulas.FAR_LOGIT
+    if (
+        fast
+        and (alpha is None or 0 <= alpha <= 1)
+        and alike(logits, target)
+        and not bool((target == ignore_index).any())
+    ):
+        y = matched(target, logits)
+        loss = FocalLoss.apply(logits, y)
+        if alpha is not None:
+            loss = loss * (y * (2 * alpha - 1) + (1 - alpha))
+        loss = reduced(loss, reduction)
+        if sound(loss):
+            return loss
+    return formulas.focal_loss(XP, logits, target, alpha, gamma, weight, ignore_index, reduction, dim, validate)

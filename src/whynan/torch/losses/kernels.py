@@ -1,0 +1,97 @@
+"""Cross-entropies as autograd functions: few kernels, exact also where the loss is small.
+
+The loss of a confident prediction is a small number, which the usual logsumexp(x) - x[target] loses in rounding. What
+they compute stays the formula's; `tests/parts` holds them against it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SoftmaxCrossEntropy(torch.autograd.Function):
+    """Losses (N, ...) of logits (N, C, ...), class dimension 1, and class indices (N, ...), exact also where they
+    are small.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
+        at = index.unsqueeze(1)
+        p = torch.softmax(logits, 1)
+        # logsumexp(x) - x[target]; the logarithm is of a number between 1 / C and 1.
+        loss = logits.amax(1).sub_(logits.gather(1, at).squeeze(1)).sub_(p.amax(1).log_())
+        own = p.gather(1, at)
+        # -log p as -log(1 - the others), where p is close to 1.
+        others = p.scatter_(1, at, 0.0).sum(1)
+        p.scatter_(1, at, own)
+        ctx.save_for_backward(logits, p, at)
+        return torch.where(others < 0.1, torch.log1p(others.clamp(max=0.5).neg_()).neg_(), loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        logits, p, at = ctx.saved_tensors
+        scale = gradient.unsqueeze(1)
+        if torch.is_grad_enabled():
+            # What was saved is no function of the logits to autograd: compute it again for a second derivative.
+            return (torch.softmax(logits, 1) * scale).scatter_add(1, at, -scale), None
+        return torch.mul(p, scale).scatter_add_(1, at, scale.neg()), None
+
+
+class BinaryCrossEntropy(torch.autograd.Function):
+    """Loss of logits x and targets y of one shape and dtype: max(x, 0) - x y + log1p(exp(-|x|)), reduced.
+
+    With the reduction inside, its gradient is one number and not an array of equal ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.share = 1 / x.numel() if reduction == "mean" else 1.0
+        tail = x.abs().neg_()
+        # The threshold is for arguments above 0, where softplus is taken for linear; there are none.
+        torch._C._nn.softplus(tail, 1, 20, out=tail)
+        # The large terms first: they are equal where the loss is small.
+        loss = x.clamp(min=0).addcmul_(x, y, value=-1).add_(tail)
+        return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, y = ctx.saved_tensors
+        by_x = by_y = None
+        gradient = gradient * ctx.share if ctx.share != 1 else gradient
+        if ctx.needs_input_grad[0]:
+            if torch.is_grad_enabled():
+                by_x = (torch.sigmoid(x) - y) * gradient
+            else:
+                by_x = torch.sigmoid(x).sub_(y).mul_(gradient)
+        if ctx.needs_input_grad[1]:
+            by_y = -x * gradient
+        return by_x, by_y, None
+
+
+class FocalLoss(torch.autograd.Function):
+    """BCE(x, y) (1 - p_t)² of logits x and targets y of one shape and dtype, |x| not so large that a product
+    overflows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        p = torch.sigmoid(x)
+        miss = torch.lerp(p, torch.sigmoid(x.neg()), y)
+        tail = torch.nn.functional.softplus(x.abs().neg_())
+        entropy = x.clamp(min=0).addcmul_(x, y, value=-1).add_(tail)
+        ctx.save_for_backward(x, y, p, miss, entropy)
+        return entropy * miss * miss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        x, y, p, miss, entropy = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # What was saved is no function of x to autograd: compute it again for a second derivative.
+            p = torch.sigmoid(x)
+            miss = torch.lerp(p, torch.sigmoid(-x), y)
+            entropy = torch.nn.functional.softplus(-x.abs()) + x.clamp(min=0) - x * y
+        # miss (miss (p - y) + 2 entropy p (1 - p) (1 - 2 y))
+        inner = entropy * (p - p * p) * (2 - 4 * y)
+        return torch.addcmul(inner, miss, p - y) * miss * gradient, None

@@ -1,0 +1,66 @@
+"""Losses of embeddings."""
+
+import torch
+from torch import Tensor
+
+from whynan.formulas import checks
+from whynan.formulas.losses import similarity as formulas
+from whynan.torch.backend import XP
+from whynan.torch.fast import documented, sound, whole
+from whynan.torch.losses.classification import cross_entropy, reduced
+from whynan.torch.ops.reductions import comfortable
+from whynan.torch.ops.reductions import normalize as unit
+
+
+@documented(formulas.pairwise_distance)
+def pairwise_distance(a: Tensor, b: Tensor, p: float = 2.0, reduction: str = "none") -> Tensor:
+    checks.reduction(reduction)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and whole(a, b) and p == 2:
+        distance = torch.linalg.vector_norm(a - b, 2, -1)
+        if comfortable(distance):
+            return reduced(distance, reduction)
+    return formulas.pairwise_distance(XP, a, b, p, reduction)
+
+
+@documented(formulas.cosine_distance)
+def cosine_distance(a: Tensor, b: Tensor, reduction: str = "none") -> Tensor:
+    return formulas.cosine_distance(XP, a, b, reduction)
+
+
+@documented(formulas.contrastive_loss)
+def contrastive_loss(
+    a: Tensor,
+    b: Tensor,
+    same: Tensor,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    checks.reduction(reduction)
+    if whole(a, b) and a.shape == b.shape and margin >= 0 and weight is None and same.shape == a.shape[:-1]:
+        distance = torch.linalg.vector_norm(a - b, 2, -1)
+        # Halves of squares of this size are far from overflow.
+        if comfortable(distance):
+            missing = torch.relu(margin - distance)
+            loss = 0.5 * torch.lerp(missing * missing, distance * distance, same.detach().to(a.dtype))
+            return reduced(loss, reduction)
+    return formulas.contrastive_loss(XP, a, b, same, margin, weight, reduction)
+
+
+@documented(formulas.info_nce_loss)
+def info_nce_loss(
+    query: Tensor,
+    keys: Tensor,
+    temperature: float = 0.07,
+    normalize: bool = True,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    checks.reduction(reduction)
+    shapes = query.dim() == keys.dim() == 2 and query.shape[1] == keys.shape[1] and len(keys) >= len(query)
+    if shapes and whole(query, keys) and normalize and not validate and 1e-6 < temperature < 1e6:
+        logits = unit(query, 1) @ unit(keys, 1).T / temperature
+        loss = cross_entropy(logits, torch.arange(len(query)), reduction=reduction)
+        if sound(loss):
+            return loss
+    return formulas.info_nce_loss(XP, query, keys, temperature, normalize, reduction, validate)

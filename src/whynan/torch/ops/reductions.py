@@ -1,0 +1,120 @@
+"""Norms, spreads, softmax, masked means."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from whynan.formulas import reductions as formulas
+from whynan.formulas.numbers import flatten_dims, size_of
+from whynan.torch.backend import XP
+from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
+
+Dim = int | Sequence[int] | None
+
+
+def comfortable(x: Tensor, low: float = 2.0**-40, high: float = 2.0**40) -> bool:
+    """Return whether all of x (not below 0) is far from where squares overflow or vanish."""
+    return least(x) > low and most(x) < high
+
+
+@documented(formulas.norm)
+def norm(x: Tensor, dim: Dim = None, p: float = 2.0, keepdim: bool = False) -> Tensor:
+    if whole(x) and x.dim() and p in (1, 2):
+        result = torch.linalg.vector_norm(x, p, dim, keepdim)
+        if comfortable(result):
+            return result
+    return formulas.norm(XP, x, dim, p, keepdim)
+
+
+@documented(formulas.normalize)
+def normalize(x: Tensor, dim: Dim = -1, p: float = 2.0) -> Tensor:
+    if whole(x) and x.dim() and p == 2:
+        length = torch.linalg.vector_norm(x, p, dim, True)
+        if comfortable(length):
+            return x / length
+    return formulas.normalize(XP, x, dim, p)
+
+
+def enough(x: Tensor, dim: Dim, correction: float) -> bool:
+    """Return whether there is a spread to take with PyTorch's own kernel."""
+    return whole(x) and x.dim() > 0 and size_of(tuple(x.shape), flatten_dims(dim, x.dim())) > correction
+
+
+@documented(formulas.std)
+def std(x: Tensor, dim: Dim = None, correction: float = 1.0, keepdim: bool = False) -> Tensor:
+    if enough(x, dim, correction):
+        result = torch.std(x, dim, correction=correction, keepdim=keepdim)
+        if comfortable(result):
+            return result
+    return formulas.std(XP, x, dim, correction, keepdim)
+
+
+@documented(formulas.var)
+def var(x: Tensor, dim: Dim = None, correction: float = 1.0, keepdim: bool = False) -> Tensor:
+    if enough(x, dim, correction):
+        result = torch.var(x, dim, correction=correction, keepdim=keepdim)
+        if comfortable(result):
+            return result
+    return formulas.var(XP, x, dim, correction, keepdim)
+
+
+@documented(formulas.standardize)
+def standardize(x: Tensor, dim: Dim = None, correction: float = 1.0) -> Tensor:
+    if enough(x, dim, correction):
+        spread, middle = torch.std_mean(x, dim, correction=correction, keepdim=True)
+        # Where the spread is of the size of the mean's rounding, the mean has to be taken with more care.
+        if comfortable(spread) and largest(middle) * 64 * limits(x).eps < least(spread):
+            return (x - middle) / spread
+    return formulas.standardize(XP, x, dim, correction)
+
+
+@documented(formulas.logsumexp)
+def logsumexp(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    if x.dtype in (torch.float32, torch.float64) and x.dim() and x.numel():
+        axes = tuple(range(x.dim())) if dim is None else dim
+        if axes != ():
+            return torch.logsumexp(x, axes, keepdim)
+    return formulas.logsumexp(XP, x, dim, keepdim)
+
+
+@documented(formulas.softmax)
+def softmax(x: Tensor, dim: int = -1, mask: Tensor | None = None) -> Tensor:
+    if not x.is_floating_point() or not x.dim():
+        return formulas.softmax(XP, x, dim, mask)
+    if mask is None:
+        return torch.softmax(x, dim)
+    kept = torch.as_tensor(mask, device=x.device)
+    kept = kept if kept.dtype == torch.bool else kept != 0
+    if torch.broadcast_shapes(x.shape, kept.shape) != x.shape:
+        return formulas.softmax(XP, x, dim, mask)
+    left_out = ~kept
+    if eager(x):
+        result = torch.softmax(x.masked_fill(left_out, -math.inf), dim)
+        if sound(result):
+            return result
+    # The lowest number in place of -inf: a row without any is a number then, and 0 after the second fill.
+    scores = x.masked_fill(left_out, torch.finfo(x.dtype).min)
+    return torch.softmax(scores, dim).masked_fill(left_out, 0.0)
+
+
+@documented(formulas.masked_mean)
+def masked_mean(x: Tensor, mask: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    if whole(x) and isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and dim is None and not keepdim:
+        kept = mask.expand(torch.broadcast_shapes(x.shape, mask.shape))
+        count = int(kept.sum())
+        if count:
+            result = torch.where(kept, x, 0.0).sum() / count
+            if sound(result):
+                return result
+    return formulas.masked_mean(XP, x, mask, dim, keepdim)
+
+
+@documented(formulas.mean)
+def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    if whole(x) and x.dim():
+        result = torch.mean(x, dim, keepdim)
+        if sound(result):
+            return result
+    return formulas.mean(XP, x, dim, keepdim)
