@@ -72,6 +72,20 @@ class Session:
         self.streams = rerun.Streams(self.request)
         self.environment = dict(os.environ)
 
+    def attach_tensorflow(self, module: Any) -> None:
+        """Called when the program has imported tensorflow."""
+        with own_imports():
+            from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
+
+        self.adapter = TensorFlowAdapter(self.options, self.record)
+
+    def attach_keras(self, module: Any) -> None:
+        """Called when the program has imported keras, whose backend has been imported by then."""
+        attach = getattr(self.adapter, "attach_keras", None)
+        if attach is not None and self.adapter is not None and module.backend.backend() == self.adapter.framework:
+            with own_imports():
+                attach(module)
+
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""
         with own_imports():
@@ -188,6 +202,8 @@ def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
     imports.when_imported("torch", session.attach_torch)
+    imports.when_imported("tensorflow", session.attach_tensorflow)
+    imports.when_imported("keras", session.attach_keras)
     return session
 
 

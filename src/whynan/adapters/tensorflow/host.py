@@ -1,0 +1,208 @@
+"""Decides that a step is an incident, has it run again, and says what comes of it."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+
+from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
+from whynan.adapters.common.batch import batch_size, find_index
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
+from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.tensorflow.flags import Told
+from whynan.adapters.tensorflow.replay import Attempt, Replayer
+from whynan.adapters.tensorflow.watch import Watch
+from whynan.launch.host import Unwind, tell
+from whynan.launch.options import RunOptions
+from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records.incident import What
+from whynan.report.progress import Progress
+
+_DETAIL = {"train": "noticed in the step itself", "validation": "the loss of a validation batch"}
+Hooks = Callable[[Attempt, ExitStack], None]
+
+
+class TensorFlowHost:
+    """The adapter's host. Keras' side calls `after_step`, tapes and functions come through the watch."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.run = Run(options, record)
+        self.watch = Watch()
+        self.watch.on_function = self.after_function
+        self.hooks: Hooks = lambda attempt, stack: None
+        self.sources: Callable[[], list[Any]] = list
+        self.epoch: Callable[[], int | None] = lambda: None
+        self.is_in_fit: Callable[[], bool] = lambda: False
+        self.weights_start: dict[str, tuple[float, float, float]] | None = None
+        self.places: Any = None
+
+    # Steps that have returned -----------------------------------------------------------------------------------------
+
+    def after_function(self, function: Any, closure: FunctionClosure, told: Told) -> None:
+        """A `tf.function` of the user's that takes gradients has run."""
+        if self.is_in_fit():
+            return
+        self._after(closure, told, lambda: closure)
+
+    def after_fit_step(self, closure: Closure, told: Told | None) -> None:
+        """A step of Keras' has run."""
+        self._after(closure, told, lambda: closure)
+
+    def _after(self, closure: Closure, told: Told | None, make: Callable[[], Closure]) -> None:
+        if self.run.is_over or told is None:
+            return
+        if self.weights_start is None:
+            self._remember_start(closure)
+        self.run.history.loss.append(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        if told.is_bad:
+            self.incident(closure, told)
+        self.run.n_steps += 1
+
+    def _remember_start(self, closure: Closure) -> None:
+        """Measure the weights once, near their start: after the first step."""
+        from whynan.adapters.tensorflow.facts import measure
+
+        self.weights_start = measure(closure.variables())
+
+    # An incident ------------------------------------------------------------------------------------------------------
+
+    def incident(self, closure: Closure, told: Told | None) -> None:
+        """Explain the failing step; raises `Unwind` where the run ends here."""
+        policy = self.run.options.policy
+        try:
+            incident = self._explained(closure, told)
+        except Exception as error:
+            tell("explaining a step failed", error)
+            incident = self._unexplained(closure, told, error)
+        if not self.watch.has_guard:
+            self.watch.restore_before()
+        self.watch.flags.clear()
+        if policy == "observe":
+            self.watch.is_enabled = False
+        self.run.take(incident)
+
+    def _unexplained(self, closure: Closure, told: Told | None, error: Exception) -> Incident:
+        symptom = self._symptom_without_replay(closure, told)
+        replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
+        evidence, _ = evidence_of(Step(symptom, replay, line=source_line(calling_frame())))
+        return incident_of(Step(symptom, replay), evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+    def _symptom_without_replay(self, closure: Closure, told: Told | None) -> Symptom:
+        is_loss = told is None or told.loss_bad
+        kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
+        what: What = "loss" if is_loss else "gradient"
+        return Symptom(what, what, kind, self.run.n_steps, self.epoch(), closure.stage, _DETAIL[closure.stage])
+
+    def _explained(self, closure: Closure, told: Told | None) -> Incident:
+        deadline = self.run.deadline()
+        if not self.watch.has_guard and closure.stage == "train":
+            self.watch.restore_before()
+        with Progress() as progress:
+            progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            replayer = Replayer(self.watch, closure, self.hooks)
+            traced = replayer.traced()
+            if traced.is_finite:
+                traced = replayer.traced()
+            samples: tuple[Sample, ...] = ()
+            step = self._step(closure, told, traced, replayer, samples)
+            if not traced.is_finite:
+                progress.stage("looking for the sample")
+                step.samples, note = self._samples(closure, replayer, traced, deadline)
+                step.notes += [note] if note else []
+            evidence, _ = evidence_of(step)
+            incident = incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+            return self.proved(incident, evidence, closure, replayer, deadline, progress)
+
+    def proved(self, incident: Incident, *_: Any) -> Incident:
+        return incident
+
+    def _step(
+        self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer, samples: tuple[Sample, ...]
+    ) -> Step:
+        tracer = traced.tracer
+        assert tracer is not None
+        reproduced = not traced.is_finite
+        symptom = self._symptom_without_replay(closure, told)
+        if traced.what is not None:
+            symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
+        why = None
+        if traced.error is not None:
+            why = f"the step ended with {type(traced.error).__name__}: {str(traced.error)[:200]}"
+        elif not reproduced:
+            why = "run eagerly, operation by operation, the step is finite; as the compiled graph it was not"
+        loss_call = traced.loss_call
+        return Step(
+            symptom=symptom,
+            replay=ReplayResult(reproduced, "closure", why, () if self.watch.has_guard else ()),
+            graph=tracer.graph,
+            starts=tuple(traced.starts),
+            loss=int(traced.loss._id) if traced.loss is not None and hasattr(traced.loss, "_id") else None,
+            parts=closure.parts,
+            samples=samples,
+            history=history_of(self.run, replayer.variables, self.weights_start, told),
+            optimizer=optimizer_of(closure, self.places),
+            precision=precision_of(closure, traced),
+            loss_function=_canonical(loss_call[0]) if loss_call else None,
+            loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None) if loss_call else (),
+        )
+
+    def _samples(
+        self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
+    ) -> tuple[tuple[Sample, ...], str | None]:
+        parts = closure.parts
+        size = batch_size(parts)
+        if size is None or size < 2:
+            return (), None
+        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
+                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+        assert traced.tracer is not None
+        found = traced.tracer.graph.slice(traced.starts)
+        if found is not None and found.origin is not None:
+            guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
+        try:
+            rows, note = find_guilty(
+                size, lambda rows: replayer.fails(closure.with_rows(rows)), guesses, min(deadline, time.monotonic() + 20)
+            )
+        except Unwind:
+            raise
+        except Exception as error:
+            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
+        sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
+        samples = tuple(
+            Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
+            for row in rows
+        )
+        return samples, note
+
+    def _dataset_arrays(self) -> list[Any]:
+        found = []
+        for ref in self.watch.datasets:
+            dataset = ref()
+            tensors = getattr(dataset, "_tensors", None)
+            if tensors is not None:
+                found.append(tuple(a for t in tensors if (a := to_numpy(t)) is not None))
+        return found
+
+
+def _kind_of_number(value: float) -> str:
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+def _canonical(name: str) -> str:
+    return {
+        "binary_crossentropy": "binary_crossentropy",
+        "kl_divergence": "kl_div",
+        "mean_squared_error": "mean_squared_error",
+        "poisson": "poisson",
+    }.get(name, name)
+
+
