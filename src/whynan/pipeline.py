@@ -78,9 +78,10 @@ class Session:
             from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
 
         self.adapter = TensorFlowAdapter(self.options, self.record)
+        imports.when_imported("keras", self.attach_keras)  # TensorFlow may have imported it by itself
 
     def attach_keras(self, module: Any) -> None:
-        """Called when the program has imported keras, whose backend has been imported by then."""
+        """Called when keras and its backend have been imported."""
         attach = getattr(self.adapter, "attach_keras", None)
         if attach is not None and self.adapter is not None and module.backend.backend() == self.adapter.framework:
             with own_imports():

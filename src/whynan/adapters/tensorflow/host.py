@@ -26,7 +26,7 @@ from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.records.incident import What
 from whynan.report.progress import Progress
 
-_DETAIL = {"train": "noticed in the step itself", "validation": "the loss of a validation batch"}
+_DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
 Hooks = Callable[[Attempt, ExitStack], None]
 
 
@@ -142,7 +142,7 @@ class TensorFlowHost:
         loss_call = traced.loss_call
         return Step(
             symptom=symptom,
-            replay=ReplayResult(reproduced, "closure", why, () if self.watch.has_guard else ()),
+            replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
             graph=tracer.graph,
             starts=tuple(traced.starts),
             loss=int(traced.loss._id) if traced.loss is not None and hasattr(traced.loss, "_id") else None,

@@ -123,8 +123,6 @@ class Replayer:
             pass
         except Exception as error:
             attempt.error = error
-            import os,traceback,sys
-            if os.environ.get("WDEBUG"): traceback.print_exc(file=sys.__stderr__)
         finally:
             self.watch.attempt = None
             if is_restored:
