@@ -80,6 +80,15 @@ class Session:
         self.adapter = TensorFlowAdapter(self.options, self.record)
         imports.when_imported("keras", self.attach_keras)  # TensorFlow may have imported it by itself
 
+    def attach_jax(self, module: Any) -> None:
+        """Called when the program has imported jax."""
+        if self.adapter is not None and self.adapter.framework != "numpy":
+            return  # a library of another framework's may import it
+        with own_imports():
+            from whynan.adapters.jax.adapter import JaxAdapter
+
+        self.adapter = JaxAdapter(self.options, self.record)
+
     def attach_keras(self, module: Any) -> None:
         """Called when keras and its backend have been imported."""
         attach = getattr(self.adapter, "attach_keras", None)
@@ -204,6 +213,7 @@ def start(options: RunOptions) -> Session:
     session = Session(options)
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
+    imports.when_imported("jax", session.attach_jax)
     imports.when_imported("keras", session.attach_keras)
     return session
 

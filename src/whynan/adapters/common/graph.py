@@ -73,6 +73,8 @@ class Graph:
         self.from_batch: set[int] = set()
         self.n_elements: dict[int, int] = {}
         self.scalars: dict[int, float] = {}
+        self.gradients: set[int] = set()
+        """Values that a backward pass has made."""
 
     # Filling ----------------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,8 @@ class Graph:
         known = self.values.get(value)
         if known is not None:
             return known.role, known.name
+        if value in self.gradients:
+            return "gradient", None
         if value in self.producer:
             return ("batch" if value in self.from_batch and value not in self.from_parameters else "computed"), None
         # Nobody has said what it is: a number in the program's text, or one that it holds on to.

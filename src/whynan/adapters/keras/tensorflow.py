@@ -6,7 +6,8 @@ import keras
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.trainer import TrainerHooks, epoch_of_fit, fit_arrays
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.adapters.keras.trainer import TrainerHooks
 from whynan.adapters.tensorflow.closure import FitClosure
 from whynan.adapters.tensorflow.host import TensorFlowHost
 

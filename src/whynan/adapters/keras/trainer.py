@@ -1,12 +1,9 @@
 """Keras on TensorFlow: `fit`, `evaluate`, `train_on_batch` hand each batch to us before their step gets it."""
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
-
-import tensorflow as tf
 
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.keras.places import Places
@@ -143,28 +140,3 @@ def _fed(iterator: Any, n: int, held: list[Any]) -> Any:
 def _path(layer: Any) -> str:
     path = str(getattr(layer, "path", None) or layer.name)
     return path.replace("/", ".")
-
-
-def epoch_of_fit() -> int | None:
-    """Return the epoch in which Keras' `fit` on the stack is; None outside of one."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "fit" and "trainer" in frame.f_code.co_filename:
-            epoch = frame.f_locals.get("epoch")
-            return int(epoch) if epoch is not None else None
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def fit_arrays() -> list[Any]:
-    """Return what the `fit` or `evaluate` on the stack was given: groups of arrays, a row for each sample."""
-    found: list[Any] = []
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name in ("fit", "evaluate", "train_on_batch") and "trainer" in frame.f_code.co_filename:
-            values = frame.f_locals
-            group = tuple(v for name in ("x", "y") for v in tf.nest.flatten(values.get(name)) if hasattr(v, "shape"))
-            if group:
-                found.append(group)
-        frame = frame.f_back  # type: ignore[assignment]
-    return found

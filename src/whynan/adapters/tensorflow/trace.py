@@ -153,6 +153,8 @@ class Tracer:
             called=called_name(stack[0]) if stack and forward is None else None,
             args=args,
         )
+        if self.phase == "backward":
+            self.graph.gradients.update(out_ids)
         self.graph.add(node, lambda: [to_numpy(t) if _is_number(t) else None for t in inputs], arrays)
 
     def _note_read(self, handle: int, tensor: Any) -> None:
