@@ -77,12 +77,31 @@ class Session:
         with own_imports():
             from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
 
+        self._take_over()
+        if self.adapter is not None:
+            return
         self.adapter = TensorFlowAdapter(self.options, self.record)
         imports.when_imported("keras", self.attach_keras)  # TensorFlow may have imported it by itself
 
+    def attach_numpy(self, module: Any) -> None:
+        """Called when the program has imported numpy; a framework that imports it takes over."""
+        if self.adapter is not None:
+            return
+        with own_imports():
+            from whynan.adapters.numpy.adapter import NumpyAdapter
+
+        self.adapter = NumpyAdapter(self.options, self.record)
+
+    def _take_over(self) -> None:
+        """Leave a program to the framework that it has now imported."""
+        if self.adapter is not None and self.adapter.framework == "numpy":
+            self.adapter.detach()
+            self.adapter = None
+
     def attach_jax(self, module: Any) -> None:
         """Called when the program has imported jax."""
-        if self.adapter is not None and self.adapter.framework != "numpy":
+        self._take_over()
+        if self.adapter is not None:
             return  # a library of another framework's may import it
         with own_imports():
             from whynan.adapters.jax.adapter import JaxAdapter
@@ -101,6 +120,7 @@ class Session:
         with own_imports():
             from whynan.adapters.torch.adapter import TorchAdapter
 
+        self._take_over()
         adapter = TorchAdapter(self.options, self.record)
         self.adapter = adapter
         if self.request is not None:
@@ -213,6 +233,7 @@ def start(options: RunOptions) -> Session:
     session = Session(options)
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
+    imports.when_imported("numpy", session.attach_numpy)
     imports.when_imported("jax", session.attach_jax)
     imports.when_imported("keras", session.attach_keras)
     return session

@@ -33,9 +33,14 @@ def parts_of(items: Sequence[tuple[str, Any]]) -> tuple[Part, ...]:
     found: list[Part] = []
     for name, value in items:
         for label, array in _walk(name, value, 0):
-            role: Role = "target" if _TARGET.match(label.split("[")[0].split(".")[-1]) else "batch"
+            role: Role = "target" if is_target(label) else "batch"
             found.append(Part(label, role, array))
     return tuple(found)
+
+
+def is_target(name: str) -> bool:
+    """Whether a variable is called like a target."""
+    return bool(_TARGET.match(name.split("[")[0].split(".")[-1]))
 
 
 def _walk(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:

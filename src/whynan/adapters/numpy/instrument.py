@@ -1,0 +1,162 @@
+"""The user's source with every operation handed to a recorder: what a replay of a NumPy step runs.
+
+`a * b` becomes `__whynan_do__(n, "mul", a, b)`, a call, a subscript, an assignment in place likewise. Line numbers and
+columns are the user's. Functions that ask for their caller (`super()`, `locals()`) are called as they are.
+"""
+
+import ast
+import linecache
+from dataclasses import dataclass
+from types import CodeType
+
+from whynan.launch.rewrite import LoopSite
+from whynan.snapshot.carried import find_loop
+
+_BINARY: dict[type, str] = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
+    ast.Mod: "mod", ast.FloorDiv: "floordiv",
+}  # fmt: skip
+_UNTOUCHED = {"super", "locals", "globals", "vars", "dir", "eval", "exec", "print", "len", "range", "enumerate", "zip",
+              "isinstance", "open", "type", "id", "iter", "next", "reversed", "input"}  # fmt: skip
+BODY = "__whynan_body__"
+
+
+class _Instrumenter(ast.NodeTransformer):
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+        self.generic_visit(node)
+        name = _BINARY.get(type(node.op))
+        return self._do(node, name, [node.left, node.right]) if name else node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+            return self._do(node, "neg", [node.operand])
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.ctx, ast.Load) and not _has_slice(node.slice):
+            return self._do(node, "getitem", [node.value, node.slice])
+        if isinstance(node.ctx, ast.Load):
+            return self._do(node, "getitem", [node.value, _slice_as_call(node.slice)])
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in _UNTOUCHED:
+            return node
+        new = ast.Call(ast.Name("__whynan_call__", ast.Load()), [node.func, *node.args], node.keywords)
+        return _at(new, node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:  # noqa: N802
+        self.generic_visit(node)
+        name = _BINARY.get(type(node.op))
+        if name is None:
+            return node
+        if isinstance(node.target, ast.Name):
+            load = _at(ast.Name(node.target.id, ast.Load()), node.target)
+            return _at(ast.Assign([node.target], self._do(node, f"i{name}", [load, node.value])), node)
+        if isinstance(node.target, ast.Attribute):
+            arguments = [node.target.value, _at(ast.Constant(node.target.attr), node.target), node.value]
+            return _at(ast.Expr(self._do(node, f"iattr_{name}", arguments)), node)
+        if isinstance(node.target, ast.Subscript):
+            arguments = [node.target.value, _slice_as_call(node.target.slice), node.value]
+            return _at(ast.Expr(self._do(node, f"iitem_{name}", arguments)), node)
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:  # noqa: N802
+        self.generic_visit(node)
+        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Subscript):
+            target = node.targets[0]
+            arguments = [target.value, _slice_as_call(target.slice), node.value]
+            return _at(ast.Expr(self._do(node, "setitem", arguments)), node)
+        return node
+
+    @staticmethod
+    def _do(node: ast.AST, name: str, arguments: list[ast.expr]) -> ast.expr:
+        operation = _at(ast.Constant(name), node)
+        return _at(ast.Call(_at(ast.Name("__whynan_do__", ast.Load()), node), [operation, *arguments], []), node)
+
+
+def _at(new: ast.AST, old: ast.AST) -> ast.AST:  # type: ignore[misc]
+    ast.copy_location(new, old)
+    for child in ast.iter_child_nodes(new):
+        if not hasattr(child, "lineno") and isinstance(child, (ast.expr, ast.stmt, ast.keyword)):
+            ast.copy_location(child, old)
+    return new
+
+
+def _has_slice(node: ast.expr) -> bool:
+    return isinstance(node, ast.Slice) or (isinstance(node, ast.Tuple) and any(map(_has_slice, node.elts)))
+
+
+def _slice_as_call(node: ast.expr) -> ast.expr:
+    """Return `a:b` as `slice(a, b)`, so that it can be an argument."""
+    if isinstance(node, ast.Slice):
+        none = ast.Constant(None)
+        parts = [part if part is not None else none for part in (node.lower, node.upper, node.step)]
+        return _at(ast.Call(ast.Name("slice", ast.Load()), parts, []), node)  # type: ignore[return-value]
+    if isinstance(node, ast.Tuple):
+        return _at(ast.Tuple([_slice_as_call(item) for item in node.elts], ast.Load()), node)  # type: ignore[return-value]
+    return node
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of a loop as a code object: `parameters` are the names it takes; None where it runs as a module's."""
+
+    code: CodeType
+    parameters: tuple[str, ...] | None
+
+
+def functions_of(filename: str, source: str | None = None, traced: bool = True) -> dict[tuple[str, int], CodeType]:
+    """Return the code objects of a file's functions, instrumented, by qualified name and first line."""
+    text = source if source is not None else "".join(linecache.getlines(filename))
+    tree: ast.AST = ast.parse(text)
+    if traced:
+        tree = ast.fix_missing_locations(_Instrumenter().visit(tree))
+    module = compile(tree, filename, "exec", dont_inherit=True)  # type: ignore[arg-type]
+    found: dict[tuple[str, int], CodeType] = {}
+    todo = [module]
+    while todo:
+        code = todo.pop()
+        found[code.co_qualname, code.co_firstlineno] = code
+        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return found
+
+
+def body_of(site: LoopSite, names: tuple[str, ...], traced: bool, source: str | None = None) -> Body:
+    """Return the body of a loop, as code of its own. Raises SyntaxError where it can't be one (it yields)."""
+    loop = find_loop(site) if source is None else _find_in(source, site)
+    if loop is None:
+        raise SyntaxError("the loop's source is not known")
+    once = ast.For(ast.Name("__whynan_once__", ast.Store()), ast.Constant((0,)), _copied(loop.body), [])
+    _at(once, loop)
+    if traced:
+        once = _Instrumenter().visit(once)
+    is_module = site.function == "<module>"
+    if is_module:
+        tree = ast.Module([once], [])
+        return Body(compile(ast.fix_missing_locations(tree), site.filename, "exec", dont_inherit=True), None)
+    returned = ast.parse("return locals()").body[0]
+    arguments = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
+    function = ast.FunctionDef(BODY, arguments, [once, returned], [], None)
+    if hasattr(ast, "TypeVar"):
+        function.type_params = []  # type: ignore[attr-defined]
+    ast.copy_location(function, loop)
+    tree = ast.Module([function], [])
+    code = compile(ast.fix_missing_locations(tree), site.filename, "exec", dont_inherit=True)
+    return Body(next(c for c in code.co_consts if isinstance(c, CodeType)), names)
+
+
+def _find_in(source: str, site: LoopSite) -> ast.For | ast.While | None:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.For, ast.While)) and node.lineno == site.header_line:
+            return node
+    return None
+
+
+def _copied(body: list[ast.stmt]) -> list[ast.stmt]:
+    import copy
+
+    return copy.deepcopy(body)

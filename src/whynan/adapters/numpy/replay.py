@@ -1,0 +1,107 @@
+"""Runs the body of a loop again, apart from the user's frame: traced, or with one thing changed."""
+
+import builtins
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import numpy as np
+
+from whynan.adapters.common.quiet import quiet
+from whynan.adapters.numpy.instrument import BODY, Body, body_of, functions_of
+from whynan.adapters.numpy.record import Recorder
+from whynan.adapters.numpy.state import State
+from whynan.launch.host import user_codes
+from whynan.launch.rewrite import LoopSite
+
+
+class Again:
+    """One iteration that can be run again. `before` is its state when it began."""
+
+    def __init__(self, site: LoopSite, frame: FrameType, before: State) -> None:
+        self.site = site
+        self.frame = frame
+        self.before = before
+        self.after = State(frame, None)
+        self.function = site.function.rpartition(".")[2].removesuffix(">").removeprefix("<")
+        if site.function == "<module>":
+            self.function = "<module>"
+        self.names = tuple(name for name in before.values if name.isidentifier())
+        self._bodies: dict[tuple[bool, str | None], Body] = {}
+
+    def run(
+        self, recorder: Recorder, change: Callable[[dict[str, Any]], None] | None = None, sources: Any = None,
+        is_kept: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Run the body from the state before it; return its names afterwards. `sources` are changed files by name."""
+        source = (sources or {}).get(self.site.filename)
+        key = (True, source)
+        if key not in self._bodies:
+            self._bodies[key] = body_of(self.site, self.names, True, source)
+        body = self._bodies[key]
+        self.before.restore(self.frame)
+        values = dict(self.before.values)
+        if change is not None:
+            change(values)
+        try:
+            with quiet(), np.errstate(all="ignore"), _answered(recorder), _swapped(sources or {}):
+                return _execute(body, self.frame, values, recorder)
+        finally:
+            if not is_kept:
+                self.after.restore(self.frame)
+
+
+def _execute(body: Body, frame: FrameType, values: dict[str, Any], recorder: Recorder) -> dict[str, Any]:
+    recorder.entry = sys._getframe()
+    if body.parameters is None:
+        space = frame.f_globals
+        space.update(values)
+        exec(body.code, space)
+        return dict(space)
+    function = FunctionType(_without_closure(body.code), frame.f_globals, BODY)
+    given = {name: values.get(name) for name in body.parameters}
+    result = function(**given)
+    return result if isinstance(result, dict) else given
+
+
+def _without_closure(code: CodeType) -> CodeType:
+    if code.co_freevars:
+        raise SyntaxError("the loop's body shares names with a function around it")
+    return code
+
+
+@contextmanager
+def _answered(recorder: Recorder) -> Iterator[None]:
+    space = builtins.__dict__
+    space["__whynan_do__"], space["__whynan_call__"] = recorder.do, recorder.call
+    try:
+        yield
+    finally:
+        space.pop("__whynan_do__", None)
+        space.pop("__whynan_call__", None)
+
+
+@contextmanager
+def _swapped(sources: dict[str, str]) -> Iterator[None]:
+    """Let the user's functions run as instrumented code."""
+    codes: dict[str, dict[tuple[str, int], CodeType]] = {}
+    for filename in user_codes:
+        try:
+            codes[filename] = functions_of(filename, sources.get(filename))
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+    swapped = []
+    for function in [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in codes]:
+        old = function.__code__
+        new = codes[old.co_filename].get((old.co_qualname, old.co_firstlineno))
+        if new is not None and len(new.co_freevars) == len(old.co_freevars):
+            swapped.append((function, old))
+            function.__code__ = new
+    try:
+        yield
+    finally:
+        for function, old in swapped:
+            function.__code__ = old
