@@ -41,6 +41,7 @@ class Seen:
     loss: int | None
     name: str
     value: Any
+    is_bad: bool = False
 
 
 def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Explained:
@@ -89,8 +90,7 @@ def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
     for label, array in again.before.reached.arrays.values():
         role = "parameter" if label in updated else "batch"
         recorder.know(array, role if array.dtype.kind == "f" else "target", label)  # type: ignore[arg-type]
-    values = again.run(recorder)
-    return seen_in(recorder, values, name)
+    return again.run(recorder, lambda values: seen_in(recorder, values, name))
 
 
 def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
@@ -112,7 +112,7 @@ def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
         if is_bad:
             starts.append(number)
             recorder.graph.bad.setdefault(number, np.array(array))
-    return Seen(recorder, starts, loss, name, value)
+    return Seen(recorder, starts, loss, name, np.array(value) if array is not None else value, is_bad)
 
 
 def _is_data(again: Again, seen: Seen) -> bool:
@@ -169,10 +169,8 @@ def fails(again: Again, name: str, rows: list[int], size: int) -> bool:
     """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
     recorder.on_rows = lambda owner, index, result: result[rows] if len(result) == size else result
-    values = again.run(recorder)
-    seen = seen_in(recorder, values, name)
-    array = to_numpy(seen.value) if seen.value is not None else None
-    return array is not None and not all_finite(array)
+    seen = again.run(recorder, lambda values: seen_in(recorder, values, name))
+    return seen.is_bad
 
 
 def index_of(owner: Any, index: Any, row: int) -> int | None:

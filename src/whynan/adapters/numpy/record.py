@@ -76,11 +76,11 @@ class Recorder:
             return self._in_item(name[6:], *operands)
         if name == "setitem":
             return self._set_item(*operands)
-        before = self._before(operands)
+        plain = name[1:] if name.startswith("i") and name[1:] in _DO else name
+        before = self._before(operands, is_copied=plain != name)
         result = _DO[name](*operands)
         if name == "getitem":
             return self._picked(operands[0], operands[1], result, before)
-        plain = name[1:] if name.startswith("i") and name[1:] in _DO else name
         self._note(plain, plain, before, result, changes=operands[0] if plain != name else None)
         return result
 
@@ -90,7 +90,7 @@ class Recorder:
             return function(*args, **kwargs)
         owner = getattr(function, "__self__", None)
         given = [*([owner] if isinstance(owner, _NUMBERS) else []), *_flat(args), *_flat(kwargs.values())]
-        before = self._before(given)
+        before = self._before(given, is_copied="out" in kwargs)
         result = function(*args, **kwargs)
         name = str(getattr(function, "__name__", type(function).__name__))
         out = kwargs.get("out")
@@ -103,13 +103,17 @@ class Recorder:
 
     def _in_item(self, name: str, owner: Any, index: Any, operand: Any) -> None:
         value = owner[index]
-        before = self._before([value if not isinstance(owner, np.ndarray) else owner, operand])
+        before = self._before([value if not isinstance(owner, np.ndarray) else owner, operand], is_copied=True)
         result = _DO[f"i{name}"](value, operand)
         owner[index] = result
-        self._note(name, name, before, result, changes=owner if isinstance(owner, np.ndarray) else None)
+        if isinstance(owner, np.ndarray):
+            # The whole array is what later operations get.
+            self._note(f"{name}_at", f"{name}.at", before, owner, changes=owner)
+        else:
+            self._note(name, name, before, result)
 
     def _set_item(self, owner: Any, index: Any, value: Any) -> None:
-        before = self._before([owner, value])
+        before = self._before([owner, value], is_copied=True)
         owner[index] = value
         if isinstance(owner, np.ndarray):
             self._note("setitem", "setitem", before, owner, changes=owner)
@@ -127,11 +131,12 @@ class Recorder:
 
     # Noting -----------------------------------------------------------------------------------------------------------
 
-    def _before(self, operands: Any) -> list[tuple[int, Any]]:
+    def _before(self, operands: Any, is_copied: bool = False) -> list[tuple[int, Any]]:
+        """Return the operands and their numbers, as they are before an operation that changes one of them."""
         if not self.is_tracing:
             return []
         given = [value for value in operands if isinstance(value, _NUMBERS)]
-        return [(self.number_of(value), value) for value in given]
+        return [(self.number_of(value), _copy(value) if is_copied else value) for value in given]
 
     def _note(self, name: str, framework_op: str, given: list[tuple[int, Any]], result: Any, changes: Any = None) -> None:
         if not self.is_tracing:

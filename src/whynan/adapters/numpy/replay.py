@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.state import State
 from whynan.launch.host import user_codes
 from whynan.launch.rewrite import LoopSite
+
+
+T = TypeVar("T")
 
 
 class Again:
@@ -33,10 +36,16 @@ class Again:
         self._bodies: dict[tuple[bool, str | None], Body] = {}
 
     def run(
-        self, recorder: Recorder, change: Callable[[dict[str, Any]], None] | None = None, sources: Any = None,
-        is_kept: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Run the body from the state before it; return its names afterwards. `sources` are changed files by name."""
+        self,
+        recorder: Recorder,
+        look: Callable[[dict[str, Any]], T],
+        change: Callable[[dict[str, Any]], None] | None = None,
+        sources: dict[str, str] | None = None,
+    ) -> T:
+        """Run the body from the state before it; return what `look` makes of its names while they are there.
+
+        `change` may change the names before, `sources` are changed files by name. All is put back afterwards.
+        """
         source = (sources or {}).get(self.site.filename)
         key = (True, source)
         if key not in self._bodies:
@@ -48,10 +57,9 @@ class Again:
             change(values)
         try:
             with quiet(), np.errstate(all="ignore"), _answered(recorder), _swapped(sources or {}):
-                return _execute(body, self.frame, values, recorder)
+                return look(_execute(body, self.frame, values, recorder))
         finally:
-            if not is_kept:
-                self.after.restore(self.frame)
+            self.after.restore(self.frame)
 
 
 def _execute(body: Body, frame: FrameType, values: dict[str, Any], recorder: Recorder) -> dict[str, Any]:
