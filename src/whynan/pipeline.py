@@ -65,64 +65,70 @@ class Session:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.root = Path.cwd()
         self.incidents: list[Incident] = []
-        self.adapter: Adapter | None = None
+        self.adapters: dict[str, Adapter] = {}
+        self.leading: Adapter | None = None
+        self.keras: Any = None
         self.is_finished = False
         self.pid = os.getpid()
         self.request = rerun.requested()
         self.streams = rerun.Streams(self.request)
         self.environment = dict(os.environ)
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter whose framework trains: of several that are imported the one that has made steps."""
+        if self.leading is not None:
+            return self.leading
+        return max(self.adapters.values(), key=lambda adapter: adapter.n_steps(), default=None)
+
     def attach_tensorflow(self, module: Any) -> None:
         """Called when the program has imported tensorflow."""
         with own_imports():
             from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
 
-        self._take_over()
-        if self.adapter is not None:
-            return
-        self.adapter = TensorFlowAdapter(self.options, self.record)
-        imports.when_imported("keras", self.attach_keras)  # TensorFlow may have imported it by itself
+        self._attach(TensorFlowAdapter(self.options, self.record))
+
+    def attach_jax(self, module: Any) -> None:
+        """Called when the program has imported jax."""
+        with own_imports():
+            from whynan.adapters.jax.adapter import JaxAdapter
+
+        self._attach(JaxAdapter(self.options, self.record))
 
     def attach_numpy(self, module: Any) -> None:
         """Called when the program has imported numpy; a framework that imports it takes over."""
-        if self.adapter is not None:
+        if self.adapters:
             return
         with own_imports():
             from whynan.adapters.numpy.adapter import NumpyAdapter
 
-        self.adapter = NumpyAdapter(self.options, self.record)
-
-    def _take_over(self) -> None:
-        """Leave a program to the framework that it has now imported."""
-        if self.adapter is not None and self.adapter.framework == "numpy":
-            self.adapter.detach()
-            self.adapter = None
-
-    def attach_jax(self, module: Any) -> None:
-        """Called when the program has imported jax."""
-        self._take_over()
-        if self.adapter is not None:
-            return  # a library of another framework's may import it
-        with own_imports():
-            from whynan.adapters.jax.adapter import JaxAdapter
-
-        self.adapter = JaxAdapter(self.options, self.record)
+        self._attach(NumpyAdapter(self.options, self.record))
 
     def attach_keras(self, module: Any) -> None:
         """Called when keras and its backend have been imported."""
-        attach = getattr(self.adapter, "attach_keras", None)
-        if attach is not None and self.adapter is not None and module.backend.backend() == self.adapter.framework:
+        self.keras = module
+        attach = getattr(self.adapters.get(module.backend.backend()), "attach_keras", None)
+        if attach is not None:
             with own_imports():
                 attach(module)
+
+    def _attach(self, adapter: Adapter) -> None:
+        """Begin to watch a framework; NumPy's own loops are left to whoever imported it."""
+        first = self.adapters.pop("numpy", None) if adapter.framework != "numpy" else None
+        if first is not None:
+            first.detach()
+        # Newer ones come first: where none has made a step, the program's own import is the outer one.
+        self.adapters = {adapter.framework: adapter, **self.adapters}
+        if self.keras is not None:
+            self.attach_keras(self.keras)
 
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""
         with own_imports():
             from whynan.adapters.torch.adapter import TorchAdapter
 
-        self._take_over()
         adapter = TorchAdapter(self.options, self.record)
-        self.adapter = adapter
+        self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
 
@@ -138,9 +144,11 @@ class Session:
         if self.is_finished or os.getpid() != self.pid:  # a fork's end is not the run's
             return None
         self.is_finished = True
-        if self.adapter is not None:
+        self.leading = self.adapter
+        if self.leading is not None:
             self._take_last_incident()
-            self.adapter.detach()
+        for adapter in self.adapters.values():
+            adapter.detach()
         self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
         self._save(recording)

@@ -24,7 +24,7 @@ class KerasOnTensorFlow:
         self.host = host
         self.places = Places()
         self.places.install(host.watch.patches)
-        self.trainer = TrainerHooks(self.places, self.after)
+        self.trainer = TrainerHooks(self.places, self.before, self.after)
         self.trainer.install(host.watch.patches)
         host.watch.watch_optimizer(BaseOptimizer, LossScaleOptimizer)
         host.hooks = self.trainer.for_attempt
@@ -32,6 +32,11 @@ class KerasOnTensorFlow:
         host.sources = fit_arrays
         host.epoch = epoch_of_fit
         host.is_in_fit = lambda: self.trainer.is_inside
+
+    def before(self, model: Any, method: str) -> None:
+        """A step of `fit` is about to run."""
+        if method == "train_step":
+            self.host.before_step(FitClosure(model, method, ()))
 
     def after(self, model: Any, method: str, held: list[Any], logs: Any) -> None:
         """A step of `fit` or `evaluate` has returned."""

@@ -17,8 +17,9 @@ StepHook = Callable[[Any, str, Batch, Any], None]
 class TrainerHooks:
     """Patches of Keras' trainer for the TensorFlow backend. `after(model, method, data, logs)` is told of each step."""
 
-    def __init__(self, places: Places, after: StepHook) -> None:
+    def __init__(self, places: Places, before: Callable[[Any, str], None], after: StepHook) -> None:
         self.places = places
+        self.before = before
         self.after = after
         self.is_enabled = True
         self.is_inside = False
@@ -41,6 +42,7 @@ class TrainerHooks:
                 if not hooks.is_enabled or type(trainer.distribute_strategy).__name__ != "_DefaultDistributionStrategy":
                     return function(iterator)
                 held: list[Any] = []
+                hooks.before(trainer, method)
                 hooks.is_inside = True
                 try:
                     logs = function(_fed(iterator, trainer.steps_per_execution, held))

@@ -109,20 +109,9 @@ class Body:
     parameters: tuple[str, ...] | None
 
 
-def functions_of(filename: str, source: str | None = None, traced: bool = True) -> dict[tuple[str, int], CodeType]:
-    """Return the code objects of a file's functions, instrumented, by qualified name and first line."""
-    text = source if source is not None else "".join(linecache.getlines(filename))
-    tree: ast.AST = ast.parse(text)
-    if traced:
-        tree = ast.fix_missing_locations(_Instrumenter().visit(tree))
-    module = compile(tree, filename, "exec", dont_inherit=True)  # type: ignore[arg-type]
-    found: dict[tuple[str, int], CodeType] = {}
-    todo = [module]
-    while todo:
-        code = todo.pop()
-        found[code.co_qualname, code.co_firstlineno] = code
-        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return found
+def instrumented(tree: ast.AST) -> ast.AST:
+    """Return a module's tree with every operation handed to the recorder."""
+    return _Instrumenter().visit(tree)  # type: ignore[no-any-return]
 
 
 def body_of(site: LoopSite, names: tuple[str, ...], traced: bool, source: str | None = None) -> Body:

@@ -1,7 +1,6 @@
 """Runs the body of a loop again, apart from the user's frame: traced, or with one thing changed."""
 
 import builtins
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from whynan.adapters.common.quiet import quiet
-from whynan.adapters.numpy.instrument import BODY, Body, body_of, functions_of
+from whynan.adapters.common.swap import swapped
+from whynan.adapters.numpy.instrument import BODY, Body, body_of, instrumented
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.state import State
-from whynan.launch.host import user_codes
 from whynan.launch.rewrite import LoopSite
 
 
@@ -56,7 +55,7 @@ class Again:
         if change is not None:
             change(values)
         try:
-            with quiet(), np.errstate(all="ignore"), _answered(recorder), _swapped(sources or {}):
+            with quiet(), np.errstate(all="ignore"), _answered(recorder), swapped(sources or {}, instrumented):
                 return look(_execute(body, self.frame, values, recorder))
         finally:
             self.after.restore(self.frame)
@@ -90,26 +89,3 @@ def _answered(recorder: Recorder) -> Iterator[None]:
     finally:
         space.pop("__whynan_do__", None)
         space.pop("__whynan_call__", None)
-
-
-@contextmanager
-def _swapped(sources: dict[str, str]) -> Iterator[None]:
-    """Let the user's functions run as instrumented code."""
-    codes: dict[str, dict[tuple[str, int], CodeType]] = {}
-    for filename in user_codes:
-        try:
-            codes[filename] = functions_of(filename, sources.get(filename))
-        except (SyntaxError, ValueError, RecursionError):
-            continue
-    swapped = []
-    for function in [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in codes]:
-        old = function.__code__
-        new = codes[old.co_filename].get((old.co_qualname, old.co_firstlineno))
-        if new is not None and len(new.co_freevars) == len(old.co_freevars):
-            swapped.append((function, old))
-            function.__code__ = new
-    try:
-        yield
-    finally:
-        for function, old in swapped:
-            function.__code__ = old

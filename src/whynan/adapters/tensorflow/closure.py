@@ -1,7 +1,7 @@
 """A training step that can be called again: Keras' `train_step` with its batch, a `tf.function` with its arguments."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +25,10 @@ class Closure:
 
     def with_rows(self, rows: Sequence[int]) -> "Closure":
         """Return the same step with row rows[i] of the batch in place i."""
+        raise NotImplementedError
+
+    def mapped(self, change: Callable[[Any], Any]) -> "Closure":
+        """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
         raise NotImplementedError
 
     def variables(self) -> list[tuple[str, Any]]:
@@ -54,7 +58,11 @@ class FitClosure(Closure):
 
     def with_rows(self, rows: Sequence[int]) -> "FitClosure":
         size = batch_size(self.parts)
-        return FitClosure(self.model, self.method, tf.nest.map_structure(lambda v: _rows(v, rows, size), self.data))
+        return FitClosure(self.model, self.method, map_structure(self.data, lambda v: _rows(v, rows, size)))
+
+    def mapped(self, change: Callable[[Any], Any]) -> "FitClosure":
+        data = self.data if isinstance(self.data, (tuple, list)) else (self.data,)
+        return FitClosure(self.model, self.method, map_structure(tuple(data), change))
 
     def with_data(self, data: Any) -> "FitClosure":
         return FitClosure(self.model, self.method, data)
@@ -89,7 +97,12 @@ class FunctionClosure(Closure):
 
     def with_rows(self, rows: Sequence[int]) -> "FunctionClosure":
         size = batch_size(self.parts)
-        args, kwargs = _map((self.args, self.kwargs), lambda v: _rows(v, rows, size))
+        args, kwargs = map_structure((self.args, self.kwargs), lambda v: _rows(v, rows, size))
+        return FunctionClosure(self.function, args, kwargs, self.known)
+
+    def mapped(self, change: Callable[[Any], Any]) -> "FunctionClosure":
+        kept = lambda v: v if isinstance(v, (tf.Module, tf.Variable)) else change(v)  # noqa: E731
+        args, kwargs = map_structure((self.args, self.kwargs), kept)
         return FunctionClosure(self.function, args, kwargs, self.known)
 
     def variables(self) -> list[tuple[str, Any]]:
@@ -141,13 +154,13 @@ def _rows(value: Any, rows: Sequence[int], size: int | None) -> Any:
     return tf.gather(value, list(rows)) if tf.is_tensor(value) else value[list(rows)]
 
 
-def _map(structure: Any, change: Any) -> Any:
+def map_structure(structure: Any, change: Any) -> Any:
     if isinstance(structure, dict):
-        return {key: _map(value, change) for key, value in structure.items()}
+        return {key: map_structure(value, change) for key, value in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(_map(value, change) for value in structure))
+        return type(structure)(*(map_structure(value, change) for value in structure))
     if isinstance(structure, (list, tuple)):
-        return type(structure)(_map(value, change) for value in structure)
+        return type(structure)(map_structure(value, change) for value in structure)
     return change(structure)
 
 

@@ -12,10 +12,12 @@ from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.prove import prove
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.samples import find_guilty
 from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
+from whynan.adapters.tensorflow.experiments import Bench, Window
 from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.tensorflow.flags import Told
 from whynan.adapters.tensorflow.replay import Attempt, Replayer
@@ -43,6 +45,16 @@ class TensorFlowHost:
         self.is_in_fit: Callable[[], bool] = lambda: False
         self.weights_start: dict[str, tuple[float, float, float]] | None = None
         self.places: Any = None
+        self.window = Window()
+        self.watch.before_function = self.before_step
+
+    def before_step(self, closure: Closure) -> None:
+        """A training step is about to run: keep the state before it now and then."""
+        if self.window.wants_start() and not self.run.is_over:
+            try:
+                self.window.begin(closure.variables(), self.run.n_steps == 0)
+            except Exception as error:
+                tell("keeping the state before a step failed", error)
 
     # Steps that have returned -----------------------------------------------------------------------------------------
 
@@ -65,6 +77,8 @@ class TensorFlowHost:
         self.run.history.grad_norm.append(told.grad_norm)
         if told.is_bad:
             self.incident(closure, told)
+        else:
+            self.window.note(closure)
         self.run.n_steps += 1
 
     def _remember_start(self, closure: Closure) -> None:
@@ -120,10 +134,10 @@ class TensorFlowHost:
                 step.notes += [note] if note else []
             evidence, _ = evidence_of(step)
             incident = incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
-            return self.proved(incident, evidence, closure, replayer, deadline, progress)
-
-    def proved(self, incident: Incident, *_: Any) -> Incident:
-        return incident
+            if self.run.options.prove and not traced.is_finite:
+                bench = Bench(replayer, self.window, deadline)
+                incident = prove(incident, evidence, bench, deadline, progress)
+            return incident
 
     def _step(
         self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer, samples: tuple[Sample, ...]

@@ -36,7 +36,9 @@ class Watch:
         self.is_enabled = True
         self.depth = 0
         self.training: "weakref.WeakSet[Any]" = weakref.WeakSet()
+        self.seen: "weakref.WeakSet[Any]" = weakref.WeakSet()
         self.current: Any = None
+        self.before_function: Callable[[Any], None] = lambda closure: None
         self.has_guard = False
         self.known: dict[int, "weakref.ref[Any]"] = {}
         self.before: list[tuple[Any, Any]] = []
@@ -148,6 +150,9 @@ class Watch:
             if self.depth or not self.is_enabled or self.attempt is not None or not tf.executing_eagerly():
                 return original(function, *args, **kwargs)
             self._copy_before(function)
+            if function in self.training or function not in self.seen:
+                self.before_function(FunctionClosure(function, args, kwargs, self.known_variables()))
+                self.seen.add(function)
             self.depth, self.current = 1, function
             try:
                 result = original(function, *args, **kwargs)
