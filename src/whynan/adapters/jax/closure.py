@@ -59,6 +59,17 @@ class Call:
             named.append(head + "".join(_step(part) for part in rest[1:]))
         return named
 
+    def data_names(self) -> list[str]:
+        """Return each leaf's name as its part of the batch has it."""
+        return [data_name(name, self.function) for name in self.names()]
+
+    def without_values(self) -> "Call":
+        """Return the call without its arrays: which function, which arguments came from the call before."""
+        bare = Call.__new__(Call)
+        bare.__dict__.update(self.__dict__)
+        bare.leaves, bare.outputs = [], []
+        return bare
+
     def batch_places(self) -> list[int]:
         """Return the places of arrays that are data: not carried from step to step, and no random key."""
         size = self.size_of_batch()

@@ -14,9 +14,11 @@ from whynan.adapters.common.batch import find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.samples import find_guilty
 from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
@@ -36,7 +38,7 @@ class JaxHost:
         self.watch = Watch(self.on_bad, self.on_good)
         self.watch.synchronous = options.policy == "recover"
         self.first: Call | None = None
-        self.first_leaves: list[Any] | None = None
+        self.window = Window()
         self.keras: Any = None
         self.at_end: Incident | None = None
         self.is_ending = False
@@ -51,6 +53,7 @@ class JaxHost:
         loss = _loss_of(call)
         if loss is not None:
             self.run.history.loss.append(loss)
+        self.window.note(call, self.run.n_steps == 0)
         call.step = self.run.n_steps
         self.run.n_steps += 1
 
@@ -119,10 +122,10 @@ class JaxHost:
             evidence, _ = evidence_of(step)
             policy = self.run.options.policy
             incident = incident_of(step, evidence, policy, ACTIONS[policy])
-            return self.proved(incident, evidence, call, traced, deadline, progress)
-
-    def proved(self, incident: Incident, *_: Any) -> Incident:
-        return incident
+            if self.run.options.prove and not traced.is_finite:
+                bench = Bench(self.watch, call, self.window, deadline)
+                incident = prove(incident, evidence, bench, deadline, progress)
+            return incident
 
     def _trace(self, call: Call) -> Traced:
         if self.keras is not None:

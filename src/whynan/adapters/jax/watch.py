@@ -39,6 +39,7 @@ class Watch:
         self.on_good = on_good
         self.is_enabled = True
         self.is_replaying = False
+        self.clip: float | None = None
         self.current: "Watched | None" = None
         self.calls: deque[Call] = deque(maxlen=_MAX_KEPT)
         self.pending: deque[Call] = deque()
@@ -97,7 +98,7 @@ class Watch:
         def derivative(fun: Any, argnums: Any = 0, has_aux: bool = False, *args: Any, **options: Any) -> Any:
             tagged = _tagged(fun, has_aux)
             inner = original(tagged, argnums, has_aux, *args, **options)
-            return Watched(inner, inner, watch, is_derivative=True)
+            return Watched(inner, inner, watch, is_derivative=True, has_value=original.__name__ == "value_and_grad")
 
         return derivative
 
@@ -105,7 +106,11 @@ class Watch:
 
     def call(self, watched: "Watched", args: Any, kwargs: Any) -> Any:
         """Make a call and keep what is needed to make it again."""
-        if not self.is_enabled or self.is_replaying:
+        if self.is_replaying:
+            # Nothing that is compiled already: the functions may have other code now.
+            result = (watched.inner if watched.is_derivative else watched.function)(*args, **kwargs)
+            return _clipped(result, watched, self.clip) if self.clip is not None and watched.is_derivative else result
+        if not self.is_enabled:
             return watched.inner(*args, **kwargs)
         if not is_outermost() or self.current is not None:
             if watched.is_derivative and self.current is not None:
@@ -181,12 +186,15 @@ class Watch:
 class Watched:
     """A compiled function, or a derivative, that tells the watch when the program itself calls it."""
 
-    def __init__(self, inner: Any, function: Any, watch: Watch, is_derivative: bool = False) -> None:
+    def __init__(
+        self, inner: Any, function: Any, watch: Watch, is_derivative: bool = False, has_value: bool = False
+    ) -> None:
         functools.update_wrapper(self, inner, updated=())
         self.inner = inner
         self.function = function
         self.watch = watch
         self.is_derivative = is_derivative
+        self.has_value = has_value
         self.is_training = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -207,6 +215,16 @@ class Watched:
         """Whether the function trains, or gives a loss by its name."""
         name = getattr(self.function, "__name__", "")
         return self.is_training or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
+
+
+def _clipped(result: Any, watched: "Watched", norm: float) -> Any:
+    """Return a derivative's result with its gradients scaled down to a global norm."""
+    value, gradients = result if watched.has_value else (None, result)
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(gradients) if hasattr(leaf, "dtype")]
+    total = jax.numpy.sqrt(sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in leaves))
+    scale = jax.numpy.minimum(1.0, norm / (total + 1e-12))
+    small = jax.tree_util.tree_map(lambda leaf: leaf * scale.astype(leaf.dtype), gradients)
+    return (value, small) if watched.has_value else small
 
 
 def _tagged(fun: Any, has_aux: bool) -> Any:

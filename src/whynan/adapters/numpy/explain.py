@@ -77,9 +77,8 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
         evidence, _ = evidence_of(step)
         policy = host.run.options.policy
         incident = incident_of(step, evidence, policy, ACTIONS[policy])
-        prove = getattr(host, "prove", None)
-        if prove is not None:
-            incident = prove(incident, evidence, again, seen, deadline, progress)
+        if host.run.options.prove and reproduced:
+            incident = host.proved(incident, evidence, again, seen, deadline, progress)
         return Explained(incident, evidence)
 
 

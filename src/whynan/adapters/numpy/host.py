@@ -14,16 +14,19 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.positions import short_path
+from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
-from whynan.adapters.numpy.explain import Explained, explain
+from whynan.adapters.numpy.experiments import Bench, Window
+from whynan.adapters.numpy.explain import Explained, Seen, explain
 from whynan.adapters.numpy.replay import Again
 from whynan.adapters.numpy.state import Reached, State
 from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
-from whynan.records import Incident, ReplayResult, SourceLine, Symptom
+from whynan.records import Evidence, Incident, ReplayResult, SourceLine, Symptom
 from whynan.snapshot.carried import find_loop
 from whynan.snapshot.python_state import frame_values
+from whynan.report.progress import Progress
 from whynan.watch.budget import Budget
 
 LOSS = re.compile(r"(?<![a-z])(loss|losses|cost|costs|nll|mse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
@@ -91,7 +94,13 @@ class NumpyHost(PlainHost):
         self.last_left: Pass | None = None
         self.start: dict[str, tuple[float, float, float]] | None = None
         self._norms = Budget(0.01, n_first=3, free_s=5e-5)
-        self.window: list[tuple[Any, ...]] = []
+        self.window = Window()
+
+    def proved(
+        self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
+    ) -> Incident:
+        """Try the remedies of an incident."""
+        return prove(incident, evidence, Bench(again, seen, self.window, deadline), deadline, progress)
 
     def new_site(self, site: LoopSite) -> Any:
         return Site(site, self) if may_train(site) else COLD
@@ -125,6 +134,7 @@ class NumpyHost(PlainHost):
             tell("keeping the state of an iteration failed", error)
             set_site(owner.site.index, COLD)
             return iter(COLD)
+        self.window.note(before, owner.site.assigned)
         self.active = Pass(owner, frame, before)
         return self.active
 

@@ -32,7 +32,7 @@ class Again:
         if site.function == "<module>":
             self.function = "<module>"
         self.names = tuple(name for name in before.values if name.isidentifier())
-        self._bodies: dict[tuple[bool, str | None], Body] = {}
+        self._bodies: dict[str | None, Body] = {}
 
     def run(
         self,
@@ -45,11 +45,7 @@ class Again:
 
         `change` may change the names before, `sources` are changed files by name. All is put back afterwards.
         """
-        source = (sources or {}).get(self.site.filename)
-        key = (True, source)
-        if key not in self._bodies:
-            self._bodies[key] = body_of(self.site, self.names, True, source)
-        body = self._bodies[key]
+        body = self._body((sources or {}).get(self.site.filename))
         self.before.restore(self.frame)
         values = dict(self.before.values)
         if change is not None:
@@ -59,6 +55,24 @@ class Again:
                 return look(_execute(body, self.frame, values, recorder))
         finally:
             self.after.restore(self.frame)
+
+
+    def _body(self, source: str | None) -> Body:
+        if source not in self._bodies:
+            self._bodies[source] = body_of(self.site, self.names, True, source)
+        return self._bodies[source]
+
+    def begin_series(self, start: State) -> None:
+        """Go back to an earlier state, for iterations one after the other."""
+        start.restore(self.frame)
+
+    def next_in_series(self, recorder: Recorder, values: dict[str, Any], look: Callable[[dict[str, Any]], T]) -> T:
+        """Run the body once more with these names, on whatever the last run has left."""
+        with quiet(), np.errstate(all="ignore"), _answered(recorder), swapped({}, instrumented):
+            return look(_execute(self._body(None), self.frame, values, recorder))
+
+    def end_series(self) -> None:
+        self.after.restore(self.frame)
 
 
 def _execute(body: Body, frame: FrameType, values: dict[str, Any], recorder: Recorder) -> dict[str, Any]:
