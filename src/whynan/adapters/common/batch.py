@@ -85,7 +85,7 @@ def describe(parts: Sequence[Part]) -> BatchFacts:
 def _constant_rows(array: Any) -> list[int]:
     np = sys.modules["numpy"]
     flat = array.reshape(len(array), -1)
-    if flat.shape[1] < 4 or not is_floating(flat) and flat.dtype.kind not in "iu":
+    if flat.shape[1] < 4 or (not is_floating(flat) and flat.dtype.kind not in "iu"):
         return []
     with np.errstate(all="ignore"):
         same = (flat == flat[:, :1]).all(axis=1)

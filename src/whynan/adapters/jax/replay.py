@@ -87,9 +87,7 @@ def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, n
         kind = kind_of(array) or "nan"
         if array.size == 1 and not losses:
             what: What = "loss"
-        elif array.size == 1 and kind != "nan":
-            continue
-        elif kind != "nan" and _had_infinity(array, finite_inputs):
+        elif (array.size == 1 and kind != "nan") or (kind != "nan" and _had_infinity(array, finite_inputs)):
             continue
         else:
             what = "gradient" if call.function_returns_gradients else "parameter"

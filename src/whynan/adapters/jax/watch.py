@@ -40,7 +40,7 @@ class Watch:
         self.is_enabled = True
         self.is_replaying = False
         self.clip: float | None = None
-        self.current: "Watched | None" = None
+        self.current: Watched | None = None
         self.calls: deque[Call] = deque(maxlen=_MAX_KEPT)
         self.pending: deque[Call] = deque()
         self.dropped_donation = False

@@ -16,9 +16,9 @@ class Places:
     """Lines by object. Objects are held weakly."""
 
     def __init__(self) -> None:
-        self._made: "weakref.WeakKeyDictionary[Any, Frame]" = weakref.WeakKeyDictionary()
-        self._compiled: "weakref.WeakKeyDictionary[Any, Frame]" = weakref.WeakKeyDictionary()
-        self._by_path: dict[str, "weakref.ref[Any]"] = {}
+        self._made: weakref.WeakKeyDictionary[Any, Frame] = weakref.WeakKeyDictionary()
+        self._compiled: weakref.WeakKeyDictionary[Any, Frame] = weakref.WeakKeyDictionary()
+        self._by_path: dict[str, weakref.ref[Any]] = {}
 
     def install(self, patches: Patches) -> None:
         from keras.src.layers.layer import Layer
@@ -63,7 +63,7 @@ class Places:
     def _compile(self, original: Any) -> Any:
         places = self
 
-        def compile(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001
+        def compile(self: Any, *args: Any, **kwargs: Any) -> Any:
             frame = _innermost(sys._getframe(1))
             if frame is not None:
                 places._compiled[self] = frame

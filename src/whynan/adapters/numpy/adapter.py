@@ -17,7 +17,7 @@ class NumpyAdapter:
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.host = NumpyHost(options, record)
-        launch_host.set_host(self.host)
+        launch_host.set_host(self.host.loops)
 
     def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}
@@ -39,5 +39,5 @@ class NumpyAdapter:
 
     def detach(self) -> None:
         self.host.run.is_over = True
-        if launch_host.current_host() is self.host:
+        if launch_host.current_host() is self.host.loops:
             launch_host.set_host(launch_host.PlainHost())

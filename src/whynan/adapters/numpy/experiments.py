@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from whynan.adapters.common.body import Again
+from whynan.adapters.common.state import Reached, State
 from whynan.adapters.numpy.explain import Seen, seen_in
 from whynan.adapters.numpy.record import Recorder
-from whynan.adapters.numpy.replay import Again
-from whynan.adapters.numpy.state import Reached, State
+from whynan.adapters.numpy.replay import answering
 from whynan.experiments.verdict import Measured
 
 _STEPS = 128
@@ -86,7 +87,7 @@ class Bench:
         recorder = Recorder(self.again.function, is_tracing=False)
         recorder.on_rows = on_rows
         try:
-            return self.again.run(recorder, lambda values: self._measured(recorder, values, 1), change, sources)
+            return self.again.run(answering(recorder), lambda values: self._measured(recorder, values, 1), change, sources)
         except Exception as error:
             return Measured(1, error=type(error).__name__)
 
@@ -180,7 +181,7 @@ class Bench:
                 kept = {name: array.copy() for name, array in arrays.items()} if after is not None else {}
                 recorder = Recorder(self.again.function, is_tracing=False)
                 recorder.on_rows = on_rows
-                result = self.again.next_in_series(recorder, values, lambda v, r=recorder, n=n: step(r, v, n))  # type: ignore[misc]
+                result = self.again.next_in_series(answering(recorder), values, lambda v, r=recorder, n=n: step(r, v, n))  # type: ignore[misc]
                 if result.failure is not None:
                     return result
                 losses.append(result.loss or 0.0)

@@ -9,12 +9,13 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, find_index, is_target
+from whynan.adapters.common.body import Again
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.run import ACTIONS
 from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
-from whynan.adapters.numpy.replay import Again
-from whynan.adapters.numpy.state import Reached
+from whynan.adapters.numpy.replay import answering
 from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
 from whynan.report.progress import Progress
 
@@ -89,7 +90,7 @@ def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
     for label, array in again.before.reached.arrays.values():
         role = "parameter" if label in updated else "batch"
         recorder.know(array, role if array.dtype.kind == "f" else "target", label)  # type: ignore[arg-type]
-    return again.run(recorder, lambda values: seen_in(recorder, values, name))
+    return again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
 
 
 def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
@@ -168,7 +169,7 @@ def fails(again: Again, name: str, rows: list[int], size: int) -> bool:
     """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
     recorder.on_rows = lambda owner, index, result: result[rows] if len(result) == size else result
-    seen = again.run(recorder, lambda values: seen_in(recorder, values, name))
+    seen = again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
     return seen.is_bad
 
 

@@ -2,98 +2,40 @@
 
 import linecache
 import math
-import re
-import sys
-import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.body import Again
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
 from whynan.adapters.numpy.explain import Explained, Seen, explain
-from whynan.adapters.numpy.replay import Again
-from whynan.adapters.numpy.state import Reached, State
-from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
+from whynan.adapters.numpy.instrument import instrumented
+from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Evidence, Incident, ReplayResult, SourceLine, Symptom
-from whynan.snapshot.carried import find_loop
-from whynan.snapshot.python_state import frame_values
 from whynan.report.progress import Progress
-from whynan.watch.budget import Budget
+from whynan.snapshot.python_state import frame_values
 
-LOSS = re.compile(r"(?<![a-z])(loss|losses|cost|costs|nll|mse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
-                  re.IGNORECASE)  # fmt: skip
-_UPDATES = re.compile(r"-=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(")
+_NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)
 _LEARNING_PASSES = 2
 
 
-class Site:
-    """One loop. Loops that cannot train are left alone."""
-
-    def __init__(self, site: LoopSite, host: "NumpyHost") -> None:
-        self.site = site
-        self.host = host
-        self.n_passes = 0
-        self.updated: set[str] | None = None
-        self.learned: set[str] = set()
-        self.began = 0.0
-
-    def __iter__(self) -> "Pass | Iterator[tuple[()]]":
-        host = self.host
-        if host.active is not None or host.is_replaying or host.run.is_over:
-            return iter(COLD)
-        frame = sys._getframe(1)
-        while not is_user_file(frame.f_code.co_filename):
-            frame = frame.f_back  # type: ignore[assignment]
-        return host.begin(self, frame)
-
-
-class Pass:
-    """One iteration of a loop that may train."""
-
-    __slots__ = ("before", "frame", "owner", "started")
-
-    def __init__(self, owner: Site, frame: FrameType, before: State) -> None:
-        self.owner = owner
-        self.frame = frame
-        self.before = before
-        self.started = False
-
-    def __iter__(self) -> "Pass":
-        return self
-
-    def __next__(self) -> tuple[()]:
-        if not self.started:
-            self.started = True
-            return ()
-        self.owner.host.ended(self)
-        raise StopIteration
-
-    def __del__(self) -> None:
-        # The loop was left by `break`, `return` or an exception.
-        if self.owner.host.active is self:
-            self.owner.host.active = None
-
-
-class NumpyHost(PlainHost):
+class NumpyHost:
     """The adapter's host."""
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)
-        self.active: Pass | None = None
-        self.is_replaying = False
-        self.is_enabled = True
-        self.last_left: Pass | None = None
+        self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
         self.start: dict[str, tuple[float, float, float]] | None = None
-        self._norms = Budget(0.01, n_first=3, free_s=5e-5)
         self.window = Window()
 
     def proved(
@@ -102,53 +44,23 @@ class NumpyHost(PlainHost):
         """Try the remedies of an incident."""
         return prove(incident, evidence, Bench(again, seen, self.window, deadline), deadline, progress)
 
-    def new_site(self, site: LoopSite) -> Any:
-        return Site(site, self) if may_train(site) else COLD
-
-    def failed(self, index: int) -> bool:
-        """An exception leaves an iteration: it may come from what is not finite."""
-        current = self.active
-        if current is None or current.owner.site.index != index or self.is_replaying or self.run.is_over:
-            return False
-        self.active = None
-        error = sys.exc_info()[1]
-        if isinstance(error, (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)):
-            self._look(current, frame_values(current.frame) or {}, error)
-        return False
-
-    def leave(self, value: Any = None) -> Any:
-        """The body is about to be left: look at it as at its end."""
-        current = self.active
-        if current is not None and not self.is_replaying and sys._getframe(2) is current.frame:
-            self.active = None
-            self._look(current, frame_values(current.frame) or {})
-        return value
-
     # Iterations -------------------------------------------------------------------------------------------------------
 
-    def begin(self, owner: Site, frame: FrameType) -> Any:
-        owner.n_passes += 1
-        try:
-            before = State(frame, None if owner.updated is None else owner.updated)
-        except Exception as error:
-            tell("keeping the state of an iteration failed", error)
-            set_site(owner.site.index, COLD)
-            return iter(COLD)
-        self.window.note(before, owner.site.assigned)
-        self.active = Pass(owner, frame, before)
-        return self.active
+    def begun(self, current: Pass) -> None:
+        self.window.note(current.before, current.owner.site.assigned)
 
-    def ended(self, current: Pass) -> None:
-        """The body has come to its end."""
-        self.active = None
-        if self.run.is_over:
-            return
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """The body has come to its end, or an exception has ended it."""
         owner = current.owner
         values = frame_values(current.frame) or {}
-        if owner.updated is None:
+        if error is not None:
+            if isinstance(error, _NUMBERS_GO_WRONG):
+                self._look(current, values, error)
+            return
+        if owner.wanted is None:
             owner.learned |= current.before.changed(Reached(_public(values)))
             if owner.n_passes >= _LEARNING_PASSES:
-                owner.updated = owner.learned
+                owner.wanted = owner.learned
                 if not owner.learned:
                     set_site(owner.site.index, COLD)
                     return
@@ -163,7 +75,7 @@ class NumpyHost(PlainHost):
         bad: tuple[str, Any] | None = None
         if loss is not None and not math.isfinite(loss):
             bad = (loss_name, loss)
-        updated = owner.learned if owner.updated is None else owner.updated
+        updated = owner.learned if owner.wanted is None else owner.wanted
         for name, array in Reached(_public(values)).arrays.values() if bad is None else ():
             if name in updated and array.dtype.kind == "f" and not all_finite(array):
                 bad = (name, array)
@@ -175,16 +87,16 @@ class NumpyHost(PlainHost):
     # An incident ------------------------------------------------------------------------------------------------------
 
     def _incident(self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: BaseException | None) -> None:
-        self.is_replaying = True
+        self.loops.is_replaying = True
         policy = self.run.options.policy
         try:
-            again = Again(current.owner.site, current.frame, current.before)
+            again = Again(current.owner.site, current.frame, current.before, instrumented)
             explained = explain(self, again, bad, loss_name, self.run.deadline())
         except Exception as failure:
             tell("explaining a step failed", failure)
             explained = Explained(self._unexplained(current, bad, loss_name, failure))
         finally:
-            self.is_replaying = False
+            self.loops.is_replaying = False
         if explained.incident is None:
             return
         if policy == "recover":
@@ -202,25 +114,6 @@ class NumpyHost(PlainHost):
         step = Step(symptom, ReplayResult(False, "none", why), line=line)
         evidence, _ = evidence_of(step)
         return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
-
-
-def may_train(site: LoopSite) -> bool:
-    """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
-    loop = find_loop(site)
-    if loop is None:
-        return False
-    lines = linecache.getlines(site.filename)
-
-    def speaks(first: int, last: int) -> bool:
-        text = "".join(lines[first - 1 : last])
-        return bool(LOSS.search(text)) and bool(_UPDATES.search(text))
-
-    if not speaks(loop.body[0].lineno, site.body_last_line):
-        return False
-    import ast
-
-    inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
-    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)
 
 
 def _public(values: dict[str, Any]) -> dict[str, Any]:

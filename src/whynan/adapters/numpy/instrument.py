@@ -5,12 +5,6 @@ columns are the user's. Functions that ask for their caller (`super()`, `locals(
 """
 
 import ast
-import linecache
-from dataclasses import dataclass
-from types import CodeType
-
-from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop
 
 _BINARY: dict[type, str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
@@ -18,22 +12,21 @@ _BINARY: dict[type, str] = {
 }  # fmt: skip
 _UNTOUCHED = {"super", "locals", "globals", "vars", "dir", "eval", "exec", "print", "len", "range", "enumerate", "zip",
               "isinstance", "open", "type", "id", "iter", "next", "reversed", "input"}  # fmt: skip
-BODY = "__whynan_body__"
 
 
 class _Instrumenter(ast.NodeTransformer):
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
         name = _BINARY.get(type(node.op))
         return self._do(node, name, [node.left, node.right]) if name else node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         self.generic_visit(node)
         if isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
             return self._do(node, "neg", [node.operand])
         return node
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
         if isinstance(node.ctx, ast.Load) and not _has_slice(node.slice):
             return self._do(node, "getitem", [node.value, node.slice])
@@ -41,14 +34,14 @@ class _Instrumenter(ast.NodeTransformer):
             return self._do(node, "getitem", [node.value, _slice_as_call(node.slice)])
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in _UNTOUCHED:
             return node
         new = ast.Call(ast.Name("__whynan_call__", ast.Load()), [node.func, *node.args], node.keywords)
         return _at(new, node)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:  # noqa: N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
         self.generic_visit(node)
         name = _BINARY.get(type(node.op))
         if name is None:
@@ -64,7 +57,7 @@ class _Instrumenter(ast.NodeTransformer):
             return _at(ast.Expr(self._do(node, f"iitem_{name}", arguments)), node)
         return node
 
-    def visit_Assign(self, node: ast.Assign) -> ast.stmt:  # noqa: N802
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
         self.generic_visit(node)
         if len(node.targets) == 1 and isinstance(node.targets[0], ast.Subscript):
             target = node.targets[0]
@@ -101,51 +94,6 @@ def _slice_as_call(node: ast.expr) -> ast.expr:
     return node
 
 
-@dataclass(frozen=True)
-class Body:
-    """The body of a loop as a code object: `parameters` are the names it takes; None where it runs as a module's."""
-
-    code: CodeType
-    parameters: tuple[str, ...] | None
-
-
 def instrumented(tree: ast.AST) -> ast.AST:
     """Return a module's tree with every operation handed to the recorder."""
     return _Instrumenter().visit(tree)  # type: ignore[no-any-return]
-
-
-def body_of(site: LoopSite, names: tuple[str, ...], traced: bool, source: str | None = None) -> Body:
-    """Return the body of a loop, as code of its own. Raises SyntaxError where it can't be one (it yields)."""
-    loop = find_loop(site) if source is None else _find_in(source, site)
-    if loop is None:
-        raise SyntaxError("the loop's source is not known")
-    once = ast.For(ast.Name("__whynan_once__", ast.Store()), ast.Constant((0,)), _copied(loop.body), [])
-    _at(once, loop)
-    if traced:
-        once = _Instrumenter().visit(once)
-    is_module = site.function == "<module>"
-    if is_module:
-        tree = ast.Module([once], [])
-        return Body(compile(ast.fix_missing_locations(tree), site.filename, "exec", dont_inherit=True), None)
-    returned = ast.parse("return locals()").body[0]
-    arguments = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
-    function = ast.FunctionDef(BODY, arguments, [once, returned], [], None)
-    if hasattr(ast, "TypeVar"):
-        function.type_params = []  # type: ignore[attr-defined]
-    ast.copy_location(function, loop)
-    tree = ast.Module([function], [])
-    code = compile(ast.fix_missing_locations(tree), site.filename, "exec", dont_inherit=True)
-    return Body(next(c for c in code.co_consts if isinstance(c, CodeType)), names)
-
-
-def _find_in(source: str, site: LoopSite) -> ast.For | ast.While | None:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.For, ast.While)) and node.lineno == site.header_line:
-            return node
-    return None
-
-
-def _copied(body: list[ast.stmt]) -> list[ast.stmt]:
-    import copy
-
-    return copy.deepcopy(body)

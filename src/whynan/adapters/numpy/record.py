@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from whynan.adapters.common.arrays import to_numpy
+from whynan.adapters.common.body import BODY
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.names import plain_name
 from whynan.adapters.common.positions import called_name, user_frames
-from whynan.adapters.numpy.instrument import BODY
 from whynan.launch.host import is_user_file
 from whynan.records.tensor import Role
 from whynan.trace.graph import Frame

@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-
 from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.namespaces import user_arrays
-from whynan.adapters.common.prove import prove
 from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.samples import find_guilty
 from whynan.adapters.tensorflow.closure import Closure, FunctionClosure

@@ -1,7 +1,6 @@
 """Runs a step again, eagerly: once with every operation seen, as often as is asked without."""
 
 import sys
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What an iteration of a NumPy loop changes: names, attributes, containers, and arrays in place."""
+"""What an iteration of a loop changes: names, attributes, containers, and arrays in place."""
 
 import sys
 from types import FrameType, FunctionType, ModuleType
