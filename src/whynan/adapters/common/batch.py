@@ -111,7 +111,7 @@ def find_index(parts: Sequence[Part], position: int, sources: Sequence[Any]) -> 
         for row in rows:
             for column in columns:
                 equal = _rows_equal(column, row)
-                if equal is None:
+                if equal is None or not equal.any():
                     continue
                 hits = equal if hits is None or len(hits) != len(equal) else hits & equal
                 n_used += 1

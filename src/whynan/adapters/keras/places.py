@@ -1,5 +1,7 @@
 """The user's lines that made layers, losses and optimizers, and that compiled models."""
 
+import functools
+import inspect
 import sys
 import weakref
 from types import FrameType
@@ -56,9 +58,7 @@ class Places:
                 places._made[self] = frame
             original(self, *args, **kwargs)
 
-        __init__.__wrapped__ = original  # type: ignore[attr-defined]
-        __init__.__doc__ = original.__doc__
-        return __init__
+        return _like(__init__, original)
 
     def _compile(self, original: Any) -> Any:
         places = self
@@ -69,9 +69,14 @@ class Places:
                 places._compiled[self] = frame
             return original(self, *args, **kwargs)
 
-        compile.__wrapped__ = original  # type: ignore[attr-defined]
-        compile.__doc__ = original.__doc__
-        return compile
+        return _like(compile, original)
+
+
+def _like(replacement: Any, original: Any) -> Any:
+    """Return the replacement with the original's name and signature: Keras reads its constructors' arguments."""
+    functools.update_wrapper(replacement, original)
+    replacement.__signature__ = inspect.signature(original)
+    return replacement
 
 
 def _maker(frame: FrameType | None, kind: type) -> Frame | None:

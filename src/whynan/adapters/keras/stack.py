@@ -23,7 +23,7 @@ def fit_arrays() -> list[Any]:
     found: list[Any] = []
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name in ("fit", "evaluate", "train_on_batch") and "trainer" in frame.f_code.co_filename:
+        if frame.f_code.co_name in ("fit", "evaluate") and "trainer" in frame.f_code.co_filename:
             values = frame.f_locals
             group = tuple(v for name in ("x", "y") for v in _leaves(values.get(name)) if is_array(v))
             if group:

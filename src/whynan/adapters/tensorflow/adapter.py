@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from whynan.adapters.tensorflow.host import TensorFlowHost
+from whynan.launch import host as launch_host
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
@@ -19,6 +20,7 @@ class TensorFlowAdapter:
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.host = TensorFlowHost(options, record)
         self.host.watch.install()
+        launch_host.set_host(self.host.loops)
         self.keras: Any = None
 
     def attach_keras(self, keras: Any) -> None:
@@ -56,3 +58,5 @@ class TensorFlowAdapter:
     def detach(self) -> None:
         self.host.run.is_over = True
         self.host.watch.uninstall()
+        if launch_host.current_host() is self.host.loops:
+            launch_host.set_host(launch_host.PlainHost())

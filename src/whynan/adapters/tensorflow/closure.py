@@ -58,7 +58,7 @@ class FitClosure(Closure):
 
     def with_rows(self, rows: Sequence[int]) -> "FitClosure":
         size = batch_size(self.parts)
-        return FitClosure(self.model, self.method, map_structure(self.data, lambda v: _rows(v, rows, size)))
+        return FitClosure(self.model, self.method, map_structure(self.data, lambda v: rows_of(v, rows, size)))
 
     def mapped(self, change: Callable[[Any], Any]) -> "FitClosure":
         data = self.data if isinstance(self.data, (tuple, list)) else (self.data,)
@@ -72,7 +72,7 @@ class FitClosure(Closure):
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None:
             found += [(v.path, v.value) for v in optimizer.variables]
-        return _unique(found)
+        return unique_variables(found)
 
 
 class FunctionClosure(Closure):
@@ -97,7 +97,7 @@ class FunctionClosure(Closure):
 
     def with_rows(self, rows: Sequence[int]) -> "FunctionClosure":
         size = batch_size(self.parts)
-        args, kwargs = map_structure((self.args, self.kwargs), lambda v: _rows(v, rows, size))
+        args, kwargs = map_structure((self.args, self.kwargs), lambda v: rows_of(v, rows, size))
         return FunctionClosure(self.function, args, kwargs, self.known)
 
     def mapped(self, change: Callable[[Any], Any]) -> "FunctionClosure":
@@ -110,8 +110,8 @@ class FunctionClosure(Closure):
         names = [*_argument_names(self.function, self.args, self.kwargs)]
         for name, value in names:
             found += list(_variables_in(name, value))
-        found += [(_plain_name(v), v) for v in self.known]
-        return _unique(found)
+        found += [(variable_name(v), v) for v in self.known]
+        return unique_variables(found)
 
 
 def _argument_names(function: Any, args: Any, kwargs: Any) -> Iterator[tuple[str, Any]]:
@@ -135,11 +135,11 @@ def _variables_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((getattr(v, "path", "variable"), getattr(v, "value", v)) for v in value.variables)
 
 
-def _plain_name(variable: Any) -> str:
+def variable_name(variable: Any) -> str:
     return str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
 
 
-def _unique(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def unique_variables(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     seen: dict[int, tuple[str, Any]] = {}
     for name, variable in found:
         if hasattr(variable, "handle"):
@@ -147,7 +147,7 @@ def _unique(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return list(seen.values())
 
 
-def _rows(value: Any, rows: Sequence[int], size: int | None) -> Any:
+def rows_of(value: Any, rows: Sequence[int], size: int | None) -> Any:
     shape = getattr(value, "shape", None)
     if shape is None or isinstance(value, tf.Variable) or len(shape) == 0 or shape[0] != size:
         return value

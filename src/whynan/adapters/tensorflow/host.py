@@ -10,6 +10,7 @@ from typing import Any
 from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
@@ -19,12 +20,13 @@ from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
 from whynan.adapters.tensorflow.experiments import Bench, Window
 from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.tensorflow.flags import Told
+from whynan.adapters.tensorflow.loops import LoopClosure, has_tape, in_body
 from whynan.adapters.tensorflow.replay import Attempt, Replayer
 from whynan.adapters.tensorflow.watch import Watch
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, ReplayResult, Sample, Symptom
-from whynan.records.incident import What
+from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
 _DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
@@ -46,6 +48,52 @@ class TensorFlowHost:
         self.places: Any = None
         self.window = Window()
         self.watch.before_function = self.before_step
+        self.watch.on_eager = self.after_tape
+        self.loops = Loops(lambda: self.run.is_over, self.begun, lambda current, error: None, has_tape, False)
+
+    # Eager loops ------------------------------------------------------------------------------------------------------
+
+    def begun(self, current: Pass) -> None:
+        """An iteration of a loop that may hold a tape has begun."""
+        known = self.watch.known_variables()
+        if self.watch.is_eager_loop and known and self.window.wants_start():
+            self.window.begin(LoopClosure(current, known).variables(), self.run.n_steps == 0)
+
+    def after_tape(self, told: Told, named: list[tuple[str, Any]], target: Any) -> bool:
+        """A tape has given gradients, outside of any function; returns whether updates are to be withheld."""
+        if self.run.is_over or self.is_in_fit():
+            return told.is_bad
+        self.watch.is_eager_loop = True
+        self.run.history.loss.append(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        current = self.loops.active
+        if told.is_bad:
+            self.eager_incident(current, told)
+            return True
+        self.run.n_steps += 1
+        return False
+
+    def eager_incident(self, current: Pass | None, told: Told) -> None:
+        """The update has not been made yet: weights are those from before the step."""
+        if current is None or not in_body(current):
+            self.run.take(self._unexplained(None, told, None))
+            return
+        self.loops.is_replaying = True
+        guard, self.watch.has_guard = self.watch.has_guard, True
+        try:
+            self.incident(LoopClosure(current, self._eager_variables()), told)
+        finally:
+            self.loops.is_replaying = False
+            self.watch.has_guard = guard
+
+    def _eager_variables(self) -> list[Any]:
+        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
+        found = self.watch.known_variables()
+        for optimizer in self.watch.known_optimizers():
+            found += [v.value for v in optimizer.variables]
+        return found
+
+    # Functions and fit ------------------------------------------------------------------------------------------------
 
     def before_step(self, closure: Closure) -> None:
         """A training step is about to run: keep the state before it now and then."""
@@ -103,17 +151,19 @@ class TensorFlowHost:
             self.watch.is_enabled = False
         self.run.take(incident)
 
-    def _unexplained(self, closure: Closure, told: Told | None, error: Exception) -> Incident:
+    def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
         symptom = self._symptom_without_replay(closure, told)
-        replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
+        why = f"whynan failed: {type(error).__name__}: {error}" if error is not None else "no loop of the script's holds it"
+        replay = ReplayResult(False, "none", why)
         evidence, _ = evidence_of(Step(symptom, replay, line=source_line(calling_frame())))
         return incident_of(Step(symptom, replay), evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
 
-    def _symptom_without_replay(self, closure: Closure, told: Told | None) -> Symptom:
+    def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
         is_loss = told is None or told.loss_bad
         kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
         what: What = "loss" if is_loss else "gradient"
-        return Symptom(what, what, kind, self.run.n_steps, self.epoch(), closure.stage, _DETAIL[closure.stage])
+        stage: Stage = closure.stage if closure is not None else "train"
+        return Symptom(what, what, kind, self.run.n_steps, self.epoch(), stage, _DETAIL[stage])
 
     def _explained(self, closure: Closure, told: Told | None) -> Incident:
         deadline = self.run.deadline()

@@ -46,6 +46,7 @@ class Watch:
         self.optimizers: list[weakref.ref[Any]] = []
         self.on_function: Callable[[Any, FunctionClosure, Told], None] = lambda *_: None
         self.on_eager: Callable[[Told, list[tuple[str, Any]], Any], bool] = lambda *_: False
+        self.is_eager_loop = False
         self._scaled = False
         self._copies = Budget(0.01, n_first=3, free_s=2e-4)
         self.eager_told: Told | None = None
@@ -125,8 +126,8 @@ class Watch:
         norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
         value = float(np.sum(loss)) if loss is not None else math.nan
         self.eager_told = Told(loss is not None and not all_finite(loss), bad, value, norm)
-        if self.depth == 0 and not self.on_eager(self.eager_told, named, target):
-            self.eager_told = None
+        if self.depth == 0:
+            self.on_eager(self.eager_told, named, target)
 
     def _learn(self, sources: Any) -> None:
         for source in tf.nest.flatten(sources):
@@ -139,6 +140,9 @@ class Watch:
                         # The step that is being traced has not run yet.
                         with tf.init_scope():
                             self.before.append((variable, variable.read_value()))
+
+    def known_optimizers(self) -> list[Any]:
+        return [optimizer for ref in self.optimizers if (optimizer := ref()) is not None]
 
     def known_variables(self) -> list[Any]:
         return [variable for ref in list(self.known.values()) if (variable := ref()) is not None]
@@ -192,6 +196,8 @@ class Watch:
     def _apply(self, original: Any) -> Any:
         def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
             attempt = self.attempt
+            if all(ref() is not optimizer for ref in self.optimizers):
+                self.optimizers.append(weakref.ref(optimizer))
             if attempt is not None:
                 if attempt.tracer is not None:
                     attempt.tracer.phase = "optimizer"
