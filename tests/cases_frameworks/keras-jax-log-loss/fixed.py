@@ -13,7 +13,7 @@ keras.utils.set_random_seed(9)
 def blobs(count=600, seed=3):
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 4, count)
-    x = rng.normal(0, 1, (count, 8)) + 60 * np.eye(8)[kind]
+    x = rng.normal(0, 1, (count, 8)) + 900 * np.eye(8)[kind]
     return x.astype("float32"), kind.astype("int32")
 
 

@@ -20,7 +20,7 @@ class Ranker(keras.Model):
         better, worse = data
         with tf.GradientTape() as tape:
             margin = self(better, training=True) - self(worse, training=True)
-            chance = 1.0 / (1.0 + tf.exp(-40.0 * margin))
+            chance = tf.sigmoid(40.0 * margin)
             loss = -tf.reduce_mean(tf.math.log(chance))
         grads = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(grads, self.trainable_variables))

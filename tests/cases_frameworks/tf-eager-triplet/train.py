@@ -26,7 +26,7 @@ for epoch in range(2):
         with tf.GradientTape() as tape:
             near = distance(anchor @ weight, positive @ weight)
             far = distance(anchor @ weight, negative @ weight)
-            loss = tf.reduce_mean(tf.nn.relu(near - far + 1.0))
+            loss = tf.reduce_mean(tf.nn.relu(near - far + 4.0))
         gradient = tape.gradient(loss, [weight])
         optimizer.apply_gradients(zip(gradient, [weight]))
     print("epoch", epoch, "loss", float(loss))
