@@ -36,7 +36,7 @@ def body_of(site: LoopSite, names: tuple[str, ...], change: Change | None, sourc
         raise SyntaxError("the loop's source is not known")
     # A loop of one round: `break` and `continue` keep their meaning.
     once: ast.AST = ast.For(
-        ast.Name("__whynan_once__", ast.Store()), ast.Constant((0,)), copy.deepcopy(loop.body), [], lineno=loop.lineno
+        ast.Name("__whynan_once__", ast.Store()), ast.Tuple([ast.Constant(0)], ast.Load()), copy.deepcopy(loop.body), [], lineno=loop.lineno
     )
     ast.copy_location(once, loop)
     if change is not None:
@@ -46,7 +46,7 @@ def body_of(site: LoopSite, names: tuple[str, ...], change: Change | None, sourc
         return Body(compile(ast.fix_missing_locations(module), site.filename, "exec", dont_inherit=True), None)
     returned = ast.parse("return locals()").body[0]
     arguments = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
-    function = ast.FunctionDef(BODY, arguments, [once, returned], [], None)  # type: ignore[list-item,call-arg]
+    function = ast.FunctionDef(BODY, arguments, [once, returned], [], None)  # type: ignore[list-item]
     if sys.version_info >= (3, 12):
         function.type_params = []
     ast.copy_location(function, loop)

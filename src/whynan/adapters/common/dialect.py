@@ -78,7 +78,11 @@ class _Place:
 
     def calls(self, *names: str) -> Iterator[ast.Call]:
         for node in ast.walk(self.statement) if self.statement is not None else ():
-            if isinstance(node, ast.Call) and _name(node) in names and (node.args or isinstance(node.func, ast.Attribute)):
+            if (
+                isinstance(node, ast.Call)
+                and _name(node) in names
+                and (node.args or isinstance(node.func, ast.Attribute))
+            ):
                 yield node
 
     def nodes(self, kind: type) -> Iterator[ast.AST]:
@@ -96,7 +100,7 @@ class _Place:
         end = sum(len(part) for part in self.lines[: last - 1]) + (node.end_col_offset or 0)
         data = self.text.encode()
         padding = "\n" * max((last - first) - new.count("\n"), 0)
-        # A line break is allowed inside brackets only; the expression that spanned lines stood in some, or gets its own.
+        # A line break is allowed inside brackets only: what spanned lines stood in some, or gets its own.
         body = f"({new}{padding})" if padding else new
         source = (data[:start] + body.encode() + data[end:]).decode()
         try:
@@ -141,7 +145,9 @@ def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
     half = dtype == "float16"
     small, tiny = ("1e-4", "1e-4") if half else ("1e-7", "1e-12")
     if op in _LOGS or op in ("log1p", "xlogy"):
-        yield from _each(place, _LOGS, lambda x: f"{lib}.maximum({x}, {small})", f"at least {small} under the logarithm")
+        yield from _each(
+            place, _LOGS, lambda x: f"{lib}.maximum({x}, {small})", f"at least {small} under the logarithm"
+        )
     if op == "exp":
         limit = "10.0" if half else "60.0"
         yield from _each(place, ("exp", "expm1"), lambda x: f"{lib}.minimum({x}, {limit})", f"at most {limit} in exp")
@@ -160,12 +166,17 @@ def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
         for call in place.calls("std", "reduce_std"):
             yield call, f"({place.text_of(call)} + 1e-6)", "1e-6 added to the spread"
     eps = "1e-4" if half else "1e-8"
+    for node in _divisions(place) if op in ("div", "reciprocal", "std", "norm", "sqrt", "mean") else ():
+        right = place.text_of(node.right)
+        yield node.right, f"({right} + {eps})", f"{eps} added to the divisor"
+        yield node.right, f"{lib}.maximum({right}, {eps})", f"a divisor of at least {eps}"
+
+
+def _divisions(place: _Place) -> Iterator[ast.BinOp]:
+    """Yield the statement's divisions by something that is no number."""
     for node in place.nodes(ast.BinOp):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
-            if op in ("div", "reciprocal", "std", "norm", "sqrt", "mean"):
-                right = place.text_of(node.right)
-                yield node.right, f"({right} + {eps})", f"{eps} added to the divisor"
-                yield node.right, f"{lib}.maximum({right}, {eps})", f"a divisor of at least {eps}"
+            yield node
 
 
 def _clip(lib: str) -> str:
@@ -201,7 +212,11 @@ def double_where(evidence: Evidence, place: _Place) -> Made:
                 yield call, f"{lib}.where({squared} > 0, {safe}, 0.0)", "a root of 1 where the norm is 0"
     if op in ("div", "reciprocal", "pow"):
         for node in place.nodes(ast.BinOp):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div)
+                and not isinstance(node.right, ast.Constant)
+            ):
                 x = place.text_of(node.right)
                 yield node.right, f"{lib}.where({x} != 0, {x}, {_ones(lib, x)})", "a divisor of 1 where it is 0"
 
@@ -279,17 +294,20 @@ def skip_empty(evidence: Evidence, place: _Place) -> Made:
             yield call, f"{lib}.sum({x}) / max({_bracketed(x)}.size, 1)", "the sum over the count, at least 1"
     if op in ("div", "reciprocal"):
         for node in place.nodes(ast.BinOp):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div)
+                and not isinstance(node.right, ast.Constant)
+            ):
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1)", "a count of at least 1"
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1.0)", "a count of at least 1"
 
 
 def larger_eps(evidence: Evidence, place: _Place) -> Made:
     """Add an eps that the dtype can hold to what a normalisation by hand divides by."""
-    for node in place.nodes(ast.BinOp):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
-            eps = "1e-3" if facts.dtype_of(evidence) == "float16" else "1e-5"
-            yield node.right, f"({place.text_of(node.right)} + {eps})", f"{eps} added to the divisor"
+    for node in _divisions(place):
+        eps = "1e-3" if facts.dtype_of(evidence) == "float16" else "1e-5"
+        yield node.right, f"({place.text_of(node.right)} + {eps})", f"{eps} added to the divisor"
     yield from _each(place, _ROOTS, lambda x: f"{x} + 1e-5", "1e-5 added under the root")
 
 

@@ -46,9 +46,9 @@ class Step:
     loss: int | None = None
     parts: tuple[Part, ...] = ()
     samples: tuple[Sample, ...] = ()
-    history: History = History()
+    history: History = field(default_factory=History)
     optimizer: OptimizerFacts | None = None
-    precision: Precision = Precision()
+    precision: Precision = field(default_factory=Precision)
     loss_function: str | None = None
     loss_inputs: tuple[TensorSummary, ...] = ()
     labels_out_of_range: tuple[tuple[int, float], ...] = ()
@@ -62,7 +62,9 @@ def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
     """Return everything measured on the step, and the slice that the origin came from."""
     found = step.graph.slice(step.starts) if step.graph is not None else None
     batch = replace(describe(step.parts), labels_out_of_range=step.labels_out_of_range)
-    origin, bad_leaf, path, special = None, None, (), {}
+    origin, bad_leaf = None, None
+    path: tuple[PathStep, ...] = ()
+    special: dict[str, Any] = {}
     if found is not None and step.graph is not None:
         path = _path(found, step.graph)
         special = special_facts(step.graph, found)

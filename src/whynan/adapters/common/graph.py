@@ -123,13 +123,13 @@ class Graph:
             array = self.bad.get(value)
             if array is None:
                 continue
-            for element in nonfinite_elements(array, 2):
-                edges.append(self._edge(0, value, array, element, None))
+            edges += [self._edge(0, value, array, element, None) for element in nonfinite_elements(array, 2)]
         return find_origin(trace, edges, _is_mask) if edges else None
 
     def ancestors(self, value_or_values: Iterable[int], limit: int = 40) -> list[Node]:
         """Return the nodes that the values were made by, nearest first."""
-        todo, seen, found = deque(value_or_values), set[int](), []
+        todo, seen = deque(value_or_values), set[int]()
+        found: list[Node] = []
         while todo and len(found) < limit:
             index = self.producer.get(todo.popleft())
             if index is None or index in seen:

@@ -4,7 +4,6 @@ import ast
 import linecache
 import re
 import sys
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -86,7 +85,7 @@ def called_name(frame: Frame | None) -> str | None:
     return function.id if isinstance(function, ast.Name) else None
 
 
-def keyword_line(frame: Frame | None, names: Iterable[str]) -> Frame | None:
+def keyword_line(frame: Frame | None, names: tuple[str, ...]) -> Frame | None:
     """Return the frame with its line moved to the argument of that name in the call that it stands in."""
     if frame is None:
         return None

@@ -103,7 +103,7 @@ class State:
 
     def changed(self, after: "Reached") -> set[str]:
         """Return the names of arrays that are other ones, or hold other numbers, than at this moment."""
-        now = {name: array for name, array in after.arrays.values()}
+        now = dict(after.arrays.values())
         then = {name: (array, copy) for name, array, copy in self.copies}
         found = set()
         for name, array in now.items():

@@ -36,7 +36,9 @@ def swapped(sources: dict[str, str], change: Callable[[ast.AST], ast.AST] | None
         text = sources.get(filename) or "".join(linecache.getlines(filename))
         try:
             tree: ast.AST = ast.parse(text)
-            codes[filename] = codes_in(ast.fix_missing_locations(change(tree)) if change is not None else tree, filename)
+            codes[filename] = codes_in(
+                ast.fix_missing_locations(change(tree)) if change is not None else tree, filename
+            )
         except (SyntaxError, ValueError, RecursionError):
             continue
     changed = []

@@ -84,11 +84,8 @@ class Call:
 
     def parts(self) -> tuple[Part, ...]:
         names = self.names()
-        items = []
-        for i in self.fresh():
-            if not self.is_state(i, names):
-                items.append((data_name(names[i], self.function), self.leaves[i]))
-        return parts_of(items)
+        data = [i for i in self.fresh() if not self.is_state(i, names)]
+        return parts_of([(data_name(names[i], self.function), self.leaves[i]) for i in data])
 
     def is_state(self, place: int, names: list[str]) -> bool:
         """Before a second call nothing is known to be carried: then the first argument's arrays are parameters."""

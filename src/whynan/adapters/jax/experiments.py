@@ -22,7 +22,7 @@ _MAX_BYTES = 256 * 2**20
 
 
 class Window:
-    """The training calls since one whose arguments are all kept. Later ones keep what they did not get from the last."""
+    """The training calls since one whose arguments are all kept; later ones keep what the last did not give them."""
 
     def __init__(self) -> None:
         self.calls: deque[tuple[Call, dict[int, Any]]] = deque()
@@ -136,7 +136,7 @@ class Bench:
     def with_init(self) -> Measured | None:
         if not self.window.from_beginning and self.window.calls:
             return None
-        data = {i for i in self.call.batch_places()}
+        data = set(self.call.batch_places())
 
         def scaled(leaves: list[Any]) -> list[Any]:
             new = list(leaves)

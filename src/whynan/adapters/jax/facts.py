@@ -81,4 +81,3 @@ def precision_of(call: Call, traced: Traced) -> Precision:
     if found is not None and found.origin is not None:
         half = next((s.dtype for s in found.origin.inputs if s.dtype in ("float16", "bfloat16")), None)
     return Precision(autocast=half if own == "float32" else None, parameters=own)
-

@@ -230,7 +230,11 @@ def _put_back(call: Call) -> None:
     for i, output in enumerate(call.outputs):
         for j in call.dynamic():
             given = call.leaves[j]
-            if j in taken or np.shape(given) != np.shape(output) or (np.ndim(output) == 0 and all_finite(np.asarray(output))):
+            if (
+                j in taken
+                or np.shape(given) != np.shape(output)
+                or (np.ndim(output) == 0 and all_finite(np.asarray(output)))
+            ):
                 continue
             if getattr(given, "dtype", None) == getattr(output, "dtype", None):
                 taken.add(j)

@@ -112,9 +112,7 @@ class Runner:
     def outputs(self, leaves: Sequence[Any]) -> list[Any]:
         if self._compiled is None:
             given, places = list(self.call.leaves), self.places
-            self._compiled = jax.jit(
-                lambda *arrays: jax.tree_util.tree_leaves(_with(self.call, given, places, arrays))
-            )
+            self._compiled = jax.jit(lambda *arrays: jax.tree_util.tree_leaves(_with(self.call, given, places, arrays)))
         with quiet():
             return list(self._compiled(*[leaves[i] for i in self.places]))
 

@@ -1,8 +1,8 @@
 """Runs a step's jaxpr equation by equation and notes each as an operation.
 
 What a compiled function or a rematerialised part holds is run in place; a branch of `cond` is the one that is taken;
-`while` and `scan` run as a whole, and iteration by iteration where something in them is not finite. An operation's phase
-is told afterwards: what the loss was made from is the forward pass.
+`while` and `scan` run as a whole, and iteration by iteration where something is not finite in them. An operation's phase is
+told afterwards: what the loss was made from is the forward pass.
 """
 
 import re
@@ -203,6 +203,7 @@ class Interpreter:
         by_key: dict[Any, list[int]] = {}
         for index in sorted(forward):
             by_key.setdefault(self._keys.get(index), []).append(index)
+        codes = {frame.code for index in forward for frame in nodes[index].stack[:1]}
         for node in nodes:
             if node.index in forward:
                 continue
@@ -210,9 +211,13 @@ class Interpreter:
             if "transpose(" in names or "jvp(" in names or "linearize" in names:
                 source = _forward_of(node, by_key.get(self._keys.get(node.index), []), nodes)
                 op = node.framework_op
+                # A function of the user's that no forward operation stands in is a derivative of his own.
+                custom = None
+                if node.stack and source is None and node.stack[0].code not in codes:
+                    custom = node.stack[0].function
                 if source is not None:
                     op = f"gradient of {nodes[source].framework_op} ({op})"
-                nodes[node.index] = replace(node, phase="backward", forward=source, framework_op=op)
+                nodes[node.index] = replace(node, phase="backward", forward=source, framework_op=op, custom=custom)
                 self.graph.gradients.update(node.outputs)
             elif node.index > last:
                 nodes[node.index] = replace(node, phase="optimizer")
@@ -276,10 +281,7 @@ def _line(code: CodeType, lasti: int) -> int:
 
 
 def _args(params: dict[str, Any], primitive: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, (bool, int, float, np.number)):
-            found[key] = value
+    found: dict[str, Any] = {k: v for k, v in params.items() if isinstance(v, (bool, int, float, np.number))}
     if primitive == "integer_pow" and "y" in params:
         found["exponent"] = params["y"]
     return found

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.internals import is_outermost
+from whynan.adapters.jax.internals import is_outermost, own_lines
 from whynan.adapters.jax.trace import LOSS_TAG
 from whynan.launch.host import tell
 from whynan.watch.budget import Budget
@@ -55,6 +55,7 @@ class Watch:
         self.patches.replace(jax, "jit", self._jit)
         self.patches.replace(jax, "value_and_grad", self._derivative)
         self.patches.replace(jax, "grad", self._derivative)
+        self.patches.replace(jax.custom_vjp, "defvjp", self._defvjp)
         if hasattr(jax, "pmap"):
             self.patches.replace(jax, "pmap", self._pmap)
 
@@ -90,6 +91,23 @@ class Watch:
             return Watched(inner, inner, watch)
 
         return pmap
+
+    def _defvjp(self, original: Any) -> Any:
+        """A backward rule's operations carry the forward call's line; while a step is traced they carry their own."""
+        watch = self
+
+        @functools.wraps(original)
+        def defvjp(self: Any, fwd: Any, bwd: Any, *args: Any, **options: Any) -> Any:
+            @functools.wraps(bwd)
+            def rule(*given: Any) -> Any:
+                if not watch.is_replaying:
+                    return bwd(*given)
+                with own_lines():
+                    return bwd(*given)
+
+            return original(self, fwd, rule, *args, **options)
+
+        return defvjp
 
     def _derivative(self, original: Any) -> Any:
         watch = self
@@ -161,9 +179,8 @@ class Watch:
         while self.pending and self.is_enabled:
             call = self.pending[0]
             small = [leaf for leaf in call.outputs if _is_small(leaf)]
-            if not wait and not all(_is_ready(leaf) for leaf in small):
-                if len(self.pending) < 4:
-                    return
+            if not wait and not all(_is_ready(leaf) for leaf in small) and len(self.pending) < 4:
+                return
             self.pending.popleft()
             self._look(call, small, wait)
 
@@ -271,5 +288,3 @@ def _large_is_finite(leaf: Any) -> bool:
         return all_finite(np.asarray(leaf))
     except (TypeError, ValueError):
         return True
-
-

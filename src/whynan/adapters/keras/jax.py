@@ -1,4 +1,4 @@
-"""Keras on JAX: its compiled steps are calls like any other; what is added is which layer and loss a line belongs to."""
+"""Keras on JAX: its compiled steps are calls like any other; added is which layer and loss a line belongs to."""
 
 from contextlib import ExitStack
 from typing import Any

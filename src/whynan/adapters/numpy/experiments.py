@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.state import Reached, State
-from whynan.adapters.numpy.explain import Seen, seen_in
+from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
 from whynan.experiments.verdict import Measured
@@ -48,7 +49,9 @@ class Bench:
         self.seen = seen
         self.window = window
         self.deadline = deadline
-        sizes = [len(result) for _, _, _, result in seen.recorder.gathers]
+        gathers = data_gathers(seen)
+        self.owners = {id(owner) for _, owner, _, _ in gathers}
+        sizes = [len(result) for _, _, _, result in gathers]
         self.size = max(sizes, key=sizes.count) if sizes else 0
 
     # One iteration ----------------------------------------------------------------------------------------------------
@@ -58,7 +61,11 @@ class Bench:
         if good is None:
             return None
         kept = [good if i in rows else i for i in range(self.size)]
-        return self._once(lambda owner, index, result: result[kept] if len(result) == self.size else result)
+        return self._once(
+            lambda owner, index, result: (
+                result[kept] if len(result) == self.size and id(owner) in self.owners else result
+            )
+        )
 
     def with_other_targets(self, rows: list[int]) -> Measured | None:
         return None
@@ -87,7 +94,9 @@ class Bench:
         recorder = Recorder(self.again.function, is_tracing=False)
         recorder.on_rows = on_rows
         try:
-            return self.again.run(answering(recorder), lambda values: self._measured(recorder, values, 1), change, sources)
+            return self.again.run(
+                answering(recorder), lambda values: self._measured(recorder, values, 1), change, sources
+            )
         except Exception as error:
             return Measured(1, error=type(error).__name__)
 
@@ -99,7 +108,11 @@ class Bench:
         for label, array in Reached(values).arrays.values():
             if label in updated and array.dtype.kind == "f" and not np.isfinite(array).all():
                 return Measured(n_steps, failure=f"{label} is not finite")
-        number = float(np.asarray(seen.value).reshape(-1)[0]) if np.size(seen.value) == 1 and seen.value is not None else None
+        number = (
+            float(np.asarray(seen.value).reshape(-1)[0])
+            if np.size(seen.value) == 1 and seen.value is not None
+            else None
+        )
         return Measured(n_steps, number if seen.loss is not None else None)
 
     def _updated(self) -> set[str]:
@@ -162,7 +175,7 @@ class Bench:
         stop = min(self.deadline, time.monotonic() + _SECONDS)
         losses: list[float] = []
 
-        def step(recorder: Recorder, values: dict[str, Any], n: int) -> Measured:
+        def step(recorder: Recorder, n: int, values: dict[str, Any]) -> Measured:
             result = self._measured(recorder, values, n)
             if result.failure is None and after is not None:
                 after(kept, _floats(values, updated))
@@ -181,7 +194,9 @@ class Bench:
                 kept = {name: array.copy() for name, array in arrays.items()} if after is not None else {}
                 recorder = Recorder(self.again.function, is_tracing=False)
                 recorder.on_rows = on_rows
-                result = self.again.next_in_series(answering(recorder), values, lambda v, r=recorder, n=n: step(r, v, n))  # type: ignore[misc]
+                result = self.again.next_in_series(
+                    answering(recorder), values, partial(step, recorder, n)
+                )
                 if result.failure is not None:
                     return result
                 losses.append(result.loss or 0.0)

@@ -17,6 +17,7 @@ from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
 from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
+from whynan.records.incident import What
 from whynan.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
         if found is not None and found.leaf is not None and found.leaf.constant and not _is_data(again, seen):
             return Explained(None)  # it came that way, and no operation of the step has made it
         value = kind_of(to_numpy(seen.value)) or "nan"
-        symptom = Symptom("loss" if loss_name else "parameter", bad[0], value, host.run.n_steps, epoch_of(again), "train",
-                          "a variable of the loop")  # fmt: skip
+        what: What = "loss" if loss_name else "parameter"
+        symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), "train", "a variable of the loop")
         parts = parts_of(seen)
         step = Step(
             symptom=symptom,
@@ -97,7 +98,7 @@ def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
     """Find the symptom among the names after a run."""
     value = values.get(name)
     if value is None:
-        arrays = {label: array for label, array in Reached(values).arrays.values()}
+        arrays = dict(Reached(values).arrays.values())
         value = arrays.get(name)
     if isinstance(value, list) and value:
         value = value[-1]
@@ -137,7 +138,7 @@ def samples_of(
     host: "NumpyHost", again: Again, seen: Seen, name: str, deadline: float
 ) -> tuple[tuple[Sample, ...], str | None]:
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
-    gathers = [g for g in seen.recorder.gathers if _is_batch(seen, g[1])]
+    gathers = data_gathers(seen)
     if not gathers:
         return (), None
     size = max({len(g[3]) for g in gathers}, key=[len(g[3]) for g in gathers].count)
@@ -149,7 +150,8 @@ def samples_of(
     if found is not None and found.origin is not None:
         guesses += [e[0] for e in found.origin.elements if e]
     stop = min(deadline, time.monotonic() + 20)
-    rows, note = find_guilty(size, lambda rows: fails(again, name, rows, size), guesses, stop)
+    owners = {id(g[1]) for g in gathers}
+    rows, note = find_guilty(size, lambda rows: fails(again, name, rows, size, owners), guesses, stop)
     first = next(g for g in gathers if len(g[3]) == size)
     samples = []
     for row in rows:
@@ -165,10 +167,18 @@ def _is_batch(seen: Seen, owner: Any) -> bool:
     return known is not None and known.role in ("batch", "target")
 
 
-def fails(again: Again, name: str, rows: list[int], size: int) -> bool:
+def data_gathers(seen: Seen) -> list[tuple[int, Any, Any, Any]]:
+    """Return the picks of rows out of the data; a pick of indices that another one uses is none."""
+    indices = {id(index) for _, _, index, _ in seen.recorder.gathers}
+    return [g for g in seen.recorder.gathers if _is_batch(seen, g[1]) and id(g[3]) not in indices]
+
+
+def fails(again: Again, name: str, rows: list[int], size: int, owners: set[int]) -> bool:
     """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
-    recorder.on_rows = lambda owner, index, result: result[rows] if len(result) == size else result
+    recorder.on_rows = lambda owner, index, result: (
+        result[rows] if len(result) == size and id(owner) in owners else result
+    )
     seen = again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
     return seen.is_bad
 

@@ -75,9 +75,11 @@ class NumpyHost:
         bad: tuple[str, Any] | None = None
         if loss is not None and not math.isfinite(loss):
             bad = (loss_name, loss)
+        # A table that starts as NaN and is filled is no weight.
+        ill_before = {name for name, _, copy in current.before.copies if not all_finite(copy)}
         updated = owner.learned if owner.wanted is None else owner.wanted
         for name, array in Reached(_public(values)).arrays.values() if bad is None else ():
-            if name in updated and array.dtype.kind == "f" and not all_finite(array):
+            if name in updated and array.dtype.kind == "f" and not all_finite(array) and name not in ill_before:
                 bad = (name, array)
                 break
         if bad is None:
@@ -86,7 +88,9 @@ class NumpyHost:
 
     # An incident ------------------------------------------------------------------------------------------------------
 
-    def _incident(self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: BaseException | None) -> None:
+    def _incident(
+        self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: BaseException | None
+    ) -> None:
         self.loops.is_replaying = True
         policy = self.run.options.policy
         try:
@@ -136,5 +140,3 @@ def _loss_in(values: dict[str, Any], before: dict[str, Any], site: LoopSite) -> 
     if bad:
         return bad[0]
     return found[0] if found else ("loss", None)
-
-

@@ -5,6 +5,7 @@ columns are the user's. Functions that ask for their caller (`super()`, `locals(
 """
 
 import ast
+from typing import TypeVar
 
 _BINARY: dict[type, str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
@@ -12,6 +13,9 @@ _BINARY: dict[type, str] = {
 }  # fmt: skip
 _UNTOUCHED = {"super", "locals", "globals", "vars", "dir", "eval", "exec", "print", "len", "range", "enumerate", "zip",
               "isinstance", "open", "type", "id", "iter", "next", "reversed", "input"}  # fmt: skip
+
+
+_N = TypeVar("_N", bound=ast.AST)
 
 
 class _Instrumenter(ast.NodeTransformer):
@@ -71,7 +75,7 @@ class _Instrumenter(ast.NodeTransformer):
         return _at(ast.Call(_at(ast.Name("__whynan_do__", ast.Load()), node), [operation, *arguments], []), node)
 
 
-def _at(new: ast.AST, old: ast.AST) -> ast.AST:  # type: ignore[misc]
+def _at(new: _N, old: ast.AST) -> _N:
     ast.copy_location(new, old)
     for child in ast.iter_child_nodes(new):
         if not hasattr(child, "lineno") and isinstance(child, (ast.expr, ast.stmt, ast.keyword)):
@@ -88,9 +92,9 @@ def _slice_as_call(node: ast.expr) -> ast.expr:
     if isinstance(node, ast.Slice):
         none = ast.Constant(None)
         parts = [part if part is not None else none for part in (node.lower, node.upper, node.step)]
-        return _at(ast.Call(ast.Name("slice", ast.Load()), parts, []), node)  # type: ignore[return-value]
+        return _at(ast.Call(ast.Name("slice", ast.Load()), parts, []), node)
     if isinstance(node, ast.Tuple):
-        return _at(ast.Tuple([_slice_as_call(item) for item in node.elts], ast.Load()), node)  # type: ignore[return-value]
+        return _at(ast.Tuple([_slice_as_call(item) for item in node.elts], ast.Load()), node)
     return node
 
 

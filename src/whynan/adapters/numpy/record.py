@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.adapters.common.arrays import to_numpy
+from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.body import BODY
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.names import plain_name
@@ -138,16 +138,16 @@ class Recorder:
         given = [value for value in operands if isinstance(value, _NUMBERS)]
         return [(self.number_of(value), _copy(value) if is_copied else value) for value in given]
 
-    def _note(self, name: str, framework_op: str, given: list[tuple[int, Any]], result: Any, changes: Any = None) -> None:
+    def _note(
+        self, name: str, framework_op: str, given: list[tuple[int, Any]], result: Any, changes: Any = None
+    ) -> None:
         if not self.is_tracing:
             return
         outputs = [value for value in _flat([result]) if isinstance(value, _NUMBERS)]
         if not outputs:
             return
         stack = self._stack()
-        numbers = []
-        for value in outputs:
-            numbers.append(self._new(value))
+        numbers = [self._new(value) for value in outputs]
         if changes is not None:
             target = changes
             while isinstance(target, np.ndarray):
@@ -167,8 +167,7 @@ class Recorder:
             called=called_name(stack[0]) if stack else None,
         )
         arrays = [to_numpy(value) for value in outputs]
-        copies = [a.copy() if a is not None and a.size and not np.isfinite(a.sum() if a.dtype.kind in "fc" else 0) else a
-                  for a in arrays]  # fmt: skip
+        copies = [a if a is None or all_finite(a) else a.copy() for a in arrays]
         self.graph.add(node, lambda: [_copy(to_numpy(value)) for _, value in inputs], copies)
 
     def _stack(self) -> tuple[Frame, ...]:
@@ -198,8 +197,7 @@ def _is_users(function: Any) -> bool:
     if code is not None:
         return is_user_file(code.co_filename)
     if isinstance(function, type):
-        init = function.__dict__.get("__init__")
-        return getattr(init, "__code__", None) is not None and is_user_file(init.__code__.co_filename)
-    call = getattr(type(function), "__call__", None)
-    code = getattr(call, "__code__", None)
+        code = getattr(function.__dict__.get("__init__"), "__code__", None)
+        return code is not None and is_user_file(code.co_filename)
+    code = getattr(vars(type(function)).get("__call__"), "__code__", None)
     return code is not None and is_user_file(code.co_filename)

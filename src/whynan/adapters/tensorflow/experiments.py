@@ -99,7 +99,9 @@ class Bench:
         """Run a step of half precision in float32; what is float32 already can't be run in float64 by Keras' layers."""
         if not isinstance(self.closure, FitClosure):
             return None
-        layers = [layer for layer in self.closure.model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16")]
+        layers = [
+            layer for layer in self.closure.model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16")
+        ]
         if not layers:
             return None
         policies = [layer.dtype_policy for layer in layers]

@@ -153,7 +153,11 @@ class TensorFlowHost:
 
     def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
         symptom = self._symptom_without_replay(closure, told)
-        why = f"whynan failed: {type(error).__name__}: {error}" if error is not None else "no loop of the script's holds it"
+        why = (
+            f"whynan failed: {type(error).__name__}: {error}"
+            if error is not None
+            else "no loop of the script's holds it"
+        )
         replay = ReplayResult(False, "none", why)
         evidence, _ = evidence_of(Step(symptom, replay, line=source_line(calling_frame())))
         return incident_of(Step(symptom, replay), evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
@@ -215,7 +219,9 @@ class TensorFlowHost:
             optimizer=optimizer_of(closure, self.places),
             precision=precision_of(closure, traced),
             loss_function=_canonical(loss_call[0]) if loss_call else None,
-            loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None) if loss_call else (),
+            loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
+            if loss_call
+            else (),
         )
 
     def _samples(
@@ -233,7 +239,10 @@ class TensorFlowHost:
             guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
         try:
             rows, note = find_guilty(
-                size, lambda rows: replayer.fails(closure.with_rows(rows)), guesses, min(deadline, time.monotonic() + 20)
+                size,
+                lambda rows: replayer.fails(closure.with_rows(rows)),
+                guesses,
+                min(deadline, time.monotonic() + 20),
             )
         except Unwind:
             raise
@@ -267,5 +276,3 @@ def _canonical(name: str) -> str:
         "mean_squared_error": "mean_squared_error",
         "poisson": "poisson",
     }.get(name, name)
-
-

@@ -83,4 +83,3 @@ def in_body(current: Pass) -> bool:
             return True
         frame = frame.f_back
     return False
-

@@ -98,7 +98,11 @@ class Replayer:
         arrays = [to_numpy(leaf) for leaf in leaves]
         for part in parts:
             for leaf, array in zip(leaves, arrays):
-                if array is not None and array.shape == part.array.shape and array.ctypes.data == part.array.ctypes.data:
+                if (
+                    array is not None
+                    and array.shape == part.array.shape
+                    and array.ctypes.data == part.array.ctypes.data
+                ):
                     by_array.append((part, leaf))
                     break
         return by_array
@@ -132,5 +136,3 @@ class Replayer:
         """Whether the step, untraced, is not finite."""
         attempt = self.run(Attempt(), closure)
         return attempt.error is None and not attempt.is_finite
-
-

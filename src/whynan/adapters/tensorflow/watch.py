@@ -4,6 +4,7 @@ The test is part of the step (one small variable is written), the update is made
 has run is asked for that variable afterwards; an eager tape tells at once.
 """
 
+import functools
 import math
 import sys
 import weakref
@@ -135,11 +136,14 @@ class Watch:
             if isinstance(variable, tf.Variable) and len(self.known) < _MAX_KNOWN:
                 key = id(variable)
                 if key not in self.known:
-                    self.known[key] = weakref.ref(variable, lambda _, key=key: self.known.pop(key, None))
+                    self.known[key] = weakref.ref(variable, functools.partial(self._forget, key))
                     if not tf.executing_eagerly() and not self.has_guard:
                         # The step that is being traced has not run yet.
                         with tf.init_scope():
                             self.before.append((variable, variable.read_value()))
+
+    def _forget(self, key: int, _: Any) -> None:
+        self.known.pop(key, None)
 
     def known_optimizers(self) -> list[Any]:
         return [optimizer for ref in self.optimizers if (optimizer := ref()) is not None]
