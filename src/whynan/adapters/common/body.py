@@ -36,7 +36,11 @@ def body_of(site: LoopSite, names: tuple[str, ...], change: Change | None, sourc
         raise SyntaxError("the loop's source is not known")
     # A loop of one round: `break` and `continue` keep their meaning.
     once: ast.AST = ast.For(
-        ast.Name("__whynan_once__", ast.Store()), ast.Tuple([ast.Constant(0)], ast.Load()), copy.deepcopy(loop.body), [], lineno=loop.lineno
+        ast.Name("__whynan_once__", ast.Store()),
+        ast.Tuple([ast.Constant(0)], ast.Load()),
+        copy.deepcopy(loop.body),
+        [],
+        lineno=loop.lineno,
     )
     ast.copy_location(once, loop)
     if change is not None:

@@ -1,8 +1,8 @@
 """Runs a step's jaxpr equation by equation and notes each as an operation.
 
 What a compiled function or a rematerialised part holds is run in place; a branch of `cond` is the one that is taken;
-`while` and `scan` run as a whole, and iteration by iteration where something is not finite in them. An operation's phase is
-told afterwards: what the loss was made from is the forward pass.
+`while` and `scan` run as a whole, and iteration by iteration where something is not finite in them. An operation's
+phase is told afterwards: what the loss was made from is the forward pass.
 """
 
 import re
@@ -19,8 +19,8 @@ from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.names import plain_name
 from whynan.adapters.common.positions import called_name
-from whynan.adapters.jax.internals import Literal, bind, frames_of, name_stack_of
-from whynan.launch.host import is_user_file
+from whynan.adapters.jax.internals import Literal, bind, frames_of, name_stack_of, own_lines
+from whynan.launch.host import is_user_file, tell
 from whynan.records import SourceLine
 from whynan.trace.graph import Frame
 
@@ -34,6 +34,25 @@ _INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_
 _MAX_ITERATIONS = 400
 _MAX_OPS = 60_000
 Value = tuple[Any, int]
+RULE_TAG = "whynan_rule_"
+_RULE = re.compile(rf"{RULE_TAG}(\d+)")
+_rules: list[tuple[str, list[tuple[str, tuple[Frame, ...]]]]] = []
+"""Hand-written backward rules of the step under way: name, and each operation's primitive and own frames."""
+
+
+def note_rule(rule: Any, given: Any) -> str:
+    """Trace a backward rule by itself, for the lines of its operations; return the scope that it is to run in."""
+    operations = []
+    try:
+        jaxpr = jax.make_jaxpr(lambda *leaves: rule(*jax.tree_util.tree_unflatten(tree, leaves)))
+        leaves, tree = jax.tree_util.tree_flatten(given)
+        shapes = [jax.ShapeDtypeStruct(jax.numpy.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves]
+        with own_lines():
+            operations = [(eqn.primitive.name, _stack(eqn, (), None)) for eqn in jaxpr(*shapes).jaxpr.eqns]
+    except Exception as error:
+        tell(f"looking into {getattr(rule, '__name__', 'a backward rule')} failed", error)
+    _rules.append((str(getattr(rule, "__name__", "backward rule")), operations))
+    return f"{RULE_TAG}{len(_rules) - 1}"
 
 
 class Interpreter:
@@ -43,10 +62,9 @@ class Interpreter:
         self.graph = Graph()
         self.layers = layers
         self.losses: list[int] = []
-        self.own_file = __file__
         self._n_values = 0
         self._keys: dict[int, Any] = {}
-        self._custom: list[str] = []
+        self._custom: dict[int, str] = {}
         self._stacks: dict[int, str] = {}
         self._outer_names: list[str] = []
 
@@ -88,7 +106,7 @@ class Interpreter:
 
     def _evaluate(self, eqn: Any, given: list[Value], outer: tuple[Frame, ...], name: str | None) -> list[Value]:
         primitive = eqn.primitive.name
-        stack = _stack(eqn, outer, name, self.own_file)
+        stack = _stack(eqn, outer, name)
         inner = eqn.params.get(_INLINED[primitive]) if primitive in _INLINED else None
         if inner is not None:
             closed = inner if hasattr(inner, "consts") else None
@@ -120,6 +138,9 @@ class Interpreter:
         names = "/".join(self._outer_names)
         mark = _LAYER.findall(names)
         module, module_type, made = self.layers[int(mark[-1])] if mark else (None, None, None)
+        rule = _RULE.findall(names)
+        if rule:
+            self._custom[index], stack = _own_frames(int(rule[-1]), primitive, stack)
         node = Node(
             index=index,
             name=plain_name(primitive),
@@ -203,7 +224,6 @@ class Interpreter:
         by_key: dict[Any, list[int]] = {}
         for index in sorted(forward):
             by_key.setdefault(self._keys.get(index), []).append(index)
-        codes = {frame.code for index in forward for frame in nodes[index].stack[:1]}
         for node in nodes:
             if node.index in forward:
                 continue
@@ -211,16 +231,24 @@ class Interpreter:
             if "transpose(" in names or "jvp(" in names or "linearize" in names:
                 source = _forward_of(node, by_key.get(self._keys.get(node.index), []), nodes)
                 op = node.framework_op
-                # A function of the user's that no forward operation stands in is a derivative of his own.
-                custom = None
-                if node.stack and source is None and node.stack[0].code not in codes:
-                    custom = node.stack[0].function
+                custom = self._custom.get(node.index)
+                source = None if custom is not None else source
                 if source is not None:
                     op = f"gradient of {nodes[source].framework_op} ({op})"
                 nodes[node.index] = replace(node, phase="backward", forward=source, framework_op=op, custom=custom)
                 self.graph.gradients.update(node.outputs)
             elif node.index > last:
                 nodes[node.index] = replace(node, phase="optimizer")
+
+
+def _own_frames(rule: int, primitive: str, stack: tuple[Frame, ...]) -> tuple[str, tuple[Frame, ...]]:
+    """Return a rule's name, and the frames of its next operation of that kind."""
+    name, operations = _rules[rule]
+    for place, (other, frames) in enumerate(operations):
+        if other == primitive:
+            del operations[: place + 1]
+            return name, (*frames, *stack)
+    return name, stack
 
 
 def _forward_of(node: Node, candidates: list[int], nodes: list[Node]) -> int | None:
@@ -245,7 +273,7 @@ def _key(eqn: Any) -> Any:
     return tuple(found)
 
 
-def _stack(eqn: Any, outer: tuple[Frame, ...], name: str | None, own_file: str) -> tuple[Frame, ...]:
+def _stack(eqn: Any, outer: tuple[Frame, ...], name: str | None) -> tuple[Frame, ...]:
     """Return the user's frames of an equation.
 
     A compiled function is traced once and used again: what lies outside of it is then another caller's.
@@ -265,7 +293,7 @@ def _stack(eqn: Any, outer: tuple[Frame, ...], name: str | None, own_file: str) 
     return (*found[: inside + 1], *outer) if inside is not None else outer
 
 
-_OUR_ENTRY = ("whynan/adapters/jax/replay.py",)
+_OUR_ENTRY = ("whynan/adapters/jax/replay.py", "whynan/adapters/jax/watch.py")
 
 
 def _ends_with(found: list[Frame], outer: tuple[Frame, ...]) -> bool:

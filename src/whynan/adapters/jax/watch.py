@@ -18,8 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.internals import is_outermost, own_lines
-from whynan.adapters.jax.trace import LOSS_TAG
+from whynan.adapters.jax.internals import is_outermost
+from whynan.adapters.jax.trace import LOSS_TAG, note_rule
 from whynan.launch.host import tell
 from whynan.watch.budget import Budget
 
@@ -93,7 +93,7 @@ class Watch:
         return pmap
 
     def _defvjp(self, original: Any) -> Any:
-        """A backward rule's operations carry the forward call's line; while a step is traced they carry their own."""
+        """A backward rule's operations carry the forward call's line; a trace is told of their own."""
         watch = self
 
         @functools.wraps(original)
@@ -102,7 +102,7 @@ class Watch:
             def rule(*given: Any) -> Any:
                 if not watch.is_replaying:
                     return bwd(*given)
-                with own_lines():
+                with jax.named_scope(note_rule(bwd, given)):
                     return bwd(*given)
 
             return original(self, fwd, rule, *args, **options)

@@ -194,9 +194,7 @@ class Bench:
                 kept = {name: array.copy() for name, array in arrays.items()} if after is not None else {}
                 recorder = Recorder(self.again.function, is_tracing=False)
                 recorder.on_rows = on_rows
-                result = self.again.next_in_series(
-                    answering(recorder), values, partial(step, recorder, n)
-                )
+                result = self.again.next_in_series(answering(recorder), values, partial(step, recorder, n))
                 if result.failure is not None:
                     return result
                 losses.append(result.loss or 0.0)
