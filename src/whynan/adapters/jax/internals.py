@@ -1,5 +1,7 @@
 """The few things of JAX that are not public, in one place: a new version is looked at here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
@@ -38,6 +40,13 @@ def bind(eqn: Any, values: list[Any]) -> list[Any]:
     return list(result) if eqn.primitive.multiple_results else [result]
 
 
-def own_lines() -> Any:
-    """Return a context in which operations are known by the line that makes them, not by the one they derive from."""
-    return source_info_util.user_context(None, name_stack=source_info_util.current_name_stack())
+@contextmanager
+def own_lines() -> Iterator[None]:
+    """Let operations be known by the line that makes them, not by the one whose derivative they are."""
+    place = source_info_util._source_info_context
+    before = place.context
+    place.context = source_info_util.new_source_info()
+    try:
+        yield
+    finally:
+        place.context = before

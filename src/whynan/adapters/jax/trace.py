@@ -43,9 +43,9 @@ _rules: list[tuple[str, list[tuple[str, tuple[Frame, ...]]]]] = []
 def note_rule(rule: Any, given: Any) -> str:
     """Trace a backward rule by itself, for the lines of its operations; return the scope that it is to run in."""
     operations = []
+    leaves, tree = jax.tree_util.tree_flatten(given)
     try:
         jaxpr = jax.make_jaxpr(lambda *leaves: rule(*jax.tree_util.tree_unflatten(tree, leaves)))
-        leaves, tree = jax.tree_util.tree_flatten(given)
         shapes = [jax.ShapeDtypeStruct(jax.numpy.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves]
         with own_lines():
             operations = [(eqn.primitive.name, _stack(eqn, (), None)) for eqn in jaxpr(*shapes).jaxpr.eqns]
