@@ -81,8 +81,15 @@ class Session:
             return self.leading
         return max(self.adapters.values(), key=lambda adapter: adapter.n_steps(), default=None)
 
+    @adapter.setter
+    def adapter(self, adapter: Adapter | None) -> None:
+        self.leading = adapter
+        self.adapters = {adapter.framework: adapter} if adapter is not None else {}
+
     def attach_tensorflow(self, module: Any) -> None:
         """Called when the program has imported tensorflow."""
+        if self._is_refused("tensorflow", module):
+            return
         with own_imports():
             from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
 
@@ -90,6 +97,8 @@ class Session:
 
     def attach_jax(self, module: Any) -> None:
         """Called when the program has imported jax."""
+        if self._is_refused("jax", module):
+            return
         with own_imports():
             from whynan.adapters.jax.adapter import JaxAdapter
 
@@ -97,7 +106,7 @@ class Session:
 
     def attach_numpy(self, module: Any) -> None:
         """Called when the program has imported numpy; a framework that imports it takes over."""
-        if self.adapters:
+        if self.adapters or self._is_refused("numpy", module):
             return
         with own_imports():
             from whynan.adapters.numpy.adapter import NumpyAdapter
@@ -106,11 +115,23 @@ class Session:
 
     def attach_keras(self, module: Any) -> None:
         """Called when keras and its backend have been imported."""
+        if self._is_refused("keras", module):
+            return
         self.keras = module
         attach = getattr(self.adapters.get(module.backend.backend()), "attach_keras", None)
         if attach is not None:
             with own_imports():
                 attach(module)
+
+    @staticmethod
+    def _is_refused(framework: str, module: Any) -> bool:
+        """Whether the framework's version is none that is watched; says so."""
+        from whynan.adapters.versions import refusal
+
+        why = refusal(framework, str(module.__version__))
+        if why is not None and sys.__stderr__ is not None:
+            print(f"whynan: {why}", file=sys.__stderr__)
+        return why is not None
 
     def _attach(self, adapter: Adapter) -> None:
         """Begin to watch a framework; NumPy's own loops are left to whoever imported it."""

@@ -53,7 +53,7 @@ class Step:
     loss_inputs: tuple[TensorSummary, ...] = ()
     labels_out_of_range: tuple[tuple[int, float], ...] = ()
     line: SourceLine | None = None
-    """Where the program stood, for a symptom that could not be traced."""
+    """Where the program stood: the line of a symptom that could not be traced, or of a call into a library."""
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -75,6 +75,9 @@ def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
             origin = _leaf_op(found, bad_leaf, path, step.loss_function)
     elif step.line is not None and step.symptom.what == "parameter":
         origin = Op("step", "optimizer", "optimizer", step.line)
+    if origin is not None and origin.source.line is None and step.line is not None:
+        # Nobody has seen the layer or the loss being made: the call that led there is what is known.
+        origin = replace(origin, source=step.line)
     terms = find_terms(step.graph, step.loss, _origin_index(found)) if step.graph is not None else ()
     evidence = Evidence(
         symptom=step.symptom,

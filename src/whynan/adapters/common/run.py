@@ -6,7 +6,7 @@ from collections.abc import Callable
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
-from whynan.watch.history import RunHistory
+from whynan.watching.history import RunHistory
 
 
 class Run:
@@ -21,18 +21,20 @@ class Run:
         self.incidents: list[Incident] = []
         self.skipped: list[Incident] = []
         self.n_recovered = 0
+        self.stopped: Callable[[], BaseException] = Unwind
+        """Makes the exception that ends the run."""
 
     def deadline(self) -> float:
         """Return until when one incident may be looked at, on the monotonic clock."""
         return time.monotonic() + self.options.budget
 
     def take(self, incident: Incident) -> None:
-        """Record an incident; raise `Unwind` where the run ends with it."""
+        """Record an incident; raise where the run ends with it."""
         self.record(incident)
         self.incidents.append(incident)
         if self.options.policy == "stop":
             self.is_over = True
-            raise Unwind
+            raise self.stopped()
         if self.options.policy == "observe":
             self.is_over = True
         else:

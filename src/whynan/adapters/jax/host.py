@@ -154,6 +154,7 @@ class JaxHost:
             optimizer=optimizer_of(call, self.keras),
             precision=precision_of(call, traced),
             loss_function=self.keras.loss_function() if self.keras is not None else None,
+            line=source_line(calling_frame()),
             labels_out_of_range=_labels_out_of_range(traced, call),
             notes=notes,
         )

@@ -21,7 +21,7 @@ from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
 from whynan.launch.host import tell
-from whynan.watch.budget import Budget
+from whynan.watching.budget import Budget
 
 _SMALL = 4096
 _MAX_KEPT = 24
@@ -58,6 +58,11 @@ class Watch:
         self.patches.replace(jax.custom_vjp, "defvjp", self._defvjp)
         if hasattr(jax, "pmap"):
             self.patches.replace(jax, "pmap", self._pmap)
+
+    def watch_module(self, module: Any) -> None:
+        """Watch what a module compiles by a name of its own."""
+        if module.jit is not jax.jit:
+            self.patches.replace(module, "jit", self._jit)
 
     def uninstall(self) -> None:
         self.is_enabled = False

@@ -7,6 +7,8 @@ import jax
 import keras
 import numpy as np
 
+from keras.src.backend.jax import trainer
+
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import JaxHost
@@ -29,6 +31,7 @@ class KerasOnJax:
         self.places = Places()
         self.places.install(host.watch.patches)
         self.layers: list[Layer] = []
+        host.watch.watch_module(trainer)
         self.model: Any = None
         self._loss: str | None = None
 

@@ -218,6 +218,7 @@ class TensorFlowHost:
             history=history_of(self.run, replayer.variables, self.weights_start, told),
             optimizer=optimizer_of(closure, self.places),
             precision=precision_of(closure, traced),
+            line=source_line(calling_frame()),
             loss_function=_canonical(loss_call[0]) if loss_call else None,
             loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
             if loss_call

@@ -22,7 +22,7 @@ from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, Told
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.launch.host import tell
-from whynan.watch.budget import Budget
+from whynan.watching.budget import Budget
 
 _MAX_KNOWN = 4096
 
