@@ -4,8 +4,6 @@ import sys
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
-
 from whynan.launch.host import is_user_file
 from whynan.snapshot.python_state import (
     GlobalRandomState,
@@ -32,6 +30,7 @@ class Reached:
                 self._visit(name, value, 0)
 
     def _visit(self, name: str, value: Any, depth: int) -> None:
+        np = sys.modules["numpy"]
         if isinstance(value, np.ndarray):
             if value.dtype.kind in "fiucb":
                 self.arrays.setdefault(id(value), (name, value))
@@ -110,7 +109,7 @@ class State:
             known = then.get(name)
             if known is None or array.shape != known[1].shape or array.dtype != known[1].dtype:
                 continue
-            if not np.array_equal(array, known[1], equal_nan=array.dtype.kind in "fc"):
+            if not sys.modules["numpy"].array_equal(array, known[1], equal_nan=array.dtype.kind in "fc"):
                 found.add(name)
         return found
 
