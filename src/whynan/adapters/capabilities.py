@@ -72,8 +72,10 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
 def table() -> str:
     """Return the capabilities as a Markdown table."""
     lines = ["| capability | " + " | ".join(FRAMEWORKS) + " |", "| --- |" + " --- |" * len(FRAMEWORKS)]
-    for row in CAPABILITIES:
-        lines.append(f"| {row.title} | " + " | ".join(in_words(row.offers[name]) for name in FRAMEWORKS) + " |")
+    lines += [
+        f"| {row.title} | " + " | ".join(in_words(row.offers[name]) for name in FRAMEWORKS) + " |"
+        for row in CAPABILITIES
+    ]
     return "\n".join(lines)
 
 

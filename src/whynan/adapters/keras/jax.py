@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import keras
 import numpy as np
-
 from keras.src.backend.jax import trainer
 
 from whynan.adapters.common.patches import Patches
