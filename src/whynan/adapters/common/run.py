@@ -6,6 +6,7 @@ from collections.abc import Callable
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
+from whynan.watching.growth import GrowthWatch
 from whynan.watching.history import RunHistory
 
 
@@ -16,6 +17,7 @@ class Run:
         self.options = options
         self.record = record
         self.history = RunHistory()
+        self.growth = GrowthWatch()
         self.n_steps = 0
         self.is_over = False
         self.incidents: list[Incident] = []
@@ -23,6 +25,11 @@ class Run:
         self.n_recovered = 0
         self.stopped: Callable[[], BaseException] = Unwind
         """Makes the exception that ends the run."""
+
+    def note_loss(self, loss: float) -> None:
+        """Take the loss of the step under way."""
+        self.history.loss.append(loss)
+        self.growth.add(self.n_steps, loss)
 
     def deadline(self) -> float:
         """Return until when one incident may be looked at, on the monotonic clock."""

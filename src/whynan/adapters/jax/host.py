@@ -52,7 +52,7 @@ class JaxHost:
             self.first = call
         loss = _loss_of(call)
         if loss is not None:
-            self.run.history.loss.append(loss)
+            self.run.note_loss(loss)
         self.window.note(call, self.run.n_steps == 0)
         call.step = self.run.n_steps
         self.run.n_steps += 1

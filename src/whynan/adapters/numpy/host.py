@@ -71,7 +71,7 @@ class NumpyHost:
         owner = current.owner
         loss_name, loss = _loss_in(values, current.before.values, owner.site)
         if loss is not None:
-            self.run.history.loss.append(loss)
+            self.run.note_loss(loss)
         bad: tuple[str, Any] | None = None
         if loss is not None and not math.isfinite(loss):
             bad = (loss_name, loss)

@@ -49,6 +49,9 @@ class TensorFlowAdapter:
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.run.history.as_dict()
 
+    def growing_since(self) -> int | None:
+        return self.host.run.growth.since
+
     def skipped(self) -> tuple[Incident, ...]:
         return tuple(self.host.run.skipped)
 

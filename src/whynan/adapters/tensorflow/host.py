@@ -64,7 +64,7 @@ class TensorFlowHost:
         if self.run.is_over or self.is_in_fit():
             return told.is_bad
         self.watch.is_eager_loop = True
-        self.run.history.loss.append(told.loss)
+        self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
         current = self.loops.active
         if told.is_bad:
@@ -120,7 +120,7 @@ class TensorFlowHost:
             return
         if self.weights_start is None:
             self._remember_start(closure)
-        self.run.history.loss.append(told.loss)
+        self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
         if told.is_bad:
             self.incident(closure, told)
