@@ -65,12 +65,83 @@ class Session:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.root = Path.cwd()
         self.incidents: list[Incident] = []
-        self.adapter: Adapter | None = None
+        self.adapters: dict[str, Adapter] = {}
+        self.leading: Adapter | None = None
+        self.keras: Any = None
         self.is_finished = False
         self.pid = os.getpid()
         self.request = rerun.requested()
         self.streams = rerun.Streams(self.request)
         self.environment = dict(os.environ)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter whose framework trains: of several that are imported the one that has made steps."""
+        if self.leading is not None:
+            return self.leading
+        return max(self.adapters.values(), key=lambda adapter: adapter.n_steps(), default=None)
+
+    @adapter.setter
+    def adapter(self, adapter: Adapter | None) -> None:
+        self.leading = adapter
+        self.adapters = {adapter.framework: adapter} if adapter is not None else {}
+
+    def attach_tensorflow(self, module: Any) -> None:
+        """Called when the program has imported tensorflow."""
+        if self._is_refused("tensorflow", module):
+            return
+        with own_imports():
+            from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
+
+        self._attach(TensorFlowAdapter(self.options, self.record))
+
+    def attach_jax(self, module: Any) -> None:
+        """Called when the program has imported jax."""
+        if self._is_refused("jax", module):
+            return
+        with own_imports():
+            from whynan.adapters.jax.adapter import JaxAdapter
+
+        self._attach(JaxAdapter(self.options, self.record))
+
+    def attach_numpy(self, module: Any) -> None:
+        """Called when the program has imported numpy; a framework that imports it takes over."""
+        if self.adapters or self._is_refused("numpy", module):
+            return
+        with own_imports():
+            from whynan.adapters.numpy.adapter import NumpyAdapter
+
+        self._attach(NumpyAdapter(self.options, self.record))
+
+    def attach_keras(self, module: Any) -> None:
+        """Called when keras and its backend have been imported."""
+        if self._is_refused("keras", module):
+            return
+        self.keras = module
+        attach = getattr(self.adapters.get(module.backend.backend()), "attach_keras", None)
+        if attach is not None:
+            with own_imports():
+                attach(module)
+
+    @staticmethod
+    def _is_refused(framework: str, module: Any) -> bool:
+        """Whether the framework's version is none that is watched; says so."""
+        from whynan.adapters.versions import refusal
+
+        why = refusal(framework, str(module.__version__))
+        if why is not None and sys.__stderr__ is not None:
+            print(f"whynan: {why}", file=sys.__stderr__)
+        return why is not None
+
+    def _attach(self, adapter: Adapter) -> None:
+        """Begin to watch a framework; NumPy's own loops are left to whoever imported it."""
+        first = self.adapters.pop("numpy", None) if adapter.framework != "numpy" else None
+        if first is not None:
+            first.detach()
+        # Newer ones come first: where none has made a step, the program's own import is the outer one.
+        self.adapters = {adapter.framework: adapter, **self.adapters}
+        if self.keras is not None:
+            self.attach_keras(self.keras)
 
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""
@@ -78,7 +149,7 @@ class Session:
             from whynan.adapters.torch.adapter import TorchAdapter
 
         adapter = TorchAdapter(self.options, self.record)
-        self.adapter = adapter
+        self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
 
@@ -94,9 +165,11 @@ class Session:
         if self.is_finished or os.getpid() != self.pid:  # a fork's end is not the run's
             return None
         self.is_finished = True
-        if self.adapter is not None:
+        self.leading = self.adapter
+        if self.leading is not None:
             self._take_last_incident()
-            self.adapter.detach()
+        for adapter in self.adapters.values():
+            adapter.detach()
         self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
         self._save(recording)
@@ -188,6 +261,10 @@ def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
     imports.when_imported("torch", session.attach_torch)
+    imports.when_imported("tensorflow", session.attach_tensorflow)
+    imports.when_imported("numpy", session.attach_numpy)
+    imports.when_imported("jax", session.attach_jax)
+    imports.when_imported("keras", session.attach_keras)
     return session
 
 

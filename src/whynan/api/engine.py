@@ -48,7 +48,8 @@ class Engine:
     def is_running(self) -> bool:
         return not self.host.is_over
 
-    def know(self, filename: str) -> None:
+    @staticmethod
+    def know(filename: str) -> None:
         """Take a file, and what the program has imported from beside it, for the user's own code."""
         root = project_of(str(Path(filename).resolve().parent)) if Path(filename).exists() else None
         launch_host.user_codes.setdefault(filename, [])

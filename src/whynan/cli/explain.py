@@ -12,6 +12,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from whynan.adapters.capabilities import CAPABILITIES, FRAMEWORKS, in_words
+from whynan.adapters.versions import SUPPORTED
 from whynan.diagnosis import catalogue
 from whynan.diagnosis.cause import Cause
 from whynan.diagnosis.remedy import Remedy
@@ -27,9 +29,13 @@ class _UnknownSlug(click.ClickException):
 
 
 @click.command("explain")
+@click.option("--capabilities", is_flag=True, help="Show what is offered for each framework.")
 @click.argument("slug", required=False)
-def explain(slug: str | None) -> None:
+def explain(slug: str | None, capabilities: bool) -> None:
     """Explain the cause or remedy SLUG: what it is, how it looks, bad and good code. Without SLUG, list all."""
+    if capabilities:
+        _show(_capabilities())
+        return
     try:
         entry = None if slug is None else catalogue.look_up(slug)
     except catalogue.UnknownSlugError as error:
@@ -56,6 +62,18 @@ def _overview() -> RenderableType:
     parts += [_heading("remedies"), _list((remedy.slug, remedy.title) for remedy in catalogue.all_remedies())]
     parts.append(Text("\nwhynan explain SLUG shows one of them with code."))
     return Group(*parts)
+
+
+def _capabilities() -> RenderableType:
+    """Return what each framework's adapter offers, as a table."""
+    table = Table(show_lines=False, box=None, padding=(0, 1))
+    table.add_column("", max_width=34)
+    for name in FRAMEWORKS:
+        table.add_column(name, max_width=13)
+    for row in CAPABILITIES:
+        table.add_row(row.title, *(in_words(row.offers[name]) for name in FRAMEWORKS))
+    watched = ", ".join(f"{name} {first} to before {end}" for name, (first, end) in SUPPORTED.items())
+    return Group(table, Text(f"\nkeras: with the TensorFlow or JAX backend. Versions: {watched}."))
 
 
 def _page(entry: Cause | Remedy) -> RenderableType:

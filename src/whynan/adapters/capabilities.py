@@ -1,0 +1,83 @@
+"""What each framework's adapter offers, as facts: shown by `whynan explain --capabilities`, held against the code.
+
+A value is True, False, or words that say how far it goes. A capability that code stands for names it in `PROOF`: the
+attribute must exist where the table says yes, and must not where it says no.
+"""
+
+from dataclasses import dataclass
+
+FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "numpy")
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One row: a slug, what it means to a user, and what each framework offers of it."""
+
+    slug: str
+    title: str
+    offers: dict[str, bool | str]
+
+
+def _row(slug: str, title: str, *offers: bool | str) -> Capability:
+    return Capability(slug, title, dict(zip(FRAMEWORKS, offers, strict=True)))
+
+
+CAPABILITIES: tuple[Capability, ...] = (
+    _row("unchanged", "watched by `whynan run` without a change to the script", True, True, True, True, True),
+    _row("compiled", "steps that are compiled", "not the op-by-op trace of torch.compile", True, True, True, False),
+    _row("eager", "steps that are not compiled", True, True, "loops of the script's own", "derivatives", True),
+    _row("withheld", "the bad update is withheld, weights stay as they were", True, True, True,
+         "the state before the step is kept", "put back after the step"),
+    _row("at-once", "told within the step that failed", True, True, True, "up to a few steps later", True),
+    _row("replay", "the step is run again", "re-yield", "closure", "closure", "closure", "closure"),
+    _row("backward", "births in the backward pass, at the forward line", True, True, True, True,
+         "a script's own backward pass is forward code"),
+    _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates", True),
+    _row("validation", "a validation loss", True, True, False, "functions named like a loss", False),
+    _row("sample", "the guilty sample and its index", True, True, True, True, True),
+    _row("layers", "names of layers", True, True, False, False, False),
+    _row("randomness", "the replay draws the same random numbers", True, "seeds of Keras, not of its kernels",
+         "stateless generators", True, True),
+    _row("drop-sample", "experiment: without the sample", True, True, True, True, True),
+    _row("patched-line", "experiment: the patched line", True, True, True, True, True),
+    _row("full-precision", "experiment: higher precision", True, "half precision in float32", False, True, True),
+    _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True),
+    _row("clipping", "experiment: clipped gradients", True, True, True, True, False),
+    _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True),
+    _row("recovery", "`--policy recover`", "a ladder of interventions", "the batch is skipped", "the batch is skipped",
+         "the batch is skipped", "the iteration is undone"),
+    _row("callback", "a callback or decorator for those who edit", True, True, False, False, False),
+    _row("distributed", "several replicas", True, False, False, False, False),
+)  # fmt: skip
+
+PROOF: dict[str, dict[str, tuple[str, str]]] = {
+    "full-precision": {
+        "keras": ("whynan.adapters.tensorflow.experiments", "Bench.in_double"),
+        "jax": ("whynan.adapters.jax.experiments", "Bench.in_double"),
+        "numpy": ("whynan.adapters.numpy.experiments", "Bench.in_double"),
+    },
+    "learning-rate": {
+        "tensorflow": ("whynan.adapters.tensorflow.experiments", "Bench.with_rate"),
+        "jax": ("whynan.adapters.jax.experiments", "Bench.with_rate"),
+        "numpy": ("whynan.adapters.numpy.experiments", "Bench.with_rate"),
+    },
+    "callback": {"keras": ("whynan.keras", "Watch"), "torch": ("whynan", "watch")},
+    "sample": {
+        "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),
+        "jax": ("whynan.adapters.jax.closure", "Call.with_rows"),
+    },
+}
+
+
+def table() -> str:
+    """Return the capabilities as a Markdown table."""
+    lines = ["| capability | " + " | ".join(FRAMEWORKS) + " |", "| --- |" + " --- |" * len(FRAMEWORKS)]
+    lines += [
+        f"| {row.title} | " + " | ".join(in_words(row.offers[name]) for name in FRAMEWORKS) + " |"
+        for row in CAPABILITIES
+    ]
+    return "\n".join(lines)
+
+
+def in_words(offer: bool | str) -> str:
+    return {True: "yes", False: "no"}[offer] if isinstance(offer, bool) else offer

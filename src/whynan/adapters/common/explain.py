@@ -1,0 +1,181 @@
+"""From a replayed step to an incident: the origin as a report speaks of it, the evidence, the diagnosis."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from whynan.adapters.common.batch import Part, describe
+from whynan.adapters.common.evidence import special_facts
+from whynan.adapters.common.graph import Graph, Node
+from whynan.adapters.common.names import SPOKEN, spoken_name
+from whynan.adapters.common.positions import source_line
+from whynan.adapters.common.terms import find_terms
+from whynan.diagnosis.engine import diagnose
+from whynan.records import (
+    BadLeaf,
+    Evidence,
+    History,
+    Incident,
+    Op,
+    OptimizerFacts,
+    PathStep,
+    Phase,
+    Precision,
+    ReplayResult,
+    Sample,
+    SourceLine,
+    Symptom,
+)
+from whynan.records.tensor import TensorSummary
+from whynan.slicing.origin import Slice
+from whynan.trace.graph import OpRecord
+
+_MAX_PATH = 60
+_MOVES = {"identity", "reshape", "transpose", "cast", "convert_element_type", "broadcast_in_dim", "squeeze", "name",
+          "expand_dims", "broadcast_to", "read_variable", "stop_gradient", "identity_n"}  # fmt: skip
+"""Ops that only move values: a reader of a path gains nothing by them."""
+
+
+@dataclass
+class Step:
+    """A failing step as an adapter hands it over. `starts` are the symptom's values, `loss` that of the loss."""
+
+    symptom: Symptom
+    replay: ReplayResult
+    graph: Graph | None = None
+    starts: tuple[int, ...] = ()
+    loss: int | None = None
+    parts: tuple[Part, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    history: History = field(default_factory=History)
+    optimizer: OptimizerFacts | None = None
+    precision: Precision = field(default_factory=Precision)
+    loss_function: str | None = None
+    loss_inputs: tuple[TensorSummary, ...] = ()
+    labels_out_of_range: tuple[tuple[int, float], ...] = ()
+    line: SourceLine | None = None
+    """Where the program stood: the line of a symptom that could not be traced, or of a call into a library."""
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
+    """Return everything measured on the step, and the slice that the origin came from."""
+    found = step.graph.slice(step.starts) if step.graph is not None else None
+    batch = replace(describe(step.parts), labels_out_of_range=step.labels_out_of_range)
+    origin, bad_leaf = None, None
+    path: tuple[PathStep, ...] = ()
+    special: dict[str, Any] = {}
+    if found is not None and step.graph is not None:
+        path = _path(found, step.graph)
+        special = special_facts(step.graph, found)
+        if found.origin is not None:
+            origin = _origin_op(found.origin, step.graph)
+        elif found.leaf is not None:
+            bad_leaf = BadLeaf(found.leaf.summary, -1 if step.symptom.step == 0 else None)
+            origin = _leaf_op(found, bad_leaf, path, step.loss_function)
+    elif step.line is not None and step.symptom.what == "parameter":
+        origin = Op("step", "optimizer", "optimizer", step.line)
+    if origin is not None and origin.source.line is None and step.line is not None:
+        # Nobody has seen the layer or the loss being made: the call that led there is what is known.
+        origin = replace(origin, source=step.line)
+    terms = find_terms(step.graph, step.loss, _origin_index(found)) if step.graph is not None else ()
+    evidence = Evidence(
+        symptom=step.symptom,
+        replay=step.replay,
+        origin=origin,
+        path=path,
+        bad_leaf=bad_leaf,
+        samples=step.samples,
+        loss_terms=terms,
+        history=step.history,
+        optimizer=step.optimizer,
+        precision=step.precision,
+        batch=batch,
+        loss_function=step.loss_function,
+        loss_inputs=step.loss_inputs,
+        error=step.error,
+        **special,
+    )
+    return evidence, found
+
+
+def _origin_index(found: Slice | None) -> int | None:
+    return found.origin.index if found is not None and found.origin is not None else None
+
+
+def incident_of(step: Step, evidence: Evidence, policy: str, action: str) -> Incident:
+    """Ask the catalogue, and put together all that is known of the step."""
+    notes = list(step.notes)
+    causes, remedies = diagnose(evidence, notes)
+    return Incident(
+        symptom=evidence.symptom,
+        replay=evidence.replay,
+        origin=evidence.origin,
+        path=evidence.path,
+        samples=evidence.samples,
+        loss_terms=evidence.loss_terms,
+        causes=causes,
+        remedies=remedies,
+        policy=policy,
+        action=action,
+        notes=tuple(notes),
+    )
+
+
+def line_of(node: Node) -> SourceLine:
+    """Return the user's line of an operation: its innermost frame, else where the layer or loss was made."""
+    if node.stack:
+        return source_line(node.stack[0])
+    return node.made if node.made is not None else SourceLine(None, None, None, None)
+
+
+def op_name(node: Node, graph: Graph) -> str:
+    """Return the name that a reader knows the operation by; of a derivative, that of the forward operation."""
+    forward = graph.nodes[node.forward] if node.forward is not None else None
+    if forward is not None and node.phase == "backward":
+        return spoken_name(forward.name, forward.called)
+    return spoken_name(node.name, node.called)
+
+
+def _origin_op(record: OpRecord, graph: Graph) -> Op:
+    node = graph.nodes[record.index]
+    return Op(
+        op=op_name(node, graph),
+        framework_op=record.framework_op,
+        phase=record.phase,
+        source=line_of(node),
+        module=record.module,
+        module_type=record.module_type,
+        inputs=record.inputs,
+        output=record.output,
+        elements=record.elements,
+        args={**record.args, **({"called": node.called} if node.called in SPOKEN else {})},
+    )
+
+
+def _leaf_op(found: Slice, bad: BadLeaf, path: tuple[PathStep, ...], loss: str | None) -> Op:
+    """A tensor that was bad before the step: the line is that which first used it."""
+    phase: Phase = "data" if bad.tensor.role in ("batch", "target") else "forward"
+    first = path[0] if path else None
+    source = first.source if first is not None else SourceLine(None, None, None, None)
+    # What a loss could not use is best known by the loss's name.
+    name = loss if loss is not None and bad.tensor.role == "target" else "data" if phase == "data" else bad.tensor.role
+    return Op(name, "leaf", phase, source, first.module if first else None, None, (bad.tensor,), bad.tensor)
+
+
+def _path(found: Slice, graph: Graph) -> tuple[PathStep, ...]:
+    records = [r for r in found.path if r is found.path[0] or r.name not in _MOVES]
+    kept: list[PathStep] = []
+    for record in records:
+        node = graph.nodes[record.index]
+        step = PathStep(op_name(node, graph), record.phase, line_of(node), record.module, record.kind)
+        if not kept or (step.op, step.source, step.phase) != (kept[-1].op, kept[-1].source, kept[-1].phase):
+            kept.append(step)
+    if len(kept) > _MAX_PATH:
+        kept = [*kept[: _MAX_PATH // 2], *kept[-_MAX_PATH // 2 :]]
+    return tuple(kept)
+
+
+def no_replay(symptom: Symptom, why: str, **known: Any) -> Step:
+    """Return a step of which only watching can tell."""
+    return Step(symptom, ReplayResult(False, "none", why), **known)

@@ -1,0 +1,148 @@
+"""The user's loops: when an iteration that may train begins and ends, and what it looked like when it began."""
+
+import ast
+import linecache
+import re
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from whynan.adapters.common.state import State
+from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
+from whynan.launch.rewrite import LoopSite
+from whynan.snapshot.carried import find_loop
+
+LOSS = re.compile(
+    r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
+    re.IGNORECASE,
+)
+UPDATES = re.compile(
+    r"-=|\+=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+)
+
+
+class Site:
+    """One loop that may train: `iter` begins an iteration, `wanted` are arrays to be copied (None: all)."""
+
+    def __init__(self, site: LoopSite, loops: "Loops") -> None:
+        self.site = site
+        self.loops = loops
+        self.n_passes = 0
+        self.wanted: set[str] | None = None
+        self.learned: set[str] = set()
+
+    def __iter__(self) -> "Pass | Iterator[tuple[()]]":
+        loops = self.loops
+        if loops.active is not None or loops.is_replaying or loops.is_over():
+            return iter(COLD)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not is_user_file(frame.f_code.co_filename):
+            frame = frame.f_back
+        return loops.begin(self, frame) if frame is not None else iter(COLD)
+
+
+class Pass:
+    """One iteration of a loop that may train. The loop itself holds it; when the loop is left it is gone."""
+
+    __slots__ = ("before", "frame", "owner", "started")
+
+    def __init__(self, owner: Site, frame: FrameType, before: State) -> None:
+        self.owner = owner
+        self.frame = frame
+        self.before = before
+        self.started = False
+
+    def __iter__(self) -> "Pass":
+        return self
+
+    def __next__(self) -> tuple[()]:
+        if not self.started:
+            self.started = True
+            return ()
+        self.owner.loops.end(self)
+        raise StopIteration
+
+    def __del__(self) -> None:
+        # The loop was left by `break`, `return` or an exception.
+        if self.owner.loops.active is self:
+            self.owner.loops.active = None
+
+
+class Loops(PlainHost):
+    """Answers the rewritten loops. `on_end` is told of each iteration, with the exception that ended it if one did."""
+
+    def __init__(
+        self,
+        is_over: Callable[[], bool],
+        on_begin: Callable[[Pass], None],
+        on_end: Callable[[Pass, BaseException | None], None],
+        may_train: Callable[[LoopSite], bool],
+        copies_arrays: bool,
+    ) -> None:
+        self.is_over = is_over
+        self.on_begin = on_begin
+        self.on_end = on_end
+        self.may_train = may_train
+        self.copies_arrays = copies_arrays
+        self.active: Pass | None = None
+        self.is_replaying = False
+
+    def new_site(self, site: LoopSite) -> Any:
+        return Site(site, self) if self.may_train(site) else COLD
+
+    def failed(self, index: int) -> bool:
+        """An exception leaves an iteration: it may come from what is not finite."""
+        current = self.active
+        if current is None or current.owner.site.index != index or self.is_replaying or self.is_over():
+            return False
+        self.active = None
+        self.on_end(current, sys.exc_info()[1])
+        return False
+
+    def leave(self, value: Any = None) -> Any:
+        """The body is about to be left: look at it as at its end."""
+        current = self.active
+        if current is None or self.is_replaying or self.is_over():
+            return value
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not is_user_file(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is current.frame:
+            self.end(current)
+        return value
+
+    def begin(self, owner: Site, frame: FrameType) -> Any:
+        owner.n_passes += 1
+        try:
+            before = State(frame, owner.wanted if self.copies_arrays else set())
+            self.active = Pass(owner, frame, before)
+            self.on_begin(self.active)
+            return self.active
+        except Exception as error:
+            tell("keeping the state of an iteration failed", error)
+            set_site(owner.site.index, COLD)
+            self.active = None
+            return iter(COLD)
+
+    def end(self, current: Pass) -> None:
+        self.active = None
+        if not self.is_over():
+            self.on_end(current, None)
+
+
+def speaks_of_training(site: LoopSite) -> bool:
+    """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
+    loop = find_loop(site)
+    if loop is None:
+        return False
+    lines = linecache.getlines(site.filename)
+
+    def speaks(first: int, last: int) -> bool:
+        text = "".join(lines[first - 1 : last])
+        return bool(LOSS.search(text)) and bool(UPDATES.search(text))
+
+    if not speaks(loop.body[0].lineno, site.body_last_line):
+        return False
+    inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
+    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)

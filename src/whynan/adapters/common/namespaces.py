@@ -1,0 +1,27 @@
+"""What the user's live frames hold that a sample may have come from."""
+
+import sys
+from typing import Any
+
+from whynan.adapters.common.arrays import is_array
+from whynan.launch.host import is_user_file
+
+_MAX_GROUP = 8
+
+
+def user_arrays() -> list[Any]:
+    """Return arrays, and groups of them, that the user's frames on the stack hold."""
+    found: list[Any] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            spaces = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
+            for value in [v for space in spaces for v in list(space.values())]:
+                if isinstance(value, (tuple, list)) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value)):
+                    found.append(tuple(value))
+                elif isinstance(value, dict) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value.values())):
+                    found.append(tuple(value.values()))
+                elif is_array(value):
+                    found.append(value)
+        frame = frame.f_back  # type: ignore[assignment]
+    return found

@@ -1,0 +1,256 @@
+"""Remedies tried on a JAX step: the failing call, or the calls from a kept one up to it."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
+from whynan.adapters.common.swap import swapped
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.replay import Runner
+from whynan.adapters.jax.watch import Watch
+from whynan.experiments.verdict import Measured
+
+_STEPS = 200
+_SECONDS = 20.0
+_MAX_BYTES = 256 * 2**20
+
+
+class Window:
+    """The training calls since one whose arguments are all kept; later ones keep what the last did not give them."""
+
+    def __init__(self) -> None:
+        self.calls: deque[tuple[Call, dict[int, Any]]] = deque()
+        self.first: list[Any] | None = None
+        self.from_beginning = False
+        self.n_bytes = 0
+        self.next_at: int | None = None
+        self.next_first: list[Any] | None = None
+
+    def note(self, call: Call, is_first: bool) -> None:
+        """Keep a call that went well."""
+        if self.first is None or (self.calls and call.function is not self.calls[-1][0].function):
+            self.calls.clear()
+            self.first, self.from_beginning, self.n_bytes = list(call.leaves), is_first, 0
+            self.next_first = self.next_at = None
+        elif len(self.calls) - (self.next_at or 0) >= _STEPS:
+            if self.next_first is not None and self.next_at is not None:
+                self.first, self.from_beginning = self.next_first, False
+                for _ in range(self.next_at):
+                    self.calls.popleft()
+            self.next_first, self.next_at = list(call.leaves), len(self.calls)
+        fresh = {i: leaf for i, leaf in enumerate(call.leaves) if i not in call.carried}
+        self.n_bytes += sum(int(getattr(leaf, "nbytes", 0)) for leaf in fresh.values()) if self.calls else 0
+        if self.n_bytes > _MAX_BYTES:
+            self.first = None
+            self.calls.clear()
+            return
+        self.calls.append((call.without_values(), fresh))
+
+
+class Bench:
+    """What can be tried on the failing call and on the window before it."""
+
+    def __init__(self, watch: Watch, call: Call, window: Window, deadline: float) -> None:
+        self.watch = watch
+        self.call = call
+        self.window = window
+        self.deadline = deadline
+
+    # One call ---------------------------------------------------------------------------------------------------------
+
+    def without_rows(self, rows: list[int]) -> Measured | None:
+        size = self.call.size_of_batch() or 0
+        good = next((i for i in range(size) if i not in rows), None)
+        if good is None:
+            return None
+        return self._once(Runner(self.call), self.call.with_rows([good if i in rows else i for i in range(size)]))
+
+    def with_other_targets(self, rows: list[int]) -> Measured | None:
+        size = self.call.size_of_batch() or 0
+        good = next((i for i in range(size) if i not in rows), None)
+        targets = {part.name for part in self.call.parts() if part.role == "target"}
+        if good is None or not targets:
+            return None
+        leaves, names = list(self.call.leaves), self.call.data_names()
+        for i in self.call.batch_places():
+            if names[i] in targets:
+                leaves[i] = np.asarray(leaves[i])[[good if j in rows else j for j in range(size)]]
+        return self._once(Runner(self.call), leaves)
+
+    def with_source(self, file: str, source: str) -> Measured | None:
+        with swapped({file: source}):
+            return self._once(Runner(self.call), self.call.leaves)
+
+    def in_double(self) -> Measured | None:
+        leaves = [_in_double(leaf) for leaf in self.call.leaves]
+        with jax.experimental.enable_x64():
+            return self._once(Runner(self.call), leaves)
+
+    def _once(self, runner: Runner, leaves: Sequence[Any]) -> Measured:
+        try:
+            outputs = runner.outputs(leaves)
+        except Exception as error:
+            return Measured(1, error=type(error).__name__)
+        return measured(outputs, self.call, 1)
+
+    # The calls before it ----------------------------------------------------------------------------------------------
+
+    def with_rate(self, factor: float) -> Measured | None:
+        def slower(leaves: list[Any], outputs: list[Any], pairs: dict[int, int]) -> list[Any]:
+            new = list(outputs)
+            for place, output in pairs.items():
+                old, now = leaves[place], outputs[output]
+                if _is_float_array(old) and np.ndim(old) and np.shape(old) == np.shape(now):
+                    new[output] = old + factor * (now - old)
+            return new
+
+        return self._window(after=slower)
+
+    def clipped(self, norm: float) -> Measured | None:
+        self.watch.clip = norm
+        try:
+            return self._window()
+        finally:
+            self.watch.clip = None
+
+    def normalized(self) -> Measured | None:
+        spread = self._spread()
+        if spread is None:
+            return None
+
+        def standardised(leaves: list[Any]) -> list[Any]:
+            return [
+                np.clip((np.asarray(leaf) - spread[i][0]) / spread[i][1], -5, 5).astype(np.asarray(leaf).dtype)
+                if i in spread else leaf
+                for i, leaf in enumerate(leaves)
+            ]  # fmt: skip
+
+        return self._window(change=standardised)
+
+    def with_init(self) -> Measured | None:
+        if not self.window.from_beginning and self.window.calls:
+            return None
+        data = set(self.call.batch_places())
+
+        def scaled(leaves: list[Any]) -> list[Any]:
+            new = list(leaves)
+            for i, leaf in enumerate(leaves):
+                array = to_numpy(leaf) if i not in data else None
+                if array is None or array.ndim < 2 or not is_floating(array):
+                    continue
+                spread, fan_in = float(array.std()), math.prod(array.shape[:-1])
+                if spread * math.sqrt(fan_in) > 2:
+                    new[i] = leaf / spread / math.sqrt(fan_in)
+            return new
+
+        return self._window(prepare=scaled)
+
+    def with_eps(self, value: float) -> Measured | None:
+        return None
+
+    def _window(
+        self,
+        change: Callable[[list[Any]], list[Any]] | None = None,
+        after: Callable[[list[Any], list[Any], dict[int, int]], list[Any]] | None = None,
+        prepare: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> Measured | None:
+        """Make the calls of the window, then the failing one, with one thing changed."""
+        steps = [*self.window.calls] if self.window.first is not None else []
+        usable = bool(steps) and steps[-1][0].function is self.call.function and bool(self.call.carried)
+        if not usable:
+            # Nothing came before: the failing call is the first.
+            if self.call.carried or steps:
+                return None
+            steps = []
+        first = list(self.window.first) if usable and self.window.first is not None else list(self.call.leaves)
+        last = {i: leaf for i, leaf in enumerate(self.call.leaves) if i not in self.call.carried}
+        pairs = self.call.carried if usable else self._guessed()
+        stop = min(self.deadline, time.monotonic() + _SECONDS)
+        runner = Runner(self.call)
+        leaves = prepare(first) if prepare is not None else first
+        losses: list[float] = []
+        plan = [fresh for _, fresh in steps] + [last]
+        for n, fresh in enumerate(plan, 1):
+            if n > 1:
+                leaves = [fresh.get(i, leaves[i]) for i in range(len(leaves))]
+            given = change(leaves) if change is not None else leaves
+            try:
+                outputs = runner.outputs(given)
+            except Exception as error:
+                return Measured(n, error=type(error).__name__)
+            if after is not None:
+                outputs = after(given, outputs, pairs)
+            result = measured(outputs, self.call, n)
+            if result.failure is not None:
+                return result
+            losses.append(result.loss or 0.0)
+            for place, output in pairs.items():
+                leaves[place] = outputs[output]
+            if time.monotonic() > stop:
+                return None
+        growth = abs(losses[-1]) / max(abs(losses[0]), 1e-9) if len(losses) > 1 and losses[0] else None
+        return Measured(len(plan), losses[-1], growth=growth)
+
+    def _guessed(self) -> dict[int, int]:
+        """Which result is an argument's next value, where no second call has shown it."""
+        pairs: dict[int, int] = {}
+        data = set(self.call.batch_places())
+        for output, value in enumerate(self.call.outputs):
+            for place in self.call.dynamic():
+                leaf = self.call.leaves[place]
+                if place in data or place in pairs or np.shape(leaf) != np.shape(value) or not np.ndim(leaf):
+                    continue
+                if getattr(leaf, "dtype", None) == getattr(value, "dtype", None):
+                    pairs[place] = output
+                    break
+        return pairs
+
+    def _spread(self) -> dict[int, tuple[Any, Any]] | None:
+        found: dict[int, tuple[Any, Any]] = {}
+        for i in self.call.batch_places():
+            arrays = [to_numpy(self.call.leaves[i]), *(to_numpy(f[i]) for _, f in self.window.calls if i in f)]
+            arrays = [a for a in arrays if a is not None and a.ndim >= 1 and is_floating(a)]
+            if not arrays:
+                continue
+            joined = np.concatenate(arrays).astype(np.float64)
+            if not all_finite(joined) or float(np.abs(joined).max(initial=0.0)) <= 10:
+                continue
+            axes = tuple(range(joined.ndim - 1)) if joined.ndim >= 2 else (0,)
+            found[i] = (joined.mean(axes), joined.std(axes) + 1e-6)
+        return found or None
+
+
+def measured(outputs: Sequence[Any], call: Call, n_steps: int) -> Measured:
+    """Return what a call's results show."""
+    loss = None
+    for value in outputs:
+        array = to_numpy(value)
+        if array is None:
+            continue
+        if not all_finite(array):
+            what = "the loss is" if array.size == 1 else "a result is"
+            return Measured(n_steps, failure=f"{what} not finite")
+        if loss is None and array.size == 1 and array.dtype.kind == "f":
+            loss = float(array.reshape(-1)[0])
+    return Measured(n_steps, loss)
+
+
+def _is_float_array(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and np.dtype(leaf.dtype).kind == "f" if not _is_extended(leaf) else False
+
+
+def _is_extended(leaf: Any) -> bool:
+    return bool(hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended))
+
+
+def _in_double(leaf: Any) -> Any:
+    array = to_numpy(leaf)
+    if array is None or not is_floating(array) or not hasattr(leaf, "dtype"):
+        return leaf
+    return np.asarray(array, np.float64)

@@ -1,0 +1,263 @@
+"""Decides that a call is an incident, has it run again, and says what comes of it."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.batch import find_index
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import prove
+from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.experiments import Bench, Window
+from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.jax.replay import Runner, Traced, trace_call
+from whynan.adapters.jax.watch import Watch
+from whynan.launch.host import Unwind, tell
+from whynan.launch.options import RunOptions
+from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.report.progress import Progress
+
+Layer = tuple[str, str, Any]
+
+
+class JaxHost:
+    """The adapter's host. Keras' side sets `layers`, which marks layers while a step is traced."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.run = Run(options, record)
+        self.watch = Watch(self.on_bad, self.on_good)
+        self.watch.synchronous = options.policy == "recover"
+        self.first: Call | None = None
+        self.window = Window()
+        self.keras: Any = None
+        self.at_end: Incident | None = None
+        self.is_ending = False
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def on_good(self, call: Call) -> None:
+        if not call.is_training:
+            return
+        if self.first is None:
+            self.first = call
+        loss = _loss_of(call)
+        if loss is not None:
+            self.run.note_loss(loss)
+        self.window.note(call, self.run.n_steps == 0)
+        call.step = self.run.n_steps
+        self.run.n_steps += 1
+
+    def on_bad(self, seen: Call) -> None:
+        """A call has returned what is not finite: the guilty one may be an earlier one."""
+        call = self._guilty(seen)
+        if call is None:
+            # What is not finite came in that way, or is meant.
+            self.on_good(seen)
+            return
+        if call.is_training and call is not seen:
+            self.run.n_steps = max(self.run.n_steps - 1, 0)
+        incident: Incident | None
+        try:
+            self.watch.is_replaying = True
+            incident = self._explained(call)
+        except Exception as error:
+            tell("explaining a step failed", error)
+            incident = self._unexplained(call, error)
+        finally:
+            self.watch.is_replaying = False
+        if incident is None:
+            self.on_good(seen)
+            return
+        self._act(call, incident)
+
+    def _act(self, call: Call, incident: Incident) -> None:
+        if self.run.options.policy == "observe":
+            self.watch.is_enabled = False
+        if self.run.options.policy == "recover" and call.is_training:
+            _put_back(call)
+            self.run.n_steps += 1
+        if self.is_ending:
+            self.at_end = incident
+            return
+        self.run.take(incident)
+
+    def _guilty(self, seen: Call) -> Call | None:
+        for call in list(self.watch.calls):
+            if not _is_finite(call.outputs) and _is_finite([call.leaves[i] for i in call.dynamic()], call):
+                return call
+            if call is seen:
+                break
+        # Nothing kept made it out of finite arguments: a bad batch, or a call long gone.
+        for call in list(self.watch.calls):
+            if call is seen or not _is_finite(call.outputs):
+                return call
+        return None
+
+    # An incident ------------------------------------------------------------------------------------------------------
+
+    def _explained(self, call: Call) -> Incident | None:
+        deadline = self.run.deadline()
+        with Progress() as progress:
+            progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            traced = self._trace(call)
+            if traced.is_finite and traced.error is None and not call.is_training:
+                return None
+            if traced.is_finite and traced.error is None and not _has_nan(call.outputs):
+                return None
+            step = self._step(call, traced)
+            if not traced.is_finite:
+                progress.stage("looking for the sample")
+                step.samples, note = self._samples(call, traced, deadline)
+                step.notes += [note] if note else []
+            evidence, _ = evidence_of(step)
+            policy = self.run.options.policy
+            incident = incident_of(step, evidence, policy, ACTIONS[policy])
+            if self.run.options.prove and not traced.is_finite:
+                bench = Bench(self.watch, call, self.window, deadline)
+                incident = prove(incident, evidence, bench, deadline, progress)
+            return incident
+
+    def _trace(self, call: Call) -> Traced:
+        if self.keras is not None:
+            return self.keras.traced(call)  # type: ignore[no-any-return]
+        return trace_call(call)
+
+    def _step(self, call: Call, traced: Traced) -> Step:
+        graph = traced.interpreter.graph
+        symptom = self._symptom(call)
+        if traced.what is not None:
+            symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
+        why = None
+        if traced.is_finite:
+            why = "run again equation by equation the step is finite; compiled it was not"
+        notes = []
+        if self.watch.dropped_donation:
+            notes.append("buffers were not donated while watching: the state before a step has to be kept")
+        return Step(
+            symptom=symptom,
+            replay=ReplayResult(not traced.is_finite, "closure", why),
+            graph=graph,
+            starts=tuple(traced.starts),
+            loss=traced.loss,
+            parts=call.parts(),
+            history=history_of(self.run, call, self.first),
+            optimizer=optimizer_of(call, self.keras),
+            precision=precision_of(call, traced),
+            loss_function=self.keras.loss_function() if self.keras is not None else None,
+            line=source_line(calling_frame()),
+            labels_out_of_range=_labels_out_of_range(traced, call),
+            notes=notes,
+        )
+
+    def _symptom(self, call: Call) -> Symptom:
+        loss = _loss_of(call)
+        kind = "nan" if loss is None or math.isfinite(loss) or math.isnan(loss) else "inf" if loss > 0 else "-inf"
+        is_loss = loss is not None and not math.isfinite(loss)
+        detail = "among what the step returned" if call.stage == "train" else "the loss of a validation batch"
+        epoch = self.keras.epoch() if self.keras is not None else None
+        name = "loss" if is_loss else "result"
+        return Symptom("loss" if is_loss else "parameter", name, kind, self.run.n_steps, epoch, call.stage, detail)
+
+    def _unexplained(self, call: Call, error: Exception) -> Incident:
+        replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
+        step = Step(self._symptom(call), replay, line=source_line(calling_frame()))
+        evidence, _ = evidence_of(step)
+        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+    def _samples(self, call: Call, traced: Traced, deadline: float) -> tuple[tuple[Sample, ...], str | None]:
+        parts, size = call.parts(), call.size_of_batch()
+        if size is None or size < 2 or not call.batch_places():
+            return (), None
+        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
+                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+        found = traced.interpreter.graph.slice(traced.starts)
+        if found is not None and found.origin is not None:
+            guesses += [e[0] for e in found.origin.elements if e]
+        runner = Runner(call)
+        try:
+            rows, note = find_guilty(
+                size, lambda rows: runner.fails(call.with_rows(rows)), guesses, min(deadline, time.monotonic() + 20)
+            )
+        except Unwind:
+            raise
+        except Exception as error:
+            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
+        sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
+        return tuple(
+            Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
+            for row in rows
+        ), note
+
+
+def _loss_of(call: Call) -> float | None:
+    """Return the value of the loss among the results: the first number that is no counter and no state."""
+    paths = jax.tree_util.tree_flatten_with_path(jax.tree_util.tree_unflatten(call.out_tree, call.outputs))[0]
+    numbers = [(jax.tree_util.keystr(path), leaf) for path, leaf in paths if np.size(leaf) == 1]
+    floats = [(path, leaf) for path, leaf in numbers if np.dtype(getattr(leaf, "dtype", "f4")).kind == "f"]
+    named = [leaf for path, leaf in floats if "loss" in path]
+    chosen = named[0] if named else floats[0][1] if floats else None
+    return float(np.asarray(chosen).reshape(-1)[0]) if chosen is not None else None
+
+
+def _is_finite(leaves: Sequence[Any], call: Call | None = None) -> bool:
+    for leaf in leaves:
+        array = to_numpy(leaf)
+        if array is not None and not all_finite(array):
+            # A mask's infinities come in as data and are meant.
+            if call is not None and not bool(np.isnan(array).any()):
+                continue
+            return False
+    return True
+
+
+def _has_nan(leaves: Sequence[Any]) -> bool:
+    arrays = [to_numpy(leaf) for leaf in leaves]
+    return any(a is not None and a.dtype.kind == "f" and bool(np.isnan(a).any()) for a in arrays)
+
+
+def _put_back(call: Call) -> None:
+    """Replace what the step has returned by what it was given, where one is the other's next value."""
+    taken: set[int] = set()
+    for i, output in enumerate(call.outputs):
+        for j in call.dynamic():
+            given = call.leaves[j]
+            if (
+                j in taken
+                or np.shape(given) != np.shape(output)
+                or (np.ndim(output) == 0 and all_finite(np.asarray(output)))
+            ):
+                continue
+            if getattr(given, "dtype", None) == getattr(output, "dtype", None):
+                taken.add(j)
+                call.outputs[i] = given
+                break
+
+
+def _labels_out_of_range(traced: Traced, call: Call) -> tuple[tuple[int, float], ...]:
+    """Return labels that a gather at the origin had no class for: JAX answers with NaN there."""
+    graph = traced.interpreter.graph
+    found = graph.slice(traced.starts)
+    if found is None or found.origin is None or found.origin.name not in ("gather", "take", "take_along_axis"):
+        return ()
+    arrays = graph.kept.get(found.origin.index, {})
+    operand = arrays.get(0)
+    if operand is None or operand.ndim == 0:
+        return ()
+    n_classes = operand.shape[-1]
+    wrong = []
+    for part in call.parts():
+        if part.array.dtype.kind in "iu" and part.array.ndim >= 1:
+            bad = (part.array < -n_classes) | (part.array >= n_classes)
+            rows = bad.reshape(len(part.array), -1)
+            wrong += [(int(i), float(part.array[i].reshape(-1)[rows[i].argmax()])) for i in np.flatnonzero(rows.any(1))]
+    return tuple(wrong[:16])

@@ -1,0 +1,126 @@
+"""Runs a step again: once equation by equation, as often as is asked as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
+from whynan.adapters.common.quiet import quiet
+from whynan.adapters.jax.closure import Call, data_name
+from whynan.adapters.jax.trace import Interpreter
+from whynan.records.incident import What
+
+
+@dataclass
+class Traced:
+    """One traced run: its graph, the numbers of the loss and of the symptom's values."""
+
+    interpreter: Interpreter
+    what: What | None = None
+    name: str = ""
+    kind: str = ""
+    starts: list[int] = field(default_factory=list)
+    loss: int | None = None
+    error: BaseException | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return self.what is None
+
+
+def trace_call(call: Call, layers: Sequence[Any] = (), leaves: Sequence[Any] | None = None) -> Traced:
+    """Evaluate the step equation by equation, and find what in it is not finite."""
+    given = list(call.leaves if leaves is None else leaves)
+    places = call.dynamic()
+    names, parts = call.names(), call.parts()
+    interpreter = Interpreter(layers)
+    traced = Traced(interpreter)
+    with quiet():
+        closed, shapes = jax.make_jaxpr(lambda *arrays: _with(call, given, places, arrays), return_shape=True)(
+            *[given[i] for i in places]
+        )
+        values = []
+        targets = {part.name for part in parts if part.role == "target"}
+        batch = set(call.fresh()) if call.carried or call.stage == "validation" else {
+            i for i in call.fresh() if not call.is_state(i, names)}  # fmt: skip
+        for i in places:
+            number = interpreter.number()
+            array = to_numpy(given[i])
+            if array is not None:
+                name = data_name(names[i], call.function)
+                role = "target" if name in targets else "batch" if i in batch and np.ndim(array) else "parameter"
+                interpreter.graph.give(number, role, name, array)  # type: ignore[arg-type]
+            values.append((given[i], number))
+        outputs = interpreter.run(closed, values)
+    interpreter.tell_phases()
+    _find_symptom(traced, call, outputs, shapes, names)
+    return traced
+
+
+def _with(call: Call, given: list[Any], places: list[int], arrays: Any) -> Any:
+    leaves = list(given)
+    for place, array in zip(places, arrays):
+        leaves[place] = array
+    return call.again(leaves)
+
+
+def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, names: list[str]) -> None:
+    """Name what is not finite: the loss first, then gradients and parameters among the results."""
+    graph = traced.interpreter.graph
+    losses = traced.interpreter.losses
+    traced.loss = losses[-1] if losses else None
+    bad_losses = [n for n in losses if n in graph.bad]
+    if bad_losses:
+        traced.loss = bad_losses[0]
+        traced.what, traced.name, traced.starts = "loss", "loss", bad_losses[:1]
+        traced.kind = kind_of(graph.bad[bad_losses[0]]) or "nan"
+        return
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]]
+    finite_inputs = [to_numpy(call.leaves[i]) for i in call.dynamic()]
+    for place, (value, number) in enumerate(outputs):
+        array = to_numpy(value)
+        if array is None or all_finite(array):
+            continue
+        kind = kind_of(array) or "nan"
+        if array.size == 1 and not losses:
+            what: What = "loss"
+        elif (array.size == 1 and kind != "nan") or (kind != "nan" and _had_infinity(array, finite_inputs)):
+            continue
+        else:
+            what = "gradient" if call.function_returns_gradients else "parameter"
+        if traced.what is None:
+            traced.what, traced.name, traced.kind = what, paths[place] if place < len(paths) else "result", kind
+        traced.starts.append(number)
+
+
+def _had_infinity(array: Any, inputs: list[Any]) -> bool:
+    """Whether infinities of that shape came into the step already."""
+    return any(given is not None and given.shape == array.shape and not all_finite(given) for given in inputs)
+
+
+class Runner:
+    """Runs a call as a whole, compiled where it was: for samples and experiments."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.places = call.dynamic()
+        self._compiled: Any = None
+
+    def outputs(self, leaves: Sequence[Any]) -> list[Any]:
+        if self._compiled is None:
+            given, places = list(self.call.leaves), self.places
+            self._compiled = jax.jit(lambda *arrays: jax.tree_util.tree_leaves(_with(self.call, given, places, arrays)))
+        with quiet():
+            return list(self._compiled(*[leaves[i] for i in self.places]))
+
+    def fails(self, leaves: Sequence[Any]) -> bool:
+        """Whether a NaN comes out, or an infinity where none was."""
+        return not all(_passes(value) for value in self.outputs(leaves))
+
+
+def _passes(value: Any) -> bool:
+    array = to_numpy(value)
+    return array is None or all_finite(array)

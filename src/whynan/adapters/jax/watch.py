@@ -1,0 +1,295 @@
+"""Watches compiled functions and derivatives: looks at what a call has returned, when it is there.
+
+Steps are pure functions, so their arguments are the state before them. Small results are looked at each time, when they
+are ready; large ones as often as the time allows, and the arguments of the calls in between are kept.
+"""
+
+import functools
+import math
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.patches import Patches
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.internals import is_outermost
+from whynan.adapters.jax.trace import LOSS_TAG, note_rule
+from whynan.launch.host import tell
+from whynan.watching.budget import Budget
+
+_SMALL = 4096
+_MAX_KEPT = 24
+_KEPT_BYTES = 512 * 2**20
+_LOSS = re.compile(r"loss|eval|valid|test_step|nll|cost|objective|error|energy", re.IGNORECASE)
+_NOTED = re.compile(r"^(step|train|update|fit)|(_step|_update)$", re.IGNORECASE)
+
+
+class Watch:
+    """What is patched, and the last calls. `on_bad` is told of a call whose results are not finite."""
+
+    def __init__(self, on_bad: Callable[[Call], Any], on_good: Callable[[Call], None]) -> None:
+        self.patches = Patches()
+        self.on_bad = on_bad
+        self.on_good = on_good
+        self.is_enabled = True
+        self.is_replaying = False
+        self.clip: float | None = None
+        self.current: Watched | None = None
+        self.calls: deque[Call] = deque(maxlen=_MAX_KEPT)
+        self.pending: deque[Call] = deque()
+        self.dropped_donation = False
+        self.is_eager_checked = False
+        self.synchronous = False
+        self.large = Budget(0.008, n_first=3, free_s=5e-5)
+        self._outputs: dict[int, int] = {}
+        self._last: Call | None = None
+        self.n_unchecked = 0
+
+    def install(self) -> None:
+        self.patches.replace(jax, "jit", self._jit)
+        self.patches.replace(jax, "value_and_grad", self._derivative)
+        self.patches.replace(jax, "grad", self._derivative)
+        self.patches.replace(jax.custom_vjp, "defvjp", self._defvjp)
+        if hasattr(jax, "pmap"):
+            self.patches.replace(jax, "pmap", self._pmap)
+
+    def watch_module(self, module: Any) -> None:
+        """Watch what a module compiles by a name of its own."""
+        if module.jit is not jax.jit:
+            self.patches.replace(module, "jit", self._jit)
+
+    def uninstall(self) -> None:
+        self.is_enabled = False
+        self.patches.undo()
+
+    # Wrapping ---------------------------------------------------------------------------------------------------------
+
+    def _jit(self, original: Any) -> Any:
+        watch = self
+
+        @functools.wraps(original)
+        def jit(fun: Any = None, /, **options: Any) -> Any:
+            if fun is None or not callable(fun):
+                return functools.partial(jit, **options)
+            kept = {k: v for k, v in options.items() if k not in ("donate_argnums", "donate_argnames")}
+            watch.dropped_donation = watch.dropped_donation or len(kept) < len(options)
+            try:
+                return Watched(original(fun, **kept), fun, watch)
+            except TypeError:
+                return original(fun, **options)
+
+        return jit
+
+    def _pmap(self, original: Any) -> Any:
+        watch = self
+
+        @functools.wraps(original)
+        def pmap(fun: Any, *args: Any, **options: Any) -> Any:
+            kept = {k: v for k, v in options.items() if k != "donate_argnums"}
+            inner = original(fun, *args, **kept)
+            return Watched(inner, inner, watch)
+
+        return pmap
+
+    def _defvjp(self, original: Any) -> Any:
+        """A backward rule's operations carry the forward call's line; a trace is told of their own."""
+        watch = self
+
+        @functools.wraps(original)
+        def defvjp(self: Any, fwd: Any, bwd: Any, *args: Any, **options: Any) -> Any:
+            @functools.wraps(bwd)
+            def rule(*given: Any) -> Any:
+                if not watch.is_replaying:
+                    return bwd(*given)
+                with jax.named_scope(note_rule(bwd, given)):
+                    return bwd(*given)
+
+            return original(self, fwd, rule, *args, **options)
+
+        return defvjp
+
+    def _derivative(self, original: Any) -> Any:
+        watch = self
+
+        @functools.wraps(original)
+        def derivative(fun: Any, argnums: Any = 0, has_aux: bool = False, *args: Any, **options: Any) -> Any:
+            tagged = _tagged(fun, has_aux)
+            inner = original(tagged, argnums, has_aux, *args, **options)
+            return Watched(inner, inner, watch, is_derivative=True, has_value=original.__name__ == "value_and_grad")
+
+        return derivative
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    def call(self, watched: "Watched", args: Any, kwargs: Any) -> Any:
+        """Make a call and keep what is needed to make it again."""
+        if self.is_replaying:
+            # Nothing that is compiled already: the functions may have other code now.
+            result = (watched.inner if watched.is_derivative else watched.function)(*args, **kwargs)
+            return _clipped(result, watched, self.clip) if self.clip is not None and watched.is_derivative else result
+        if not self.is_enabled:
+            return watched.inner(*args, **kwargs)
+        if not is_outermost() or self.current is not None:
+            if watched.is_derivative and self.current is not None:
+                self.current.is_training = True
+            return watched.inner(*args, **kwargs)
+        self.poll()
+        self.current = watched
+        try:
+            result = watched.inner(*args, **kwargs)
+        finally:
+            self.current = None
+        if watched.is_derivative:
+            watched.is_training = True
+        if not watched.is_of_interest():
+            return result
+        try:
+            return self._after(watched, args, kwargs, result)
+        except Exception as error:
+            tell("looking at a step failed", error)
+            self.is_enabled = False
+            return result
+
+    def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
+        call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
+        call.is_training = watched.is_training
+        call.function_returns_gradients = watched.is_derivative
+        call.set_result(result)
+        call.carried = {
+            i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
+        } if self._last is not None else {}  # fmt: skip
+        if watched.is_training or not call.carried:
+            self._remember(call)
+        self.calls.append(call)
+        self.pending.append(call)
+        if self.synchronous:
+            self.poll(wait=True)
+            return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
+        return result
+
+    def _remember(self, call: Call) -> None:
+        """Know the results again when they come back as arguments."""
+        if call.is_training or self._last is None:
+            self._last = call
+            self._outputs = {id(leaf): i for i, leaf in enumerate(call.outputs) if np.ndim(leaf) or True}
+
+    def poll(self, wait: bool = False) -> None:
+        """Look at the calls whose small results are there; with `wait` at all of them."""
+        while self.pending and self.is_enabled:
+            call = self.pending[0]
+            small = [leaf for leaf in call.outputs if _is_small(leaf)]
+            if not wait and not all(_is_ready(leaf) for leaf in small) and len(self.pending) < 4:
+                return
+            self.pending.popleft()
+            self._look(call, small, wait)
+
+    def _look(self, call: Call, small: list[Any], wait: bool) -> None:
+        is_bad = not all(_is_acceptable(leaf) for leaf in small)
+        if not is_bad:
+            self.n_unchecked += 1
+            if wait or self.large.is_due() or self.n_unchecked >= _MAX_KEPT - 2:
+                self.large.begin()
+                is_bad = not all(_large_is_finite(leaf) for leaf in call.outputs if not _is_small(leaf))
+                self.large.end()
+                self.n_unchecked = 0
+        if is_bad:
+            self.pending.clear()
+            self.on_bad(call)
+        else:
+            self.on_good(call)
+
+
+class Watched:
+    """A compiled function, or a derivative, that tells the watch when the program itself calls it."""
+
+    def __init__(
+        self, inner: Any, function: Any, watch: Watch, is_derivative: bool = False, has_value: bool = False
+    ) -> None:
+        functools.update_wrapper(self, inner, updated=())
+        self.inner = inner
+        self.function = function
+        self.watch = watch
+        self.is_derivative = is_derivative
+        self.has_value = has_value
+        self.is_training = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.watch.call(self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("inner", "watch"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def is_of_interest(self) -> bool:
+        """Whether the function trains, or gives a loss by its name."""
+        name = getattr(self.function, "__name__", "")
+        return self.is_training or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
+
+
+def _clipped(result: Any, watched: "Watched", norm: float) -> Any:
+    """Return a derivative's result with its gradients scaled down to a global norm."""
+    value, gradients = result if watched.has_value else (None, result)
+    leaves = [leaf for leaf in jax.tree_util.tree_leaves(gradients) if hasattr(leaf, "dtype")]
+    total = jax.numpy.sqrt(sum(jax.numpy.sum(jax.numpy.square(leaf)) for leaf in leaves))
+    scale = jax.numpy.minimum(1.0, norm / (total + 1e-12))
+    small = jax.tree_util.tree_map(lambda leaf: leaf * scale.astype(leaf.dtype), gradients)
+    return (value, small) if watched.has_value else small
+
+
+def _tagged(fun: Any, has_aux: bool) -> Any:
+    """Return the function with a mark on its value, by which a trace knows the loss."""
+
+    @functools.wraps(fun)
+    def loss(*args: Any, **kwargs: Any) -> Any:
+        result = fun(*args, **kwargs)
+        try:
+            if has_aux:
+                value, aux = result
+                return (checkpoint_name(value, LOSS_TAG), aux)
+            return checkpoint_name(result, LOSS_TAG)
+        except (TypeError, ValueError):
+            return result
+
+    return loss
+
+
+def _is_small(leaf: Any) -> bool:
+    return np.size(leaf) <= _SMALL if hasattr(leaf, "dtype") or isinstance(leaf, (int, float)) else False
+
+
+def _is_ready(leaf: Any) -> bool:
+    ready = getattr(leaf, "is_ready", None)
+    return ready is None or bool(ready())
+
+
+def _is_acceptable(leaf: Any) -> bool:
+    """Whether a small result has no NaN. An infinity may be meant: a best value so far, a masked entry."""
+    try:
+        array = np.asarray(leaf)
+    except (TypeError, ValueError):
+        return True
+    if array.dtype.kind not in "fcV":
+        return True
+    if array.size == 1 and array.dtype.kind == "f":
+        return math.isfinite(float(array.reshape(-1)[0]))
+    return all_finite(array)
+
+
+def _large_is_finite(leaf: Any) -> bool:
+    try:
+        return all_finite(np.asarray(leaf))
+    except (TypeError, ValueError):
+        return True

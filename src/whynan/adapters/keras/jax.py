@@ -1,0 +1,112 @@
+"""Keras on JAX: its compiled steps are calls like any other; added is which layer and loss a line belongs to."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from keras.src.backend.jax import trainer
+
+from whynan.adapters.common.patches import Patches
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.host import JaxHost
+from whynan.adapters.jax.replay import Traced, trace_call
+from whynan.adapters.jax.trace import LAYER_TAG
+from whynan.adapters.keras.places import Places
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.records import OptimizerFacts, SourceLine
+
+Layer = tuple[str, str, SourceLine | None]
+
+
+class KerasOnJax:
+    """Attached when the program has imported Keras with the JAX backend."""
+
+    version = keras.__version__
+
+    def __init__(self, host: JaxHost) -> None:
+        self.host = host
+        self.places = Places()
+        self.places.install(host.watch.patches)
+        self.layers: list[Layer] = []
+        host.watch.watch_module(trainer)
+        self.model: Any = None
+        self._loss: str | None = None
+
+    def epoch(self) -> int | None:
+        return epoch_of_fit()
+
+    def sources(self) -> list[Any]:
+        return fit_arrays()
+
+    def loss_function(self) -> str | None:
+        return self._loss
+
+    def traced(self, call: Call) -> Traced:
+        """Trace a call with Keras' layers and losses marked in it."""
+        self.model = getattr(call.function, "__self__", None)
+        self.layers.clear()
+        with ExitStack() as stack:
+            self._mark(stack)
+            return trace_call(call, self.layers)
+
+    def optimizer_facts(self) -> OptimizerFacts | None:
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            return None
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return OptimizerFacts(
+            name=type(inner).__name__,
+            lr=_number(getattr(inner, "learning_rate", None)),
+            eps=_number(getattr(inner, "epsilon", None)),
+            weight_decay=_number(getattr(inner, "weight_decay", None)),
+            momentum=_number(getattr(inner, "momentum", None)),
+            source=self.places.made(optimizer),
+        )
+
+    def _mark(self, stack: ExitStack) -> None:
+        from keras.src.layers.layer import Layer
+        from keras.src.losses.loss import Loss
+        from keras.src.trainers.trainer import Trainer
+
+        patches = Patches()
+        stack.callback(patches.undo)
+        patches.replace(Layer, "__call__", self._layer_call)
+        patches.replace(Loss, "__call__", self._loss_call)
+        patches.replace(Trainer, "_compute_loss", self._compute_loss)
+
+    def _scope(self, layer: Layer) -> Any:
+        self.layers.append(layer)
+        return jax.named_scope(f"{LAYER_TAG}{len(self.layers) - 1}")
+
+    def _layer_call(self, original: Any) -> Any:
+        def __call__(layer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            path = str(getattr(layer, "path", None) or layer.name).replace("/", ".")
+            with self._scope((path, type(layer).__name__, self.places.made(layer))):
+                return original(layer, *args, **kwargs)
+
+        return __call__
+
+    def _loss_call(self, original: Any) -> Any:
+        def __call__(loss: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            self._loss = str(getattr(getattr(loss, "fn", None), "__name__", None) or getattr(loss, "name", "loss"))
+            line = self.places.made(loss) or (self.places.compiled(self.model) if self.model is not None else None)
+            with self._scope((self._loss, "Loss", line)):
+                return original(loss, *args, **kwargs)
+
+        return __call__
+
+    def _compute_loss(self, original: Any) -> Any:
+        def _compute_loss(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            with self._scope(("loss", "Loss", self.places.compiled(trainer))):
+                return original(trainer, *args, **kwargs)
+
+        return _compute_loss
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None or isinstance(value, bool) else float(np.asarray(value))
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,104 @@
+"""The user's lines that made layers, losses and optimizers, and that compiled models."""
+
+import functools
+import inspect
+import sys
+import weakref
+from types import FrameType
+from typing import Any
+
+from whynan.adapters.common.patches import Patches
+from whynan.adapters.common.positions import keyword_line, source_line
+from whynan.launch.host import is_user_file
+from whynan.records import SourceLine
+from whynan.trace.graph import Frame
+
+
+class Places:
+    """Lines by object. Objects are held weakly."""
+
+    def __init__(self) -> None:
+        self._made: weakref.WeakKeyDictionary[Any, Frame] = weakref.WeakKeyDictionary()
+        self._compiled: weakref.WeakKeyDictionary[Any, Frame] = weakref.WeakKeyDictionary()
+        self._by_path: dict[str, weakref.ref[Any]] = {}
+
+    def install(self, patches: Patches) -> None:
+        from keras.src.layers.layer import Layer
+        from keras.src.losses.loss import Loss
+        from keras.src.optimizers.base_optimizer import BaseOptimizer
+        from keras.src.trainers.trainer import Trainer
+
+        for base in (Layer, Loss, BaseOptimizer):
+            patches.replace(base, "__init__", self._init)
+        patches.replace(Trainer, "compile", self._compile)
+
+    def made(self, thing: Any) -> SourceLine | None:
+        """Return the line that made a layer, loss or optimizer; None where no line of the user's did."""
+        frame = self._made.get(thing)
+        return source_line(frame) if frame is not None else None
+
+    def compiled(self, model: Any, keyword: str = "loss") -> SourceLine | None:
+        """Return the line of `compile` that names the model's loss (or another of its arguments)."""
+        frame = self._compiled.get(model)
+        return source_line(keyword_line(frame, (keyword,))) if frame is not None else None
+
+    def made_by_variable(self, model: Any, path: str | None) -> SourceLine | None:
+        """Return the line that made the layer of a variable, by the variable's path."""
+        for layer in getattr(model, "_flatten_layers", list)():
+            if path is not None and any(v.path == path for v in getattr(layer, "_trainable_variables", ())):
+                return self.made(layer)
+        return None
+
+    def _init(self, original: Any) -> Any:
+        places = self
+
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            frame = _maker(sys._getframe(1), type(self))
+            if frame is not None:
+                places._made[self] = frame
+            original(self, *args, **kwargs)
+
+        return _like(__init__, original)
+
+    def _compile(self, original: Any) -> Any:
+        places = self
+
+        def compile(self: Any, *args: Any, **kwargs: Any) -> Any:
+            frame = _innermost(sys._getframe(1))
+            if frame is not None:
+                places._compiled[self] = frame
+            return original(self, *args, **kwargs)
+
+        return _like(compile, original)
+
+
+def _like(replacement: Any, original: Any) -> Any:
+    """Return the replacement with the original's name and signature: Keras reads its constructors' arguments."""
+    functools.update_wrapper(replacement, original)
+    replacement.__signature__ = inspect.signature(original)
+    return replacement
+
+
+def _maker(frame: FrameType | None, kind: type) -> Frame | None:
+    """Return the frame that asked for an object of the class: not its own constructors, and not Keras for itself."""
+    constructors = {getattr(vars(base).get("__init__"), "__code__", None) for base in kind.__mro__}
+    n_keras = 0
+    while frame is not None:
+        code = frame.f_code
+        if is_user_file(code.co_filename) and code not in constructors:
+            return Frame(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti)
+        if code.co_name != "__init__" and code.co_name != "__call__" and code not in constructors:
+            n_keras += 1
+        if n_keras > 3:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _innermost(frame: FrameType | None) -> Frame | None:
+    while frame is not None:
+        code = frame.f_code
+        if is_user_file(code.co_filename):
+            return Frame(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti)
+        frame = frame.f_back
+    return None

@@ -1,0 +1,54 @@
+"""Keras on TensorFlow: how its trainer, layers, losses and optimizers are watched."""
+
+from typing import Any
+
+import keras
+
+from whynan.adapters.common.arrays import to_numpy
+from whynan.adapters.keras.places import Places
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.adapters.keras.trainer import TrainerHooks
+from whynan.adapters.tensorflow.closure import FitClosure
+from whynan.adapters.tensorflow.host import TensorFlowHost
+
+
+class KerasOnTensorFlow:
+    """Attached when the program has imported Keras with the TensorFlow backend."""
+
+    version = keras.__version__
+
+    def __init__(self, host: TensorFlowHost) -> None:
+        from keras.src.optimizers.base_optimizer import BaseOptimizer
+        from keras.src.optimizers.loss_scale_optimizer import LossScaleOptimizer
+
+        self.host = host
+        self.places = Places()
+        self.places.install(host.watch.patches)
+        self.trainer = TrainerHooks(self.places, self.before, self.after)
+        self.trainer.install(host.watch.patches)
+        host.watch.watch_optimizer(BaseOptimizer, LossScaleOptimizer)
+        host.hooks = self.trainer.for_attempt
+        host.places = self.places
+        host.sources = fit_arrays
+        host.epoch = epoch_of_fit
+        host.is_in_fit = lambda: self.trainer.is_inside
+
+    def before(self, model: Any, method: str) -> None:
+        """A step of `fit` is about to run."""
+        if method == "train_step":
+            self.host.before_step(FitClosure(model, method, ()))
+
+    def after(self, model: Any, method: str, held: list[Any], logs: Any) -> None:
+        """A step of `fit` or `evaluate` has returned."""
+        watch, run = self.host.watch, self.host.run
+        if run.is_over or not held:
+            return
+        if method == "train_step":
+            if watch.training or watch.eager_told is not None:
+                told = watch.eager_told if model.run_eagerly else watch.flags.read()
+                self.host.after_fit_step(FitClosure(model, method, held[-1]), told)
+            return
+        loss = logs.get("loss") if isinstance(logs, dict) else None
+        array = to_numpy(loss) if loss is not None else None
+        if array is not None and array.size == 1 and not bool(abs(float(array)) < float("inf")):
+            self.host.incident(FitClosure(model, method, held[-1]), None)

@@ -1,0 +1,213 @@
+"""Remedies tried on an iteration of a NumPy loop, or on the iterations from a kept state up to it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from whynan.adapters.common.body import Again
+from whynan.adapters.common.state import Reached, State
+from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
+from whynan.adapters.numpy.record import Recorder
+from whynan.adapters.numpy.replay import answering
+from whynan.experiments.verdict import Measured
+
+_STEPS = 128
+_SECONDS = 20.0
+
+
+@dataclass
+class Window:
+    """The iterations since the first one kept: its state whole, of the later ones the names that they were given."""
+
+    start: State | None = None
+    given: list[dict[str, Any]] = field(default_factory=list)
+    is_broken: bool = False
+
+    def note(self, before: State, assigned: frozenset[str]) -> None:
+        if self.is_broken:
+            return
+        if self.start is None:
+            self.start = before
+        self.given.append({name: value for name, value in before.values.items() if name not in assigned})
+        if len(self.given) > _STEPS:
+            # Too many to run again: a remedy of the whole run can't be tried any more.
+            self.start, self.is_broken = None, True
+            self.given.clear()
+
+
+class Bench:
+    """What can be tried. `name` is the variable that went bad."""
+
+    def __init__(self, again: Again, seen: Seen, window: Window, deadline: float) -> None:
+        self.again = again
+        self.name = seen.name
+        self.seen = seen
+        self.window = window
+        self.deadline = deadline
+        gathers = data_gathers(seen)
+        self.owners = {id(owner) for _, owner, _, _ in gathers}
+        sizes = [len(result) for _, _, _, result in gathers]
+        self.size = max(sizes, key=sizes.count) if sizes else 0
+
+    # One iteration ----------------------------------------------------------------------------------------------------
+
+    def without_rows(self, rows: list[int]) -> Measured | None:
+        good = next((i for i in range(self.size) if i not in rows), None)
+        if good is None:
+            return None
+        kept = [good if i in rows else i for i in range(self.size)]
+        return self._once(
+            lambda owner, index, result: (
+                result[kept] if len(result) == self.size and id(owner) in self.owners else result
+            )
+        )
+
+    def with_other_targets(self, rows: list[int]) -> Measured | None:
+        return None
+
+    def with_source(self, file: str, source: str) -> Measured | None:
+        return self._once(None, sources={file: source})
+
+    def in_double(self) -> Measured | None:
+        """Run the iteration with its data and parameters in float64."""
+        narrow = [a for _, a in self.again.before.reached.arrays.values() if a.dtype in (np.float32, np.float16)]
+        if not narrow:
+            return None
+        wide = {id(array): array.astype(np.float64) for array in narrow}
+
+        def widen(values: dict[str, Any]) -> None:
+            for owner in [values, *self.again.before.reached.owners.values()]:
+                space = owner if isinstance(owner, dict) else vars(owner) if hasattr(owner, "__dict__") else {}
+                for key, value in list(space.items()):
+                    if id(value) in wide:
+                        space[key] = wide[id(value)]
+
+        return self._once(None, change=widen)
+
+    def _once(self, on_rows: Any, sources: dict[str, str] | None = None,
+              change: Callable[[dict[str, Any]], None] | None = None) -> Measured:  # fmt: skip
+        recorder = Recorder(self.again.function, is_tracing=False)
+        recorder.on_rows = on_rows
+        try:
+            return self.again.run(
+                answering(recorder), lambda values: self._measured(recorder, values, 1), change, sources
+            )
+        except Exception as error:
+            return Measured(1, error=type(error).__name__)
+
+    def _measured(self, recorder: Recorder, values: dict[str, Any], n_steps: int) -> Measured:
+        seen = seen_in(recorder, values, self.name)
+        if seen.is_bad:
+            return Measured(n_steps, failure=f"{self.name} is not finite")
+        updated = self._updated()
+        for label, array in Reached(values).arrays.values():
+            if label in updated and array.dtype.kind == "f" and not np.isfinite(array).all():
+                return Measured(n_steps, failure=f"{label} is not finite")
+        number = (
+            float(np.asarray(seen.value).reshape(-1)[0])
+            if np.size(seen.value) == 1 and seen.value is not None
+            else None
+        )
+        return Measured(n_steps, number if seen.loss is not None else None)
+
+    def _updated(self) -> set[str]:
+        return self.again.before.changed(self.again.after.reached)
+
+    # The iterations before it -----------------------------------------------------------------------------------------
+
+    def with_rate(self, factor: float) -> Measured | None:
+        def slower(before: dict[str, Any], arrays: dict[str, Any]) -> None:
+            for name, array in arrays.items():
+                if name in before and array.shape == before[name].shape and array.flags.writeable:
+                    array[...] = before[name] + factor * (array - before[name])
+
+        return self._window(after=slower)
+
+    def clipped(self, norm: float) -> Measured | None:
+        return None  # a script's gradients have no name that we could know
+
+    def normalized(self) -> Measured | None:
+        spread: dict[int, tuple[Any, Any]] = {}
+        for _, owner, _, _ in self.seen.recorder.gathers:
+            if owner.dtype.kind == "f" and float(np.abs(owner).max(initial=0.0)) > 10 and np.isfinite(owner).all():
+                wide = owner.astype(np.float64)
+                axes = tuple(range(wide.ndim - 1)) if wide.ndim == 2 else tuple(range(wide.ndim)) if wide.ndim else ()
+                spread[id(owner)] = (wide.mean(axes), wide.std(axes) + 1e-6)
+        if not spread:
+            return None
+
+        def standardised(owner: Any, index: Any, result: Any) -> Any:
+            if id(owner) not in spread:
+                return result
+            mean, std = spread[id(owner)]
+            return np.clip((result - mean) / std, -5, 5).astype(result.dtype)
+
+        return self._window(on_rows=standardised)
+
+    def with_init(self) -> Measured | None:
+        def scaled(arrays: dict[str, Any]) -> None:
+            for array in arrays.values():
+                spread, fan_in = float(array.std()) if array.size else 0.0, math.prod(array.shape[:-1])
+                if array.ndim >= 2 and spread * math.sqrt(fan_in) > 2:
+                    array /= spread * math.sqrt(fan_in)
+
+        return self._window(prepare=scaled)
+
+    def with_eps(self, value: float) -> Measured | None:
+        return None
+
+    def _window(
+        self,
+        on_rows: Any = None,
+        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        prepare: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Measured | None:
+        """Run the iterations of the window, the failing one last, with one thing changed."""
+        window = self.window
+        if window.start is None:
+            return None
+        updated = self._updated()
+        stop = min(self.deadline, time.monotonic() + _SECONDS)
+        losses: list[float] = []
+
+        def step(recorder: Recorder, n: int, values: dict[str, Any]) -> Measured:
+            result = self._measured(recorder, values, n)
+            if result.failure is None and after is not None:
+                after(kept, _floats(values, updated))
+            carried.update({k: v for k, v in values.items() if k in self.again.site.assigned})
+            return result
+
+        carried: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        self.again.begin_series(window.start)
+        try:
+            for n, given in enumerate(window.given, 1):
+                values = {**window.start.values, **carried, **given}
+                arrays = _floats(values, updated)
+                if n == 1 and prepare is not None:
+                    prepare(arrays)
+                kept = {name: array.copy() for name, array in arrays.items()} if after is not None else {}
+                recorder = Recorder(self.again.function, is_tracing=False)
+                recorder.on_rows = on_rows
+                result = self.again.next_in_series(answering(recorder), values, partial(step, recorder, n))
+                if result.failure is not None:
+                    return result
+                losses.append(result.loss or 0.0)
+                if time.monotonic() > stop:
+                    return None
+        except Exception as error:
+            return Measured(len(losses) + 1, error=type(error).__name__)
+        finally:
+            self.again.end_series()
+        growth = abs(losses[-1]) / max(abs(losses[0]), 1e-9) if len(losses) > 1 and losses[0] else None
+        return Measured(len(window.given), losses[-1] if losses and losses[-1] else None, growth=growth)
+
+
+def _floats(values: dict[str, Any], updated: set[str]) -> dict[str, Any]:
+    return {label: array for label, array in Reached(values).arrays.values()
+            if label in updated and array.dtype.kind == "f"}  # fmt: skip

@@ -1,0 +1,237 @@
+"""From a non-finite iteration of a NumPy loop to an incident."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
+from whynan.adapters.common.batch import Part, find_index, is_target
+from whynan.adapters.common.body import Again
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.run import ACTIONS
+from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.state import Reached
+from whynan.adapters.numpy.record import Recorder
+from whynan.adapters.numpy.replay import answering
+from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
+from whynan.records.incident import What
+from whynan.report.progress import Progress
+
+if TYPE_CHECKING:
+    from whynan.adapters.numpy.host import NumpyHost
+
+_RATES = ("lr", "learning_rate", "alpha", "eta", "step_size", "rate", "LR", "LEARNING_RATE")
+
+
+@dataclass
+class Explained:
+    """What came of an iteration; None where what is not finite is meant."""
+
+    incident: Incident | None
+    evidence: Evidence | None = None
+
+
+@dataclass
+class Seen:
+    """One traced run of the body: its recorder, what of it is not finite, and its loss's value."""
+
+    recorder: Recorder
+    starts: list[int]
+    loss: int | None
+    name: str
+    value: Any
+    is_bad: bool = False
+
+
+def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Explained:
+    """Run the iteration again with every operation seen, and say where its first bad number comes from."""
+    with Progress() as progress:
+        progress.stage(f"{bad[0]} is not finite at step {host.run.n_steps}; running the iteration again")
+        seen = trace(host, again, bad[0])
+        reproduced = bool(seen.starts)
+        found = seen.recorder.graph.slice(seen.starts) if reproduced else None
+        if reproduced and found is None:
+            return Explained(None)
+        if found is not None and found.leaf is not None and found.leaf.constant and not _is_data(again, seen):
+            return Explained(None)  # it came that way, and no operation of the step has made it
+        value = kind_of(to_numpy(seen.value)) or "nan"
+        what: What = "loss" if loss_name else "parameter"
+        symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), "train", "a variable of the loop")
+        parts = parts_of(seen)
+        step = Step(
+            symptom=symptom,
+            replay=ReplayResult(reproduced, "closure", None if reproduced else "run again, the iteration was finite"),
+            graph=seen.recorder.graph,
+            starts=tuple(seen.starts),
+            loss=seen.loss,
+            parts=parts,
+            history=history_of(host, again),
+            optimizer=optimizer_of(again),
+            precision=Precision(parameters="float64"),
+        )
+        if reproduced:
+            progress.stage("looking for the sample")
+            step.samples, note = samples_of(host, again, seen, bad[0], deadline)
+            step.notes += [note] if note else []
+        evidence, _ = evidence_of(step)
+        policy = host.run.options.policy
+        incident = incident_of(step, evidence, policy, ACTIONS[policy])
+        if host.run.options.prove and reproduced:
+            incident = host.proved(incident, evidence, again, seen, deadline, progress)
+        return Explained(incident, evidence)
+
+
+def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
+    recorder = Recorder(again.function)
+    updated = again.before.changed(again.after.reached)
+    again.before.restore(again.frame)
+    for label, array in again.before.reached.arrays.values():
+        role = "parameter" if label in updated else "batch"
+        recorder.know(array, role if array.dtype.kind == "f" else "target", label)  # type: ignore[arg-type]
+    return again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
+
+
+def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
+    """Find the symptom among the names after a run."""
+    value = values.get(name)
+    if value is None:
+        arrays = dict(Reached(values).arrays.values())
+        value = arrays.get(name)
+    if isinstance(value, list) and value:
+        value = value[-1]
+    array = to_numpy(value) if value is not None else None
+    is_bad = array is not None and not all_finite(array)
+    starts = []
+    loss = None
+    if value is not None and recorder.is_tracing:
+        number = recorder.number_of(value)
+        if array is not None and array.size == 1:
+            loss = number
+        if is_bad:
+            starts.append(number)
+            recorder.graph.bad.setdefault(number, np.array(array))
+    return Seen(recorder, starts, loss, name, np.array(value) if array is not None else value, is_bad)
+
+
+def _is_data(again: Again, seen: Seen) -> bool:
+    """Whether data that the script holds is what came in bad."""
+    return any(not all_finite(array) for _, array in again.before.reached.arrays.values() if array.dtype.kind == "f")
+
+
+def parts_of(seen: Seen) -> tuple[Part, ...]:
+    """Return the batch: what the body picked out of larger arrays."""
+    found = []
+    for _, owner, _, result in seen.recorder.gathers:
+        number = seen.recorder.number_of(owner)
+        known = seen.recorder.graph.values.get(number)
+        if known is None or known.role == "parameter":
+            continue
+        name = known.name or "x"
+        found.append(Part(name, "target" if is_target(name) else "batch", np.asarray(result)))
+    return tuple(found)
+
+
+def samples_of(
+    host: "NumpyHost", again: Again, seen: Seen, name: str, deadline: float
+) -> tuple[tuple[Sample, ...], str | None]:
+    """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
+    gathers = data_gathers(seen)
+    if not gathers:
+        return (), None
+    size = max({len(g[3]) for g in gathers}, key=[len(g[3]) for g in gathers].count)
+    if size < 2:
+        return (), None
+    guesses = [i for g in gathers if len(g[3]) == size and g[3].dtype.kind == "f" and not all_finite(g[3])
+               for i in range(size) if not all_finite(g[3][i : i + 1])]  # fmt: skip
+    found = seen.recorder.graph.slice(seen.starts)
+    if found is not None and found.origin is not None:
+        guesses += [e[0] for e in found.origin.elements if e]
+    stop = min(deadline, time.monotonic() + 20)
+    owners = {id(g[1]) for g in gathers}
+    rows, note = find_guilty(size, lambda rows: fails(again, name, rows, size, owners), guesses, stop)
+    first = next(g for g in gathers if len(g[3]) == size)
+    samples = []
+    for row in rows:
+        index = index_of(first[1], first[2], row)
+        if index is None:
+            index = find_index(parts_of(seen), row, [owner for _, owner, _, _ in gathers])
+        samples.append(Sample(row, index, None, "with this row replaced by others the step is finite"))
+    return tuple(samples), note
+
+
+def _is_batch(seen: Seen, owner: Any) -> bool:
+    known = seen.recorder.graph.values.get(seen.recorder.number_of(owner))
+    return known is not None and known.role in ("batch", "target")
+
+
+def data_gathers(seen: Seen) -> list[tuple[int, Any, Any, Any]]:
+    """Return the picks of rows out of the data; a pick of indices that another one uses is none."""
+    indices = {id(index) for _, _, index, _ in seen.recorder.gathers}
+    return [g for g in seen.recorder.gathers if _is_batch(seen, g[1]) and id(g[3]) not in indices]
+
+
+def fails(again: Again, name: str, rows: list[int], size: int, owners: set[int]) -> bool:
+    """Whether the iteration is not finite with row rows[i] of the batch in place i."""
+    recorder = Recorder(again.function, is_tracing=False)
+    recorder.on_rows = lambda owner, index, result: (
+        result[rows] if len(result) == size and id(owner) in owners else result
+    )
+    seen = again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
+    return seen.is_bad
+
+
+def index_of(owner: Any, index: Any, row: int) -> int | None:
+    if isinstance(index, slice):
+        return range(*index.indices(len(owner)))[row]
+    try:
+        return int(np.asarray(index)[row])
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
+def epoch_of(again: Again) -> int | None:
+    for name in ("epoch", "ep", "epoch_index"):
+        value = again.before.values.get(name)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def history_of(host: "NumpyHost", again: Again) -> History:
+    updated = again.before.changed(again.after.reached)
+    now = {name: copy for name, array, copy in again.before.copies if name in updated and copy.dtype.kind == "f"}
+    measured = {n: (float(np.linalg.norm(a)), float(np.abs(a).max(initial=0.0)), _gain(a)) for n, a in now.items()}
+    if host.start is None:
+        host.start = measured
+    norm = math.sqrt(sum(m[0] ** 2 for m in measured.values())) if measured else None
+    begun = math.sqrt(sum(m[0] ** 2 for m in host.start.values())) if host.start else None
+    return History(
+        loss=host.run.history.loss.values()[-4000:],
+        lr=(rate,) if (rate := rate_of(again)) is not None else (),
+        weight_norm_start=begun,
+        weight_norm_now=norm if norm is not None and math.isfinite(norm) else None,
+        weight_abs_max_start=max((m[1] for m in host.start.values()), default=None),
+        weight_abs_max_now=max((m[1] for m in measured.values()), default=None),
+        largest_gain_start=tuple(sorted(((n, m[2]) for n, m in host.start.items() if m[2]), key=lambda i: -i[1])[:8]),
+    )
+
+
+def _gain(array: Any) -> float:
+    return float(array.std()) * math.sqrt(math.prod(array.shape[:-1])) if array.ndim >= 2 else 0.0
+
+
+def rate_of(again: Again) -> float | None:
+    """Return the learning rate that the script has a name for."""
+    for name in _RATES:
+        value = again.before.values.get(name, again.frame.f_globals.get(name))
+        if isinstance(value, float):
+            return value
+    return None
+
+
+def optimizer_of(again: Again) -> OptimizerFacts | None:
+    rate = rate_of(again)
+    return OptimizerFacts("sgd", rate) if rate is not None else None

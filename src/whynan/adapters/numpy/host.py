@@ -1,0 +1,142 @@
+"""Watches the loops of a NumPy program that train: their losses, and the arrays that they update."""
+
+import linecache
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.body import Again
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
+from whynan.adapters.common.positions import short_path
+from whynan.adapters.common.prove import prove
+from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.state import Reached
+from whynan.adapters.numpy.experiments import Bench, Window
+from whynan.adapters.numpy.explain import Explained, Seen, explain
+from whynan.adapters.numpy.instrument import instrumented
+from whynan.launch.host import COLD, set_site, tell
+from whynan.launch.options import RunOptions
+from whynan.launch.rewrite import LoopSite
+from whynan.records import Evidence, Incident, ReplayResult, SourceLine, Symptom
+from whynan.report.progress import Progress
+from whynan.snapshot.python_state import frame_values
+
+_NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)
+_LEARNING_PASSES = 2
+
+
+class NumpyHost:
+    """The adapter's host."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.run = Run(options, record)
+        self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
+        self.start: dict[str, tuple[float, float, float]] | None = None
+        self.window = Window()
+
+    def proved(
+        self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
+    ) -> Incident:
+        """Try the remedies of an incident."""
+        return prove(incident, evidence, Bench(again, seen, self.window, deadline), deadline, progress)
+
+    # Iterations -------------------------------------------------------------------------------------------------------
+
+    def begun(self, current: Pass) -> None:
+        self.window.note(current.before, current.owner.site.assigned)
+
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """The body has come to its end, or an exception has ended it."""
+        owner = current.owner
+        values = frame_values(current.frame) or {}
+        if error is not None:
+            if isinstance(error, _NUMBERS_GO_WRONG):
+                self._look(current, values, error)
+            return
+        if owner.wanted is None:
+            owner.learned |= current.before.changed(Reached(_public(values)))
+            if owner.n_passes >= _LEARNING_PASSES:
+                owner.wanted = owner.learned
+                if not owner.learned:
+                    set_site(owner.site.index, COLD)
+                    return
+        self._look(current, values)
+        self.run.n_steps += 1
+
+    def _look(self, current: Pass, values: dict[str, Any], error: BaseException | None = None) -> None:
+        owner = current.owner
+        loss_name, loss = _loss_in(values, current.before.values, owner.site)
+        if loss is not None:
+            self.run.note_loss(loss)
+        bad: tuple[str, Any] | None = None
+        if loss is not None and not math.isfinite(loss):
+            bad = (loss_name, loss)
+        # A table that starts as NaN and is filled is no weight.
+        ill_before = {name for name, _, copy in current.before.copies if not all_finite(copy)}
+        updated = owner.learned if owner.wanted is None else owner.wanted
+        for name, array in Reached(_public(values)).arrays.values() if bad is None else ():
+            if name in updated and array.dtype.kind == "f" and not all_finite(array) and name not in ill_before:
+                bad = (name, array)
+                break
+        if bad is None:
+            return
+        self._incident(current, bad, loss_name if bad[0] == loss_name else None, error)
+
+    # An incident ------------------------------------------------------------------------------------------------------
+
+    def _incident(
+        self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: BaseException | None
+    ) -> None:
+        self.loops.is_replaying = True
+        policy = self.run.options.policy
+        try:
+            again = Again(current.owner.site, current.frame, current.before, instrumented)
+            explained = explain(self, again, bad, loss_name, self.run.deadline())
+        except Exception as failure:
+            tell("explaining a step failed", failure)
+            explained = Explained(self._unexplained(current, bad, loss_name, failure))
+        finally:
+            self.loops.is_replaying = False
+        if explained.incident is None:
+            return
+        if policy == "recover":
+            current.before.restore(None)
+        if policy == "observe":
+            self.run.is_over = True
+        self.run.take(explained.incident)
+
+    def _unexplained(self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: Exception) -> Incident:
+        site = current.owner.site
+        line = SourceLine(short_path(site.filename), site.header_line, site.function,
+                          linecache.getline(site.filename, site.header_line).strip())  # fmt: skip
+        symptom = Symptom("loss" if loss_name else "parameter", bad[0], "nan", self.run.n_steps, None, "train", None)
+        why = f"the loop's body could not be run apart: {type(error).__name__}: {error}"
+        step = Step(symptom, ReplayResult(False, "none", why), line=line)
+        evidence, _ = evidence_of(step)
+        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+
+def _public(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+def _loss_in(values: dict[str, Any], before: dict[str, Any], site: LoopSite) -> tuple[str, float | None]:
+    """Return the loss that the iteration has computed: a number by its name, or what a list of losses ends with."""
+    found: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if not LOSS.search(name):
+            continue
+        if isinstance(value, list) and value:
+            value = value[-1]
+        elif name not in site.assigned:
+            continue
+        if isinstance(value, (float, np.floating)) or (isinstance(value, np.ndarray) and value.size == 1):
+            found.append((name, float(np.asarray(value).reshape(-1)[0])))
+    bad = [item for item in found if not math.isfinite(item[1])]
+    if bad:
+        return bad[0]
+    return found[0] if found else ("loss", None)

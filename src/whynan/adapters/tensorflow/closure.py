@@ -1,0 +1,179 @@
+"""A training step that can be called again: Keras' `train_step` with its batch, a `tf.function` with its arguments."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.records.incident import Stage
+
+
+class Closure:
+    """One call. `stage` is what the call is for; `variables` are all that it may change."""
+
+    stage: Stage = "train"
+
+    def call(self) -> Any:
+        """Run the step, eagerly."""
+        raise NotImplementedError
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        """Return what the step was given, by name."""
+        raise NotImplementedError
+
+    def with_rows(self, rows: Sequence[int]) -> "Closure":
+        """Return the same step with row rows[i] of the batch in place i."""
+        raise NotImplementedError
+
+    def mapped(self, change: Callable[[Any], Any]) -> "Closure":
+        """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
+        raise NotImplementedError
+
+    def variables(self) -> list[tuple[str, Any]]:
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return parts_of(self.inputs())
+
+
+class FitClosure(Closure):
+    """A step of Keras' `fit`, `train_on_batch` or `evaluate`."""
+
+    def __init__(self, model: Any, method: str, data: Any) -> None:
+        self.model = model
+        self.method = method
+        self.data = data
+        self.stage = "train" if method == "train_step" else "validation"
+
+    def call(self) -> Any:
+        data = tf.nest.map_structure(_without_optionals, self.data)
+        return getattr(self.model, self.method)(data)
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        data = self.data if isinstance(self.data, (tuple, list)) else (self.data,)
+        return list(zip(("x", "y", "sample_weight"), data))
+
+    def with_rows(self, rows: Sequence[int]) -> "FitClosure":
+        size = batch_size(self.parts)
+        return FitClosure(self.model, self.method, map_structure(self.data, lambda v: rows_of(v, rows, size)))
+
+    def mapped(self, change: Callable[[Any], Any]) -> "FitClosure":
+        data = self.data if isinstance(self.data, (tuple, list)) else (self.data,)
+        return FitClosure(self.model, self.method, map_structure(tuple(data), change))
+
+    def with_data(self, data: Any) -> "FitClosure":
+        return FitClosure(self.model, self.method, data)
+
+    def variables(self) -> list[tuple[str, Any]]:
+        found = [(v.path, v.value) for v in self.model.variables]
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None:
+            found += [(v.path, v.value) for v in optimizer.variables]
+        return unique_variables(found)
+
+
+class FunctionClosure(Closure):
+    """A call of a `tf.function` of the user's."""
+
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Any]) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.known = known
+
+    def call(self) -> Any:
+        return self.function.python_function(*self.args, **self.kwargs)
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        try:
+            bound = inspect.signature(self.function.python_function).bind(*self.args, **self.kwargs)
+            given = list(bound.arguments.items())
+        except (TypeError, ValueError):
+            given = [(f"argument {i}", value) for i, value in enumerate(self.args)] + list(self.kwargs.items())
+        return [(name, value) for name, value in given if not isinstance(value, (tf.Module, tf.Variable))]
+
+    def with_rows(self, rows: Sequence[int]) -> "FunctionClosure":
+        size = batch_size(self.parts)
+        args, kwargs = map_structure((self.args, self.kwargs), lambda v: rows_of(v, rows, size))
+        return FunctionClosure(self.function, args, kwargs, self.known)
+
+    def mapped(self, change: Callable[[Any], Any]) -> "FunctionClosure":
+        kept = lambda v: v if isinstance(v, (tf.Module, tf.Variable)) else change(v)  # noqa: E731
+        args, kwargs = map_structure((self.args, self.kwargs), kept)
+        return FunctionClosure(self.function, args, kwargs, self.known)
+
+    def variables(self) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        names = [*_argument_names(self.function, self.args, self.kwargs)]
+        for name, value in names:
+            found += list(_variables_in(name, value))
+        found += [(variable_name(v), v) for v in self.known]
+        return unique_variables(found)
+
+
+def _argument_names(function: Any, args: Any, kwargs: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from inspect.signature(function.python_function).bind(*args, **kwargs).arguments.items()
+    except (TypeError, ValueError):
+        yield from ((f"argument {i}", value) for i, value in enumerate(args))
+
+
+def _variables_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, tf.Variable):
+        yield name, value
+    elif hasattr(value, "path") and hasattr(value, "variables") and not isinstance(value, tf.Module):
+        yield from ((v.path, v.value) for v in value.variables)  # an optimizer of Keras'
+    elif hasattr(value, "variables") and hasattr(value, "layers"):
+        yield from ((v.path, v.value) for v in value.variables)
+    elif isinstance(value, tf.Module):
+        for path, variable in value._flatten(predicate=lambda v: isinstance(v, tf.Variable), with_path=True):
+            yield ".".join(str(part) for part in (name, *path)), variable
+    elif hasattr(value, "variables") and not callable(value.variables):
+        yield from ((getattr(v, "path", "variable"), getattr(v, "value", v)) for v in value.variables)
+
+
+def variable_name(variable: Any) -> str:
+    return str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
+
+
+def unique_variables(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    seen: dict[int, tuple[str, Any]] = {}
+    for name, variable in found:
+        if hasattr(variable, "handle"):
+            seen.setdefault(int(variable.handle._id), (name, variable))
+    return list(seen.values())
+
+
+def rows_of(value: Any, rows: Sequence[int], size: int | None) -> Any:
+    shape = getattr(value, "shape", None)
+    if shape is None or isinstance(value, tf.Variable) or len(shape) == 0 or shape[0] != size:
+        return value
+    return tf.gather(value, list(rows)) if tf.is_tensor(value) else value[list(rows)]
+
+
+def map_structure(structure: Any, change: Any) -> Any:
+    if isinstance(structure, dict):
+        return {key: map_structure(value, change) for key, value in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(map_structure(value, change) for value in structure))
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(map_structure(value, change) for value in structure)
+    return change(structure)
+
+
+def _without_optionals(value: Any) -> Any:
+    return None if isinstance(value, tf.experimental.Optional) else value
+
+
+class SavedVariables:
+    """Copies of variables, put back after each attempt."""
+
+    def __init__(self, variables: Sequence[tuple[str, Any]]) -> None:
+        self.copies = [(variable, variable.numpy()) for _, variable in variables if variable.dtype.is_numpy_compatible]
+
+    def restore(self) -> None:
+        for variable, copy in self.copies:
+            variable.assign(copy)

@@ -1,0 +1,279 @@
+"""Decides that a step is an incident, has it run again, and says what comes of it."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
+from whynan.adapters.common.batch import batch_size, find_index
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import Loops, Pass
+from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import prove
+from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
+from whynan.adapters.tensorflow.experiments import Bench, Window
+from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.tensorflow.flags import Told
+from whynan.adapters.tensorflow.loops import LoopClosure, has_tape, in_body
+from whynan.adapters.tensorflow.replay import Attempt, Replayer
+from whynan.adapters.tensorflow.watch import Watch
+from whynan.launch.host import Unwind, tell
+from whynan.launch.options import RunOptions
+from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records.incident import Stage, What
+from whynan.report.progress import Progress
+
+_DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
+Hooks = Callable[[Attempt, ExitStack], None]
+
+
+class TensorFlowHost:
+    """The adapter's host. Keras' side calls `after_step`, tapes and functions come through the watch."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.run = Run(options, record)
+        self.watch = Watch()
+        self.watch.on_function = self.after_function
+        self.hooks: Hooks = lambda attempt, stack: None
+        self.sources: Callable[[], list[Any]] = list
+        self.epoch: Callable[[], int | None] = lambda: None
+        self.is_in_fit: Callable[[], bool] = lambda: False
+        self.weights_start: dict[str, tuple[float, float, float]] | None = None
+        self.places: Any = None
+        self.window = Window()
+        self.watch.before_function = self.before_step
+        self.watch.on_eager = self.after_tape
+        self.loops = Loops(lambda: self.run.is_over, self.begun, lambda current, error: None, has_tape, False)
+
+    # Eager loops ------------------------------------------------------------------------------------------------------
+
+    def begun(self, current: Pass) -> None:
+        """An iteration of a loop that may hold a tape has begun."""
+        known = self.watch.known_variables()
+        if self.watch.is_eager_loop and known and self.window.wants_start():
+            self.window.begin(LoopClosure(current, known).variables(), self.run.n_steps == 0)
+
+    def after_tape(self, told: Told, named: list[tuple[str, Any]], target: Any) -> bool:
+        """A tape has given gradients, outside of any function; returns whether updates are to be withheld."""
+        if self.run.is_over or self.is_in_fit():
+            return told.is_bad
+        self.watch.is_eager_loop = True
+        self.run.note_loss(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        current = self.loops.active
+        if told.is_bad:
+            self.eager_incident(current, told)
+            return True
+        self.run.n_steps += 1
+        return False
+
+    def eager_incident(self, current: Pass | None, told: Told) -> None:
+        """The update has not been made yet: weights are those from before the step."""
+        if current is None or not in_body(current):
+            self.run.take(self._unexplained(None, told, None))
+            return
+        self.loops.is_replaying = True
+        guard, self.watch.has_guard = self.watch.has_guard, True
+        try:
+            self.incident(LoopClosure(current, self._eager_variables()), told)
+        finally:
+            self.loops.is_replaying = False
+            self.watch.has_guard = guard
+
+    def _eager_variables(self) -> list[Any]:
+        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
+        found = self.watch.known_variables()
+        for optimizer in self.watch.known_optimizers():
+            found += [v.value for v in optimizer.variables]
+        return found
+
+    # Functions and fit ------------------------------------------------------------------------------------------------
+
+    def before_step(self, closure: Closure) -> None:
+        """A training step is about to run: keep the state before it now and then."""
+        if self.window.wants_start() and not self.run.is_over:
+            try:
+                self.window.begin(closure.variables(), self.run.n_steps == 0)
+            except Exception as error:
+                tell("keeping the state before a step failed", error)
+
+    # Steps that have returned -----------------------------------------------------------------------------------------
+
+    def after_function(self, function: Any, closure: FunctionClosure, told: Told) -> None:
+        """A `tf.function` of the user's that takes gradients has run."""
+        if self.is_in_fit():
+            return
+        self._after(closure, told, lambda: closure)
+
+    def after_fit_step(self, closure: Closure, told: Told | None) -> None:
+        """A step of Keras' has run."""
+        self._after(closure, told, lambda: closure)
+
+    def _after(self, closure: Closure, told: Told | None, make: Callable[[], Closure]) -> None:
+        if self.run.is_over or told is None:
+            return
+        if self.weights_start is None:
+            self._remember_start(closure)
+        self.run.note_loss(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        if told.is_bad:
+            self.incident(closure, told)
+        else:
+            self.window.note(closure)
+        self.run.n_steps += 1
+
+    def _remember_start(self, closure: Closure) -> None:
+        """Measure the weights once, near their start: after the first step."""
+        from whynan.adapters.tensorflow.facts import measure
+
+        self.weights_start = measure(closure.variables())
+
+    # An incident ------------------------------------------------------------------------------------------------------
+
+    def incident(self, closure: Closure, told: Told | None) -> None:
+        """Explain the failing step; raises `Unwind` where the run ends here."""
+        policy = self.run.options.policy
+        try:
+            incident = self._explained(closure, told)
+        except Exception as error:
+            tell("explaining a step failed", error)
+            incident = self._unexplained(closure, told, error)
+        if not self.watch.has_guard:
+            self.watch.restore_before()
+        self.watch.flags.clear()
+        if policy == "observe":
+            self.watch.is_enabled = False
+        self.run.take(incident)
+
+    def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
+        symptom = self._symptom_without_replay(closure, told)
+        why = (
+            f"whynan failed: {type(error).__name__}: {error}"
+            if error is not None
+            else "no loop of the script's holds it"
+        )
+        replay = ReplayResult(False, "none", why)
+        evidence, _ = evidence_of(Step(symptom, replay, line=source_line(calling_frame())))
+        return incident_of(Step(symptom, replay), evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+    def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
+        is_loss = told is None or told.loss_bad
+        kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
+        what: What = "loss" if is_loss else "gradient"
+        stage: Stage = closure.stage if closure is not None else "train"
+        return Symptom(what, what, kind, self.run.n_steps, self.epoch(), stage, _DETAIL[stage])
+
+    def _explained(self, closure: Closure, told: Told | None) -> Incident:
+        deadline = self.run.deadline()
+        if not self.watch.has_guard and closure.stage == "train":
+            self.watch.restore_before()
+        with Progress() as progress:
+            progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            replayer = Replayer(self.watch, closure, self.hooks)
+            traced = replayer.traced()
+            if traced.is_finite:
+                traced = replayer.traced()
+            samples: tuple[Sample, ...] = ()
+            step = self._step(closure, told, traced, replayer, samples)
+            if not traced.is_finite:
+                progress.stage("looking for the sample")
+                step.samples, note = self._samples(closure, replayer, traced, deadline)
+                step.notes += [note] if note else []
+            evidence, _ = evidence_of(step)
+            incident = incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+            if self.run.options.prove and not traced.is_finite:
+                bench = Bench(replayer, self.window, deadline)
+                incident = prove(incident, evidence, bench, deadline, progress)
+            return incident
+
+    def _step(
+        self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer, samples: tuple[Sample, ...]
+    ) -> Step:
+        tracer = traced.tracer
+        assert tracer is not None
+        reproduced = not traced.is_finite
+        symptom = self._symptom_without_replay(closure, told)
+        if traced.what is not None:
+            symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
+        why = None
+        if traced.error is not None:
+            why = f"the step ended with {type(traced.error).__name__}: {str(traced.error)[:200]}"
+        elif not reproduced:
+            why = "run eagerly, operation by operation, the step is finite; as the compiled graph it was not"
+        loss_call = traced.loss_call
+        return Step(
+            symptom=symptom,
+            replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
+            graph=tracer.graph,
+            starts=tuple(traced.starts),
+            loss=int(traced.loss._id) if traced.loss is not None and hasattr(traced.loss, "_id") else None,
+            parts=closure.parts,
+            samples=samples,
+            history=history_of(self.run, replayer.variables, self.weights_start, told),
+            optimizer=optimizer_of(closure, self.places),
+            precision=precision_of(closure, traced),
+            line=source_line(calling_frame()),
+            loss_function=_canonical(loss_call[0]) if loss_call else None,
+            loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
+            if loss_call
+            else (),
+        )
+
+    def _samples(
+        self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
+    ) -> tuple[tuple[Sample, ...], str | None]:
+        parts = closure.parts
+        size = batch_size(parts)
+        if size is None or size < 2:
+            return (), None
+        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
+                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+        assert traced.tracer is not None
+        found = traced.tracer.graph.slice(traced.starts)
+        if found is not None and found.origin is not None:
+            guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
+        try:
+            rows, note = find_guilty(
+                size,
+                lambda rows: replayer.fails(closure.with_rows(rows)),
+                guesses,
+                min(deadline, time.monotonic() + 20),
+            )
+        except Unwind:
+            raise
+        except Exception as error:
+            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
+        sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
+        samples = tuple(
+            Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
+            for row in rows
+        )
+        return samples, note
+
+    def _dataset_arrays(self) -> list[Any]:
+        found = []
+        for ref in self.watch.datasets:
+            dataset = ref()
+            tensors = getattr(dataset, "_tensors", None)
+            if tensors is not None:
+                found.append(tuple(a for t in tensors if (a := to_numpy(t)) is not None))
+        return found
+
+
+def _kind_of_number(value: float) -> str:
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+def _canonical(name: str) -> str:
+    return {
+        "binary_crossentropy": "binary_crossentropy",
+        "kl_divergence": "kl_div",
+        "mean_squared_error": "mean_squared_error",
+        "poisson": "poisson",
+    }.get(name, name)

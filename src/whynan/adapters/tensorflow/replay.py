@@ -1,0 +1,138 @@
+"""Runs a step again, eagerly: once with every operation seen, as often as is asked without."""
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
+from whynan.adapters.common.quiet import quiet
+from whynan.adapters.tensorflow.closure import Closure, SavedVariables
+from whynan.adapters.tensorflow.trace import Eagerly, Tracer, id_of
+from whynan.records.incident import What
+
+
+class Stop(BaseException):
+    """Ends an attempt: its symptom has come."""
+
+
+@dataclass
+class Attempt:
+    """One run of a step again, and what came of it."""
+
+    tracer: Tracer | None = None
+    what: What | None = None
+    name: str = ""
+    kind: str = ""
+    tensors: list[Any] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    loss: Any = None
+    error: BaseException | None = None
+    clip: float | None = None
+    stops_at_loss: bool = False
+    loss_call: tuple[str, Any, Any] | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return self.what is None
+
+    def on_loss(self, loss: Any) -> None:
+        """The step has come to its loss."""
+        self.loss = loss
+        array = to_numpy(loss)
+        if array is not None and not all_finite(array):
+            self._end("loss", "loss", [loss])
+
+    def on_gradients(self, target: Any, named: list[tuple[str, Any]], is_scaled: bool) -> None:
+        self.on_loss(target)
+        bad = [(name, g) for name, g in named if not all_finite(to_numpy(g))]
+        if bad and not is_scaled:
+            self._end("gradient", bad[0][0], [g for _, g in bad])
+
+    def on_end(self, variables: Iterable[tuple[str, Any]]) -> None:
+        """The step has ended: its update may be what is not finite."""
+        for name, variable in variables:
+            if not variable.dtype.is_floating:
+                continue
+            array = variable.numpy()
+            if not all_finite(array):
+                self.what, self.name, self.kind = "parameter", name, kind_of(array) or "nan"
+                value = self.tracer.value_of(variable) if self.tracer is not None else None
+                self.starts += [value] if value is not None else []
+
+    def _end(self, what: What, name: str, tensors: list[Any]) -> None:
+        self.what, self.name, self.tensors = what, name, tensors
+        self.kind = kind_of(to_numpy(tensors[0])) or "nan"
+        self.starts = [id_of(tensor) for tensor in tensors]
+        raise Stop
+
+
+class Replayer:
+    """Runs closures for one incident; everything that they change is put back."""
+
+    def __init__(self, watch: Any, closure: Closure, hooks: Callable[[Attempt, ExitStack], None]) -> None:
+        self.watch = watch
+        self.closure = closure
+        self.hooks = hooks
+        self.variables = closure.variables()
+        self.saved = SavedVariables(self.variables)
+        self.n_runs = 0
+
+    def traced(self) -> Attempt:
+        """Run the step with every operation seen."""
+        tracer = Tracer()
+        for name, variable in self.variables:
+            tracer.know_variable(variable, "parameter" if variable.trainable else "buffer", name)
+        for part, tensor in self._tensors():
+            tracer.know_tensor(tensor, part.role, part.name)
+        return self.run(Attempt(tracer=tracer))
+
+    def _tensors(self) -> list[tuple[Any, Any]]:
+        parts = self.closure.parts
+        by_array = []
+        flat = [value for _, value in self.closure.inputs()]
+        leaves = [leaf for leaf in tf.nest.flatten(flat) if tf.is_tensor(leaf)]
+        arrays = [to_numpy(leaf) for leaf in leaves]
+        for part in parts:
+            for leaf, array in zip(leaves, arrays):
+                if (
+                    array is not None
+                    and array.shape == part.array.shape
+                    and array.ctypes.data == part.array.ctypes.data
+                ):
+                    by_array.append((part, leaf))
+                    break
+        return by_array
+
+    def run(self, attempt: Attempt, closure: Closure | None = None, is_restored: bool = True) -> Attempt:
+        """Run the step as the attempt says; `closure` instead of the failing one."""
+        self.n_runs += 1
+        attempt.stops_at_loss = self.closure.stage == "validation"
+        chosen = closure or self.closure
+        self.watch.attempt = attempt
+        try:
+            with quiet(), ExitStack() as stack:
+                self.hooks(attempt, stack)
+                stack.enter_context(Eagerly())
+                if attempt.tracer is not None:
+                    attempt.tracer.entry = sys._getframe()
+                    stack.enter_context(attempt.tracer)
+                chosen.call()
+            attempt.on_end(self.variables)
+        except Stop:
+            pass
+        except Exception as error:
+            attempt.error = error
+        finally:
+            self.watch.attempt = None
+            if is_restored:
+                self.saved.restore()
+        return attempt
+
+    def fails(self, closure: Closure | None = None) -> bool:
+        """Whether the step, untraced, is not finite."""
+        attempt = self.run(Attempt(), closure)
+        return attempt.error is None and not attempt.is_finite

@@ -1,0 +1,301 @@
+"""Watches tapes, `tf.function`s and optimizers: a step whose loss or gradients are not finite updates nothing.
+
+The test is part of the step (one small variable is written), the update is made conditional on it. A `tf.function` that
+has run is asked for that variable afterwards; an eager tape tells at once.
+"""
+
+import functools
+import math
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import backprop
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
+
+from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.patches import Patches
+from whynan.adapters.tensorflow.closure import FunctionClosure
+from whynan.adapters.tensorflow.flags import Flags, Told
+from whynan.adapters.tensorflow.replay import Attempt
+from whynan.launch.host import tell
+from whynan.watching.budget import Budget
+
+_MAX_KNOWN = 4096
+
+
+class Watch:
+    """What is patched, and what it has seen. `on_step` is told of every training step that has returned."""
+
+    def __init__(self) -> None:
+        self.patches = Patches()
+        self.flags = Flags()
+        self.attempt: Attempt | None = None
+        self.is_enabled = True
+        self.depth = 0
+        self.training: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.current: Any = None
+        self.before_function: Callable[[Any], None] = lambda closure: None
+        self.has_guard = False
+        self.known: dict[int, weakref.ref[Any]] = {}
+        self.before: list[tuple[Any, Any]] = []
+        self.datasets: list[weakref.ref[Any]] = []
+        self.optimizers: list[weakref.ref[Any]] = []
+        self.on_function: Callable[[Any, FunctionClosure, Told], None] = lambda *_: None
+        self.on_eager: Callable[[Told, list[tuple[str, Any]], Any], bool] = lambda *_: False
+        self.is_eager_loop = False
+        self._scaled = False
+        self._copies = Budget(0.01, n_first=3, free_s=2e-4)
+        self.eager_told: Told | None = None
+
+    def install(self) -> None:
+        self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
+        self.patches.replace(polymorphic_function.Function, "__call__", self._call)
+        self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
+
+    def uninstall(self) -> None:
+        self.is_enabled = False
+        self.patches.undo()
+
+    # Tapes ------------------------------------------------------------------------------------------------------------
+
+    def _gradient(self, original: Any) -> Any:
+        def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt = self.attempt
+            if attempt is None and (not self.is_enabled or tf.distribute.in_cross_replica_context()):
+                return original(tape, target, sources, *args, **kwargs)
+            if attempt is not None and tf.executing_eagerly():
+                return self._gradient_in_attempt(attempt, original, tape, target, sources, args, kwargs)
+            result = original(tape, target, sources, *args, **kwargs)
+            try:
+                self._note(target, sources, result)
+            except Exception as error:
+                tell("watching a gradient failed", error)
+            return result
+
+        gradient.__doc__, gradient.__wrapped__ = original.__doc__, original  # type: ignore[attr-defined]
+        return gradient
+
+    def _gradient_in_attempt(
+        self, attempt: Attempt, original: Any, tape: Any, target: Any, sources: Any, args: Any, kwargs: Any
+    ) -> Any:
+        tracer = attempt.tracer
+        if attempt.stops_at_loss and _is_loss(target):
+            attempt.on_loss(target)
+        if tracer is not None:
+            tracer.phase, tracer.gradient_frame = "backward", sys._getframe(1)
+        try:
+            result = original(tape, target, sources, *args, **kwargs)
+        finally:
+            if tracer is not None:
+                tracer.phase, tracer.gradient_frame = "forward", None
+        if _is_loss(target):
+            attempt.on_gradients(target, _named(sources, result), self._scaled)
+            if attempt.clip is not None:
+                result = _clipped(result, attempt.clip)
+        return result
+
+    def _note(self, target: Any, sources: Any, result: Any) -> None:
+        if not _is_loss(target):
+            return
+        named = _named(sources, result)
+        self._learn(sources)
+        if tf.executing_eagerly():
+            self._note_eagerly(target, named, sources)
+            return
+        if self.current is not None:
+            self.training.add(self.current)
+        self.flags.note(target, [g for _, g in named])
+
+    def _note_eagerly(self, target: Any, named: list[tuple[str, Any]], sources: Any) -> None:
+        loss = to_numpy(target)
+        squared = 0.0
+        bad = False
+        for _, gradient in named:
+            array = to_numpy(gradient)
+            if array is None or array.size == 0:
+                continue
+            flat = array.reshape(-1)
+            part = float(np.dot(flat, flat)) if flat.dtype.itemsize >= 4 else float((flat.astype("f4") ** 2).sum())
+            squared += part
+            if not math.isfinite(part) and not all_finite(array):
+                bad = True
+        norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
+        value = float(np.sum(loss)) if loss is not None else math.nan
+        self.eager_told = Told(loss is not None and not all_finite(loss), bad, value, norm)
+        if self.depth == 0:
+            self.on_eager(self.eager_told, named, target)
+
+    def _learn(self, sources: Any) -> None:
+        for source in tf.nest.flatten(sources):
+            variable = getattr(source, "value", source) if not isinstance(source, tf.Variable) else source
+            if isinstance(variable, tf.Variable) and len(self.known) < _MAX_KNOWN:
+                key = id(variable)
+                if key not in self.known:
+                    self.known[key] = weakref.ref(variable, functools.partial(self._forget, key))
+                    if not tf.executing_eagerly() and not self.has_guard:
+                        # The step that is being traced has not run yet.
+                        with tf.init_scope():
+                            self.before.append((variable, variable.read_value()))
+
+    def _forget(self, key: int, _: Any) -> None:
+        self.known.pop(key, None)
+
+    def known_optimizers(self) -> list[Any]:
+        return [optimizer for ref in self.optimizers if (optimizer := ref()) is not None]
+
+    def known_variables(self) -> list[Any]:
+        return [variable for ref in list(self.known.values()) if (variable := ref()) is not None]
+
+    # Functions --------------------------------------------------------------------------------------------------------
+
+    def _call(self, original: Any) -> Any:
+        def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            if self.depth or not self.is_enabled or self.attempt is not None or not tf.executing_eagerly():
+                return original(function, *args, **kwargs)
+            self._copy_before(function)
+            if function in self.training or function not in self.seen:
+                self.before_function(FunctionClosure(function, args, kwargs, self.known_variables()))
+                self.seen.add(function)
+            self.depth, self.current = 1, function
+            try:
+                result = original(function, *args, **kwargs)
+            finally:
+                self.depth, self.current = 0, None
+            if function in self.training:
+                try:
+                    told = self.flags.read()
+                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_variables()), told)
+                except Exception as error:
+                    tell("looking at a step failed", error)
+                    self.is_enabled = False
+            return result
+
+        __call__.__wrapped__ = original  # type: ignore[attr-defined]
+        return __call__
+
+    def _copy_before(self, function: Any) -> None:
+        """Keep the variables of a step that updates them by hand: there is no update to withhold."""
+        if self.has_guard or function not in self.training:
+            return
+        self.before = [(variable, variable.read_value()) for variable in self.known_variables()]
+
+    def restore_before(self) -> None:
+        for variable, value in self.before:
+            variable.assign(value)
+
+    # Optimizers and data ----------------------------------------------------------------------------------------------
+
+    def watch_optimizer(self, base: Any, scaler: Any) -> None:
+        """Make the updates of Keras' optimizers conditional."""
+        self.patches.replace(base, "apply", self._apply)
+        if scaler is not None:
+            self.patches.replace(scaler, "apply", self._scaled_apply)
+            self.patches.replace(scaler, "scale_loss", self._scale_loss)
+
+    def _apply(self, original: Any) -> Any:
+        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+            attempt = self.attempt
+            if all(ref() is not optimizer for ref in self.optimizers):
+                self.optimizers.append(weakref.ref(optimizer))
+            if attempt is not None:
+                if attempt.tracer is not None:
+                    attempt.tracer.phase = "optimizer"
+                try:
+                    return original(optimizer, grads, trainable_variables)
+                finally:
+                    if attempt.tracer is not None:
+                        attempt.tracer.phase = "forward"
+            if not self.is_enabled:
+                return original(optimizer, grads, trainable_variables)
+            if tf.distribute.has_strategy():
+                return original(optimizer, grads, trainable_variables)
+            if tf.executing_eagerly():
+                self.has_guard = True
+                told = self.eager_told
+                if told is not None and told.is_bad:
+                    return None
+                return original(optimizer, grads, trainable_variables)
+            return self._guarded(original, optimizer, grads, trainable_variables)
+
+        apply.__wrapped__ = original  # type: ignore[attr-defined]
+        return apply
+
+    def _guarded(self, original: Any, optimizer: Any, grads: Any, variables: Any) -> Any:
+        grads = list(grads)
+        if variables is not None:
+            variables = list(variables)
+            if not optimizer.built:
+                with tf.init_scope():
+                    optimizer.build(variables)
+                optimizer.built = True
+        self.has_guard = True
+
+        def update() -> Any:
+            original(optimizer, grads, variables)
+            return tf.constant(True)
+
+        tf.cond(self.flags.is_bad(), lambda: tf.constant(False), update)
+        return None
+
+    def _scale_loss(self, original: Any) -> Any:
+        def scale_loss(optimizer: Any, loss: Any) -> Any:
+            self._scaled = True
+            return original(optimizer, loss)
+
+        return scale_loss
+
+    def _scaled_apply(self, original: Any) -> Any:
+        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+            if self.attempt is None and self.is_enabled and not tf.executing_eagerly():
+                self.flags.forgive_gradient()
+            elif self.eager_told is not None and not self.eager_told.loss_bad:
+                self.eager_told = None
+            return original(optimizer, grads, trainable_variables)
+
+        return apply
+
+    def _slices(self, original: Any) -> Any:
+        function = original.__func__ if isinstance(original, staticmethod) else original
+
+        def from_tensor_slices(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            dataset = function(tensors, *args, **kwargs)
+            try:
+                self.datasets.append(weakref.ref(dataset))
+            except TypeError:
+                pass
+            return dataset
+
+        return staticmethod(from_tensor_slices)
+
+
+def _is_loss(target: Any) -> bool:
+    """Whether a tape's target is one floating-point number."""
+    dtype = getattr(target, "dtype", None)
+    shape = getattr(target, "shape", None)
+    if dtype is None or shape is None or not tf.is_tensor(target) or not target.dtype.is_floating:
+        return False
+    return shape.rank is None or shape.num_elements() in (1, None) or shape.rank <= 1
+
+
+def _named(sources: Any, result: Any) -> list[tuple[str, Any]]:
+    """Return the gradients that there are, dense ones as they are, by their variables' names."""
+    found = []
+    for source, gradient in zip(tf.nest.flatten(sources), tf.nest.flatten(result)):
+        if gradient is None:
+            continue
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if values.dtype.is_floating:
+            name = str(getattr(source, "path", None) or getattr(source, "name", "tensor")).removesuffix(":0")
+            found.append((name, values))
+    return found
+
+
+def _clipped(result: Any, norm: float) -> Any:
+    flat = tf.nest.flatten(result)
+    clipped, _ = tf.clip_by_global_norm(flat, norm)
+    return tf.nest.pack_sequence_as(result, clipped)
