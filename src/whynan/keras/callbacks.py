@@ -17,7 +17,7 @@ from whynan.pipeline import Session
 from whynan.records import Incident
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+class Watch(keras.callbacks.Callback):
     """Watch a model's `fit`: find the operation, the line, the sample and the cause of its first NaN or Inf.
 
     `policy` is what happens at an incident: "stop" raises NonFiniteError with the report, "recover" skips the batch and
