@@ -123,8 +123,6 @@ def how_known(cause: Json, incident: Json) -> str:
     proof = next((r for r in incident["remedies"] if r["proved"] and r["slug"] != "drop-sample"), None)
     if proof and incident["replay"]["reproduced"]:
         return f"confirmed by experiment: the same step is finite after {clean(proof['slug'])}"
-    if any(r["proved"] for r in incident["remedies"]) and incident["replay"]["reproduced"]:
-        return "confirmed by experiment: the same step is finite without that sample"
     if cause["confidence"] >= _MEASURED_FROM and incident["replay"]["reproduced"]:
         return "measured in the replay; not confirmed by an experiment"
     return likelihood(cause["confidence"])
