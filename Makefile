@@ -57,6 +57,8 @@ bench: install  ## what watching and the parts cost, and how many lines are foun
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/parts.py --compiled
+	$(BIN)/python benchmarks/frameworks.py
+	$(BIN)/python benchmarks/frameworks.py --lines
 
 clean:  ## remove what make, the tests and the demo leave behind, .venv included
 	rm -rf $(VENV) $(MINDSPORE) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,9 @@ from whynan.watching.budget import Budget
 
 _SMALL = 4096
 _MAX_KEPT = 24
-_KEPT_BYTES = 512 * 2**20
+_LEAST_KEPT = 6
+_KEPT_BYTES = 24 * 2**20
+"""More would be memory that a step has to ask the system for anew."""
 _LOSS = re.compile(r"loss|eval|valid|test_step|nll|cost|objective|error|energy", re.IGNORECASE)
 _NOTED = re.compile(r"^(step|train|update|fit)|(_step|_update)$", re.IGNORECASE)
 
@@ -50,6 +52,7 @@ class Watch:
         self._outputs: dict[int, int] = {}
         self._last: Call | None = None
         self.n_unchecked = 0
+        self.n_kept = _MAX_KEPT
 
     def install(self) -> None:
         self.patches.replace(jax, "jit", self._jit)
@@ -167,6 +170,10 @@ class Watch:
         if watched.is_training or not call.carried:
             self._remember(call)
         self.calls.append(call)
+        size = sum(int(getattr(leaf, "nbytes", 0)) for leaf in call.outputs)
+        self.n_kept = max(_LEAST_KEPT, min(_MAX_KEPT, _KEPT_BYTES // max(size, 1)))
+        while len(self.calls) > self.n_kept:
+            self.calls.popleft()
         self.pending.append(call)
         if self.synchronous:
             self.poll(wait=True)
@@ -193,7 +200,7 @@ class Watch:
         is_bad = not all(_is_acceptable(leaf) for leaf in small)
         if not is_bad:
             self.n_unchecked += 1
-            if wait or self.large.is_due() or self.n_unchecked >= _MAX_KEPT - 2:
+            if wait or self.large.is_due() or self.n_unchecked >= self.n_kept - 2:
                 self.large.begin()
                 is_bad = not all(_large_is_finite(leaf) for leaf in call.outputs if not _is_small(leaf))
                 self.large.end()
