@@ -9,9 +9,9 @@ IMPORT_CORE = f"""
 import importlib, pkgutil, sys, whynan
 names = [module.name for module in pkgutil.walk_packages(whynan.__path__, "whynan.", onerror=lambda name: None)
          if not module.name.startswith(("whynan.adapters.torch", "whynan.data.", "whynan.demos", "whynan.__main__",
-                                        "whynan.adapters.tensorflow.", "whynan.adapters.keras.", "whynan.keras.",
-                                        "whynan.adapters.jax.", "whynan.adapters.numpy."))
-         or module.name.endswith(".capabilities")]
+                                        "whynan.adapters.tensorflow.", "whynan.adapters.keras.",
+                                        "whynan.adapters.jax.", "whynan.adapters.numpy.", "whynan.torch.",
+                                        "whynan.keras.", "whynan.jax.", "whynan.numpy.", "whynan.mindspore."))]
 assert len(names) > 20, names
 for name in names:
     importlib.import_module(name)
