@@ -5,13 +5,22 @@ import sys
 
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "keras", "jax", "mindspore", "numpy")
 
+# The parts are made for a framework each; a module of theirs imports it, and their package does not.
+PARTS = ("whynan.torch.", "whynan.keras.", "whynan.jax.", "whynan.mindspore.", "whynan.numpy.")
+
 IMPORT_CORE = f"""
 import importlib, pkgutil, sys, whynan
-names = [module.name for module in pkgutil.walk_packages(whynan.__path__, "whynan.", onerror=lambda name: None)
-         if not module.name.startswith(("whynan.adapters.torch", "whynan.data.", "whynan.demos", "whynan.__main__",
-                                        "whynan.adapters.tensorflow.", "whynan.adapters.keras.",
-                                        "whynan.adapters.jax.", "whynan.adapters.numpy.", "whynan.torch.",
-                                        "whynan.keras.", "whynan.jax.", "whynan.numpy.", "whynan.mindspore."))]
+LEFT_OUT = ("whynan.adapters.torch", "whynan.data.", "whynan.demos", "whynan.__main__",
+            "whynan.adapters.tensorflow.", "whynan.adapters.keras.", "whynan.adapters.jax.",
+            "whynan.adapters.numpy.", *{PARTS!r})
+def walk(path, prefix):
+    # pkgutil.walk_packages would import what is left out to look inside.
+    for module in pkgutil.iter_modules(path, prefix):
+        if not module.name.startswith(LEFT_OUT) or module.name.endswith(".capabilities"):
+            yield module.name
+            if module.ispkg:
+                yield from walk(importlib.import_module(module.name).__path__, module.name + ".")
+names = list(walk(whynan.__path__, "whynan."))
 assert len(names) > 20, names
 for name in names:
     importlib.import_module(name)

@@ -129,3 +129,32 @@ def test_a_killed_run_has_reported_what_it_had_met(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert json.loads(report.read_text())["incidents"][0]["samples"][0]["index"] == 137
+
+
+SCHEDULED = (
+    HEAD
+    + """
+    torch.manual_seed(0)
+    loader = DataLoader(Blobs(), batch_size=16, shuffle="shuffle" in sys.argv)
+    model = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    for x, y in loader:
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    print(scheduler.last_epoch, scheduler.get_last_lr())
+"""
+)
+
+
+def test_experiments_leave_the_scheduler_where_it_was(training: Any) -> None:
+    observed = training(SCHEDULED, "--policy", "observe", "--prove")
+    plain = training(SCHEDULED, plain=True)
+    assert observed.report["outcome"] == "non-finite"
+    assert any(remedy["proved"] for remedy in observed.incident["remedies"])
+    assert observed.stdout == plain.stdout
+    recovered = training(SCHEDULED, "--policy", "recover", "--prove")
+    assert recovered.stdout.startswith("24 ")

@@ -28,8 +28,14 @@ def within_unit(name: str, value: float) -> None:
         raise ValueError(f"{name}: must be in [0, 1], is {value}")
 
 
+def agree(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Return whether two shapes are equal, as far as their sizes are known."""
+    sizes = zip(a, b, strict=False)
+    return len(a) == len(b) and all(x == y for x, y in sizes if isinstance(x, int) and isinstance(y, int))
+
+
 def same_shape(xp: Backend, name: str, x: Array, other: str, y: Array) -> None:
-    if xp.shape(x) != xp.shape(y):
+    if not agree(xp.shape(x), xp.shape(y)):
         raise ValueError(
             f"{name} has shape {show(xp.shape(x))} and {other} has shape {show(xp.shape(y))}: must be equal"
         )

@@ -154,12 +154,11 @@ def reciprocal(xp: Backend, x: Array, fill: float = 0.0) -> Array:
 
 def _power(xp: Backend, x: Array, p: Array) -> Array:
     whole = xp.floor(p) == p
-    # Outside the domain (a negative base, a fractional exponent) the base is 0. The absolute value is for machines
-    # that take a
-    # subnormal number for 0 when they compare it, and not when they raise it to a power.
+    # Outside the domain (a negative base, a fractional exponent) the base is 0. The absolute value and the rounded
+    # exponent are for machines that take a subnormal number for 0 when they compare it, but not in a power.
     base = xp.where((x < 0) & ~whole, 0.0, xp.where(whole, x, xp.abs(x)))
     pole = (base == 0) & (p < 0)
-    value = xp.raw_power(xp.where(pole, 1.0, base), p)
+    value = xp.raw_power(xp.where(pole, 1.0, base), xp.where(whole, xp.floor(p), p))
     return clip(xp, xp.where(pole, limit_of(xp, x), value), limit_of(xp, x))
 
 

@@ -91,6 +91,22 @@ def size_of(shape: tuple[int, ...], dim: Axis = None) -> int:
     return math.prod([shape[axis] for axis in axes])
 
 
+def is_empty(xp: Backend, x: Array, dim: Axis = None) -> bool:
+    """Return whether a reduction of x over `dim` is known to take nothing together."""
+    shape = xp.shape(x)
+    axes = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
+    # In a graph of TensorFlow a size may be a tensor, which is not known yet.
+    return any(isinstance(shape[axis], int) and shape[axis] == 0 for axis in axes)
+
+
+def count_of(xp: Backend, x: Array, dim: Axis = None) -> Array | int:
+    """Return how many elements of x a reduction over `dim` takes together; an array where that is not known yet."""
+    shape = xp.shape(x)
+    if all(isinstance(size, int) for size in shape):
+        return size_of(shape, dim)
+    return xp.sum(xp.stop(x * 0.0) + 1.0, dim)
+
+
 def ratio(xp: Backend, a: Array, count: Array | float) -> Array:
     """Return a / count, 0 where there is nothing to count. The count carries no gradient."""
     if isinstance(count, int | float):
@@ -122,7 +138,7 @@ def reduce_loss(xp: Backend, loss: Array, reduction: str, dtype: str, count: Arr
         return settle(xp, loss, dtype)
     if reduction == "sum":
         return settle(xp, total(xp, loss), dtype)
-    return settle(xp, total(xp, loss, count=size_of(xp.shape(loss)) if count is None else count), dtype)
+    return settle(xp, total(xp, loss, count=count_of(xp, loss) if count is None else count), dtype)
 
 
 def weighted(xp: Backend, loss: Array, weight: Any) -> Array:

@@ -8,6 +8,7 @@ from whynan.formulas.numbers import (
     average,
     flatten_dims,
     half_square,
+    is_empty,
     lift,
     lower,
     saturated,
@@ -30,7 +31,7 @@ def unscale(xp: Backend, x: Array, scale: Array) -> Array:
 
 def euclid(xp: Backend, x: Array, dim: Axis, keepdim: bool = False) -> Array:
     """Length of x along dim, with gradient 0 where it is 0."""
-    if size_of(xp.shape(x), dim) == 0:
+    if is_empty(xp, x, dim):
         return empty_like_reduced(xp, x, dim, keepdim)
     largest = xp.amax(xp.abs(xp.stop(x)), dim, True)
     scale = scale_of(xp, largest)
@@ -68,7 +69,7 @@ def norm(xp: Backend, x: Array, dim: Axis = None, p: float = 2.0, keepdim: bool 
 def p_norm(xp: Backend, x: Array, dim: Axis, p: float, keepdim: bool) -> Array:
     if p == 2:
         return euclid(xp, x, dim, keepdim)
-    if size_of(xp.shape(x), dim) == 0:
+    if is_empty(xp, x, dim):
         return empty_like_reduced(xp, x, dim, keepdim)
     if p == float("inf"):
         return xp.amax(xp.abs(x), dim, keepdim)
@@ -105,7 +106,7 @@ def normalize(xp: Backend, x: Array, dim: Axis = -1, p: float = 2.0) -> Array:
 
 def direction(xp: Backend, x: Array, dim: Axis, p: float = 2.0) -> Array:
     """x over its norm, 0 where x is 0."""
-    if size_of(xp.shape(x)) == 0:
+    if is_empty(xp, x):
         return x * 1.0
     scaled = x * scale_of(xp, xp.amax(xp.abs(xp.stop(x)), dim, True))
     return divide(xp, scaled, p_norm(xp, scaled, dim, p, True))
@@ -150,7 +151,7 @@ def std(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdi
     """
     (x,), dtype = lift(xp, x)
     axes = flatten_dims(dim, len(xp.shape(x)))
-    if size_of(xp.shape(x)) == 0 or size_of(xp.shape(x), axes) - correction <= 0:
+    if is_empty(xp, x) or size_of(xp.shape(x), axes) - correction <= 0:
         return settle(xp, empty_like_reduced(xp, x * 0.0, axes, keepdim), dtype)
     return settle(xp, drop_dims(xp, spread(xp, x, axes, correction), axes, keepdim), dtype)
 
@@ -167,7 +168,7 @@ def var(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0, keepdi
     (x,), dtype = lift(xp, x)
     axes = flatten_dims(dim, len(xp.shape(x)))
     count = size_of(xp.shape(x), axes) - correction
-    if size_of(xp.shape(x)) == 0 or count <= 0:
+    if is_empty(xp, x) or count <= 0:
         return settle(xp, empty_like_reduced(xp, x * 0.0, axes, keepdim), dtype)
     deviation, scales = centered(xp, x, axes)
     # In its own scale again: where a square overflows or vanishes now, the variance does.
@@ -190,7 +191,7 @@ def standardize(xp: Backend, x: Array, dim: Axis = None, correction: float = 1.0
     (x,), dtype = lift(xp, x)
     axes = flatten_dims(dim, len(xp.shape(x)))
     count = size_of(xp.shape(x), axes) - correction
-    if size_of(xp.shape(x)) == 0 or count <= 0:
+    if is_empty(xp, x) or count <= 0:
         return settle(xp, x * 0.0, dtype)
     deviation, _ = centered(xp, x, axes)
     squares = xp.sum(deviation * deviation, axes, True)
@@ -211,7 +212,7 @@ def logsumexp(xp: Backend, x: Array, dim: Axis = None, keepdim: bool = False) ->
     """
     (x,), dtype = lift(xp, x)
     axes = flatten_dims(dim, len(xp.shape(x)))
-    if size_of(xp.shape(x), axes) == 0:
+    if is_empty(xp, x, axes):
         low = xp.log(xp.sum(x, axes, keepdim) * 0.0 + LIMITS[dtype].tiny)
         return settle(xp, low, dtype)
     return settle(xp, drop_dims(xp, log_sum_exp(xp, x, axes), axes, keepdim), dtype)
@@ -244,7 +245,7 @@ def softmax(xp: Backend, x: Array, dim: int = -1, mask: Any = None) -> Array:
         mask: booleans of a shape that broadcasts to that of x: true takes part.
     """
     (x,), dtype = lift(xp, x)
-    if size_of(xp.shape(x)) == 0:
+    if is_empty(xp, x):
         return settle(xp, x * 1.0, dtype)
     axes = flatten_dims(dim if xp.shape(x) else None, len(xp.shape(x)))
     if mask is not None:

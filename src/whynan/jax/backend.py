@@ -151,6 +151,9 @@ class Jax:
         return jnp.argsort(x, axis=dim)
 
     def take(self, x: Array, indices: Array, dim: int) -> Array:
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            # Keras hands class indices over as floats.
+            indices = indices.astype(jnp.int32)
         return jnp.take_along_axis(x, indices, axis=dim)
 
     def arange(self, n: int, like: Array) -> Array:

@@ -37,7 +37,8 @@ class Snapshot:
         self.names = NamesSnapshot(frame, carried_names(site), values)
         reach = known.reach_of(site, frame, values or {})
         roots = reach.values(values or {}, frame.f_globals)
-        self.objects = ObjectsSnapshot(roots.values(), is_users_type)
+        self.objects = ObjectsSnapshot(roots.values(), is_stateful_type)
+        self.scales = TensorCopies(_scales_of(roots.values()))
         self.random = RandomStates()
         self.bound = {name: values[name] for name in site.targets if name in values} if values else {}
         known.meet(roots)
@@ -59,6 +60,7 @@ class Snapshot:
                 copy.restore()
             self.buffers.restore()
             self.tensors.restore()
+            self.scales.restore()
             self.gradients.restore()
         for module, attributes, training in self.attributes:
             vars(module).update(attributes)
@@ -292,6 +294,19 @@ def is_users_type(kind: type) -> bool:
 
 
 _USERS_TYPES: dict[type, bool] = {}
+
+
+def is_stateful_type(kind: type) -> bool:
+    """Whether an object's plain attributes belong into a snapshot: the user's own, schedulers, gradient scalers."""
+    module = getattr(kind, "__module__", None) or ""
+    return module.startswith(("torch.optim.lr_scheduler", "torch.amp.grad_scaler")) or is_users_type(kind)
+
+
+def _scales_of(roots: Iterable[Any]) -> list[Any]:
+    """Return the scales of gradient scalers, which are changed in place."""
+    scalers = [value for value in roots if isinstance(value, torch.amp.GradScaler)]
+    scales = [getattr(scaler, name, None) for scaler in scalers for name in ("_scale", "_growth_tracker")]
+    return [scale for scale in scales if isinstance(scale, torch.Tensor)]
 
 
 def _loose_tensors(roots: Iterable[Any]) -> list[Any]:

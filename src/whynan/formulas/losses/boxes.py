@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import angle, divide
-from whynan.formulas.numbers import clip, lift, lower, reduce_loss, saturated, scale_of, settle, weighted
+from whynan.formulas.numbers import clip, is_empty, lift, lower, reduce_loss, saturated, scale_of, settle, weighted
 
 BOX_ARGUMENTS = """An empty batch gives 0 with a live gradient graph.
 
@@ -48,7 +48,7 @@ def smaller(xp: Backend, a: Array, b: Array) -> Array:
 def measure(xp: Backend, boxes: Array, targets: Array) -> Pair:
     """Measure pairs of boxes (..., 4). A box whose corners are the wrong way round has width or height 0."""
     both = xp.concat([xp.abs(xp.stop(boxes)), xp.abs(xp.stop(targets))], -1)
-    scale = scale_of(xp, xp.amax(both, (-1,), True)) if math.prod(xp.shape(both)) else 1.0
+    scale = scale_of(xp, xp.amax(both, (-1,), True)) if not is_empty(xp, both) else 1.0
     boxes, targets = boxes * scale, targets * scale
     ax1, ay1, ax2, ay2 = (boxes[..., i] for i in range(4))
     bx1, by1, bx2, by2 = (targets[..., i] for i in range(4))

@@ -140,7 +140,7 @@ def class_shapes(xp: Backend, logits: Array, target: Array, dim: int) -> tuple[i
         raise ValueError(f"dim: {dim} is no dimension of logits with shape {checks.show(shape)}")
     dim = dim % len(shape)
     rest = shape[:dim] + shape[dim + 1 :]
-    if xp.shape(target) not in (rest, shape):
+    if not (checks.agree(xp.shape(target), rest) or checks.agree(xp.shape(target), shape)):
         wanted = f"{checks.show(rest)} for class indices or {checks.show(shape)} for probabilities"
         raise ValueError(f"target has shape {checks.show(xp.shape(target))}: logits {checks.show(shape)} need {wanted}")
     return dim, shape[dim]
@@ -249,8 +249,8 @@ def smoothing_part(xp: Backend, shifted: Array, lse: Array, weight: Array | None
 
 def soft_cross_entropy(
     xp: Backend, logits: Array, target: Array, weight: Array | None, label_smoothing: float, dim: int
-) -> tuple[Array, float]:
-    """Return the loss for each element with a probability for each class, and how many elements there are."""
+) -> tuple[Array, float | None]:
+    """Return the loss for each element with a probability for each class, and the count of its mean, None for all."""
     classes = xp.shape(logits)[dim]
     target = smooth_binary(xp, lift_to(xp, target, logits, xp.dtype(logits)), 0.0)
     if label_smoothing:
@@ -262,7 +262,7 @@ def soft_cross_entropy(
     if weight is not None:
         terms = saturated(xp, terms * along(xp, weight, len(xp.shape(logits)), dim))
     loss = total(xp, saturated(xp, terms * target), (dim,))
-    return loss, float(math.prod(xp.shape(loss)))
+    return loss, None
 
 
 def categorical_cross_entropy(
@@ -355,7 +355,7 @@ def focal_loss(
     (logits,), dtype = lift(xp, logits)
     target = xp.asarray(target, None)
     kept = target != ignore_index
-    if xp.shape(target) == xp.shape(logits):
+    if checks.agree(xp.shape(target), xp.shape(logits)):
         y = xp.where(kept, lift_to(xp, target, logits, xp.dtype(logits)), 0.0)
         if validate:
             checks.probabilities(xp, target=y)

@@ -122,7 +122,7 @@ def info_nce_loss(
     if validate:
         checks.finite(xp, query=query, keys=keys)
     if a[0] == 0:
-        return reduce_loss(xp, xp.sum(query, (1,)) + xp.sum(keys[:0]), reduction, dtype)
+        return reduce_loss(xp, xp.sum(query, (1,)) + 0.0 * xp.sum(clip(xp, keys, 1.0)), reduction, dtype)
     if normalize:
         # Slopes of 1 / temperature stop where those of a division by a tiny length still have room.
         room = math.sqrt(limit_of(xp, query))
