@@ -53,6 +53,7 @@ test: lint $(MINDSPORE)/.installed  ## lint, then every test
 bench: install  ## what watching and the parts cost, and how many lines are found, beside other tools (slow)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/accounted.py
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/parts.py
