@@ -10,14 +10,14 @@ from whynan.data.work import annotated, arrays, coco, pictures
 def process(job: Job, unit: Unit) -> Outcome:
     """Read and check the files of a unit."""
     outcome = Outcome(part=unit.part, worker=os.getpid())
-    # Many small lists and no cycles: the collector would go through all of them again and again for nothing.
-    was_collecting = gc.isenabled()
-    gc.disable()
+    # Many small lists and hardly a cycle: the collector would go through all of them again and again for little. It is
+    # not turned off: what cycles there are add up over a file of a million annotations.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(20_000, 20, 20)
     try:
         _LOOKS[unit.kind](job, unit, outcome)
     finally:
-        if was_collecting:
-            gc.enable()
+        gc.set_threshold(*thresholds)
     outcome.n_done = len(unit.items)
     return outcome
 
