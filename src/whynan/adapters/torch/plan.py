@@ -180,6 +180,10 @@ class Plan:
             return max(watch.n_events - self._n_events, 0)
         return max(watch.n_steps - self._n_steps, 0)
 
+    def losses_before(self) -> list[float]:
+        """Return the losses of the run up to the failing step."""
+        return list(self.host.watch.history.loss.values()[: self._losses])
+
     def losses_made(self) -> list[float]:
         """Return the losses of the last attempt."""
         return list(self.host.watch.history.loss.values()[self._losses :])

@@ -235,7 +235,17 @@ class Experiments:
                 "nothing was tried over them"
             )
             return None
+        if not self._is_bit_for_bit():
+            self.notes.append(
+                "the steps before the failure, replayed, gave losses that differ from the run's in their last digits"
+            )
         return max(expected, 0), seconds
+
+    def _is_bit_for_bit(self) -> bool:
+        """Whether the control made the very losses of the run. On a GPU kernels may sum in another order."""
+        made = self.plan.losses_made()
+        original = self.plan.losses_before()
+        return not made or made == original[-len(made) :]
 
     def _try_over(
         self, window: "Window", change: Change, n_steps: int, seconds: float
