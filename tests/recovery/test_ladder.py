@@ -29,6 +29,13 @@ def test_when_nearly_every_step_fails_skipping_is_no_answer() -> None:
     assert made[18] != "skip-batch"
 
 
+def test_a_run_is_not_ended_for_steps_that_can_be_skipped() -> None:
+    ladder = Ladder(Limits(window=20, most=60))
+    made = [ladder.next(step, "sqrt-at-zero", has_sample=False) for step in range(100, 165)]
+    assert "stop" not in made[:60]
+    assert set(made[60:]) == {"stop"}
+
+
 def test_one_step_in_two_may_be_skipped_for_ever() -> None:
     ladder = Ladder(Limits(most=10_000))
     assert {ladder.next(step, "log-of-zero", has_sample=False) for step in range(0, 2000, 2)} == {"skip-batch"}

@@ -21,7 +21,8 @@ class Limits:
     Where the step itself is to blame (its data, its mathematics) it is skipped, as long as fewer than `skipped_share`
     of the last `window` iterations were. Where the steps before it are to blame (a learning rate, an initialization)
     the run goes back first; each of these interventions is made `patience` times among the last `window` iterations
-    before the next one. When the order is used up, or after `most` interventions in all, the run is stopped.
+    before the next one. When the order is used up, or after `most` interventions in all, the run is stopped; a step that
+    is to blame itself is skipped for as long as the latter allows.
     """
 
     order: tuple[Action, ...] = ORDER
@@ -60,8 +61,11 @@ class Ladder:
             self.limits.patience, self.limits.skipped_share * self._n(step)
         ):
             return "skip-batch"
+        may_skip = "skip-batch" in possible
         possible = [action for action in possible if action not in ("drop-sample", "skip-batch")]
-        return next((action for action in possible if recent[action] < self.limits.patience), "stop")
+        # A step that is to blame itself can always be skipped; the run is not ended for it before the limit.
+        last: Action = "skip-batch" if may_skip else "stop"
+        return next((action for action in possible if recent[action] < self.limits.patience), last)
 
     def _n(self, step: int) -> int:
         """Return how many steps the window holds so far."""

@@ -27,6 +27,7 @@ from whynan.launch.host import tell
 from whynan.watching.growth import GrowthWatch
 from whynan.watching.history import RunHistory
 
+_N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
 
 
@@ -48,8 +49,8 @@ class Watch:
         self.weights = WeightScales(known)
         self.last_clean_step: int | None = None
         self.last_loss: float | None = None
-        self._gradients = TensorGroup(share=0.005, free_s=2.5e-4)
-        self._looked_at: list[tuple[int, int]] = []
+        self._gradients = TensorGroup(share=0.005, free_s=1e-4)
+        self._looked_at: tuple[Any, ...] = ()
         self._trained = TrainedTensors()
         self._parameters = TensorGroup(share=0.003, free_s=5e-5)
         self._buffers = TensorGroup(share=0.001, free_s=1e-4)
@@ -210,11 +211,13 @@ class Watch:
         if self._depth or self.is_quiet:
             return
         gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
-        now = [(id(g), g._version) for g in gradients]
+        # In-place operations on gradients (clipping, unscaling) run over all of them: two tell for the rest.
+        ends = (gradients[0], gradients[-1]) if gradients else ()
+        now = (len(gradients), *((id(g), g._version) for g in ends))
         if when != _AFTER_BACKWARD and now == self._looked_at:
             return  # the optimizer is about to use what the backward pass has left
         bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough)
-        self._looked_at = [] if bad else now
+        self._looked_at = () if bad else now
         if norm is not None:
             self.grad_norm = norm
         if bad:
@@ -296,7 +299,9 @@ class Watch:
 
     def _after_step(self, optimizer: Any) -> None:
         parameters, small = self._trained.of(optimizer)
-        bad, norm = self._parameters.check(parameters, small, thorough=self.thorough)
+        # A few of the small ones at each step, in turn: what an update has spoilt stays so.
+        first = self.n_steps * _N_IN_TURN % max(len(small), 1)
+        bad, norm = self._parameters.check(parameters, small[first : first + _N_IN_TURN], thorough=self.thorough)
         if not bad and norm is not None:
             self.last_clean_step = self.n_steps
         if bad:
