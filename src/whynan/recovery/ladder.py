@@ -21,8 +21,8 @@ class Limits:
     Where the step itself is to blame (its data, its mathematics) it is skipped, as long as fewer than `skipped_share`
     of the last `window` iterations were. Where the steps before it are to blame (a learning rate, an initialization)
     the run goes back first; each of these interventions is made `patience` times among the last `window` iterations
-    before the next one. When the order is used up, or after `most` interventions in all, the run is stopped; a step that
-    is to blame itself is skipped for as long as the latter allows.
+    before the next one. When the order is used up, or after `most` interventions in all, the run is stopped; a step
+    that is to blame itself is skipped for as long as the latter allows.
     """
 
     order: tuple[Action, ...] = ORDER
