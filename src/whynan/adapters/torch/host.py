@@ -191,7 +191,10 @@ class TorchHost:
             if snapshot is not None and id(optimizer) not in snapshot.optimizers:
                 snapshot.save_before_step(optimizer, OptimizerCopy(optimizer))
             return
-        if not lacking or not self._copies.is_due() or OptimizerCopy.n_bytes(optimizer) > MEMORY_BUDGET:
+        if not lacking or OptimizerCopy.n_bytes(optimizer) > MEMORY_BUDGET:
+            return
+        # An update that is going to be undone, since something is non-finite before it, is worth any time.
+        if self.pending is None and not self._copies.is_due():
             return
         self._copies.begin()
         copy = OptimizerCopy(optimizer)
