@@ -104,7 +104,6 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    pytest.importorskip("torch")
     server = Server()
     yield server
     server.close()

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
 CELL = """
 import torch
 torch.manual_seed(0)

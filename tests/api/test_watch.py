@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import whynan  # noqa: E402
-from whynan.errors import UsageError  # noqa: E402
+import whynan
+from whynan.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,8 @@ def test_statistics_of_the_grid_are_near_those_of_all_pixels(tmp_path: Path) -> 
 
 def test_ray_cluster_of_two_processes_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real cluster on this machine, two workers beside the driver, each doing one image at a time."""
-    ray = pytest.importorskip("ray")
+    import ray
+
     from whynan.data.engine.ray import RayEngine
 
     root = mixed(tmp_path / "set")

@@ -504,7 +504,7 @@ def test_tables(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     values = [0.1 * k for k in range(20)]

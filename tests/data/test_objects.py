@@ -61,7 +61,7 @@ def test_arrays() -> None:
 
 
 def test_dataset_and_loader() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from torch.utils.data import DataLoader, TensorDataset
 
     x, y = arrays()
@@ -75,7 +75,7 @@ def test_dataset_and_loader() -> None:
 
 
 def test_index_and_file_of_a_detection_sample(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from torch.utils.data import DataLoader, Dataset
 
     class Scans(Dataset):  # type: ignore[type-arg]
@@ -108,7 +108,6 @@ def test_index_and_file_of_a_detection_sample(tmp_path: Path) -> None:
 
 
 def test_what_transforms_make_of_images() -> None:
-    pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     good = [(rng.random((3, 16, 16)).astype(np.float32), k % 2) for k in range(10)]
     assert check(good).findings == []

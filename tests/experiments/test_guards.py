@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from whynan.adapters.torch.experiments.guarded import GuardMode  # noqa: E402
-from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, skip_empty  # noqa: E402
-from whynan.adapters.torch.experiments.precision import WiderOp  # noqa: E402
-from whynan.adapters.torch.experiments.stable import StableMode  # noqa: E402
+from whynan.adapters.torch.experiments.guarded import GuardMode
+from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, skip_empty
+from whynan.adapters.torch.experiments.precision import WiderOp
+from whynan.adapters.torch.experiments.stable import StableMode
 
 F = torch.nn.functional
 

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 TRAINING = """
     import hashlib, random, sys
     import torch

@@ -246,7 +246,6 @@ def test_library_guards(name: str, training: Any) -> None:
 
 
 def test_boxes_without_height(training: Any) -> None:
-    pytest.importorskip("torchvision")
     run = training(
         HEAD
         + """

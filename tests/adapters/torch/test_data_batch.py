@@ -142,7 +142,8 @@ def test_clone_shares_nothing_and_keeps_identity():
 
 
 def test_subclasses_keep_class_and_attributes():
-    tv_tensors = pytest.importorskip("torchvision.tv_tensors")
+    from torchvision import tv_tensors
+
     boxes = tv_tensors.BoundingBoxes(torch.rand(3, 4), format="XYXY", canvas_size=(8, 8))
     for made in (batches.clone_batch(boxes), batches.keep_samples(boxes, [1])):
         assert type(made) is type(boxes) and made.format == boxes.format and made.canvas_size == (8, 8)

@@ -1,6 +1,5 @@
 """What `describe` finds in a batch, and what it must not claim."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,7 +60,8 @@ def test_sizes_are_not_read_as_corners_and_padding_is_no_box():
 
 
 def test_a_given_format_decides():
-    tv_tensors = pytest.importorskip("torchvision.tv_tensors")
+    from torchvision import tv_tensors
+
     boxes = tv_tensors.BoundingBoxes(torch.tensor([[5.0, 5, 2, 2]]), format="XYWH", canvas_size=(9, 9))
     assert describe({"images": [torch.rand(3, 9, 9)], "targets": [{"boxes": boxes}]}).degenerate_boxes == ()
 

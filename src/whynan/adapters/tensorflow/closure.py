@@ -1,6 +1,7 @@
 """A training step that can be called again: Keras' `train_step` with its batch, a `tf.function` with its arguments."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,29 +11,30 @@ from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.records.incident import Stage
 
 
-class Closure:
+class Closure(ABC):
     """One call. `stage` is what the call is for; `variables` are all that it may change."""
 
     stage: Stage = "train"
 
+    @abstractmethod
     def call(self) -> Any:
         """Run the step, eagerly."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self) -> list[tuple[str, Any]]:
         """Return what the step was given, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_rows(self, rows: Sequence[int]) -> "Closure":
         """Return the same step with row rows[i] of the batch in place i."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mapped(self, change: Callable[[Any], Any]) -> "Closure":
         """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def variables(self) -> list[tuple[str, Any]]:
-        raise NotImplementedError
+        """Return all that the step may change, by name."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
