@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from whynan.adapters.torch import trainers
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.inline import InlineTrace
@@ -24,6 +25,7 @@ class TorchAdapter:
         loader.install()
         self.host.watch.install()
         launch_host.set_host(self.host)
+        self._trainers = trainers.install(self.host)
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
@@ -60,6 +62,7 @@ class TorchAdapter:
     def detach(self) -> None:
         self.host.is_over = True
         self.host.watch.enabled = False
+        self._trainers.undo()
         self.host.watch.uninstall()
         loader.uninstall()
         launch_host.set_host(launch_host.PlainHost())

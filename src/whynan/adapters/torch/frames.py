@@ -1,6 +1,8 @@
 """The user's own frames on the Python stack."""
 
+import functools
 import os
+import sys
 from types import FrameType
 from typing import Any
 
@@ -8,19 +10,63 @@ from whynan.launch.host import is_user_file
 from whynan.trace.graph import Frame
 
 _DEPTH = 150
+STEP_PREFIX = "<whynan step: "
+"""How the files are called in which the steps of trainers run: frames of ours that stand for a loop, not for lines."""
 
 
 def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
-    """Return the frames of the user's own code from `frame` outwards, innermost first."""
-    found = []
+    """Return the frames of the user's own code from `frame` outwards, innermost first.
+
+    Where a trainer calls a model that is none of the user's, the package's line that makes the operation comes first.
+    """
+    found: list[Frame] = []
+    start = frame
     for _ in range(_DEPTH):
         if frame is None:
             break
         code = frame.f_code
-        if is_user_file(code.co_filename):
-            found.append(Frame(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti))
+        if code.co_filename.startswith(STEP_PREFIX):
+            inside = op_frame(start) if not found else None
+            if inside is not None and inside is not frame:
+                found.append(_frame_of(inside))
+        elif is_user_file(code.co_filename):
+            found.append(_frame_of(frame))
         frame = frame.f_back
     return tuple(found)
+
+
+def _frame_of(frame: FrameType) -> Frame:
+    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, frame.f_code, frame.f_lasti)
+
+
+def op_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the live frame whose line an operation is: the user's innermost, or the package's inside a trainer's step."""
+    package: FrameType | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(STEP_PREFIX):
+            return package or frame
+        if is_user_file(file):
+            return frame
+        if package is None and not _is_plumbing(file):
+            package = frame
+        frame = frame.f_back
+    return None
+
+
+@functools.cache
+def _is_plumbing(file: str) -> bool:
+    """Whether a file belongs to what carries a training step: the framework, a trainer, Python itself, whynan."""
+    place = file.replace(os.sep, "/")
+    return file.startswith("<") or place.startswith(_OURSELVES) or any(part in place for part in _PLUMBING)
+
+
+_OURSELVES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))).replace(os.sep, "/")
+_PLUMBING = (
+    "/torch/", "/lightning/", "/pytorch_lightning/", "/lightning_fabric/", "/accelerate/", "/ignite/", "/mmengine/",
+    "/transformers/trainer", "/transformers/utils/", "/torchmetrics/", f"/python{sys.version_info[0]}.{sys.version_info[1]}/contextlib.py",
+    f"/python{sys.version_info[0]}.{sys.version_info[1]}/functools.py",
+)  # fmt: skip
 
 
 def custom_backward_frames(frame: FrameType | None) -> tuple[Frame, ...]:

@@ -57,6 +57,11 @@ class TorchHost:
         self.unheard: tuple[Quiet, Pass] | None = None
         self.inline: InlineTrace | None = None
         self.recovery = Recovery(self.watch, options.limits)
+        self.n_undone = 0
+        """How many training steps a recovery has undone."""
+        self.steps_under_way = 0
+        self.stopped: Callable[[], BaseException] | None = None
+        """What a stopped run raises in a program that runs by itself; None: whynan's own way out."""
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
@@ -299,6 +304,7 @@ class TorchHost:
         if pending.what == "parameter" or not self.recovery.is_familiar(pending):
             return False
         current.snapshot.restore(current.frame)
+        self.n_undone += 1
         self.pending, self.looks.read = None, None
         self._note_end(current)
         return True
@@ -353,6 +359,7 @@ class TorchHost:
                 self.record(decision.incident)
                 # Where nothing is changed, all that comes after a training step like that follows from it.
                 self.is_over = self.options.policy == "observe" and plan.pending.stage == "train"
+        self.n_undone += plan.undid_step
         if decision.kind == "stop":
             self.is_over = True
             self.watch.enabled = False

@@ -14,6 +14,7 @@ from whynan.adapters.torch import explain, sources
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
+from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
@@ -22,7 +23,7 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
-from whynan.records.incident import CauseFound
+from whynan.records.incident import CauseFound, Method
 from whynan.report.progress import Progress
 from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
@@ -47,6 +48,7 @@ class Plan:
         self.deadline = self.began + host.options.budget
         self.outcome = Outcome()
         self.n_attempts = 0
+        self.undid_step = False
         self.quiet = Quiet()
         self._tracer: Tracer | None = None
         self._attempt: Attempt | None = None
@@ -98,6 +100,7 @@ class Plan:
             snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)
+            self.undid_step = True
             return self._recovered(decision.incident)
         elif decision.kind in ("continue", "innocent") and self._after is not None:
             self._after.restore(self.target.frame)
@@ -439,5 +442,10 @@ class Plan:
             missing.append("tensors that the loop's body changes in place")
         if traced.is_finite:
             why = f"the same step, run again {self.n_attempts} times, came out finite"
-            return ReplayResult(False, "re-yield", why, tuple(missing))
-        return ReplayResult(True, "re-yield", None, tuple(missing))
+            return ReplayResult(False, self.method, why, tuple(missing))
+        return ReplayResult(True, self.method, None, tuple(missing))
+
+    @property
+    def method(self) -> Method:
+        """How the step is run again: by the user's own loop, or by calling a trainer's step function."""
+        return "closure" if self.target.site.filename.startswith(STEP_PREFIX) else "re-yield"

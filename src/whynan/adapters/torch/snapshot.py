@@ -5,9 +5,10 @@ optimizer touches them. They are copied just before an optimizer's first step of
 where that fits the time and memory budget, because a step whose *update* is non-finite cannot be withheld any more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -48,6 +49,7 @@ class Snapshot:
         self.gradients = GradientState(known.parameters(), copy=gradients)
         self.optimizers: dict[int, OptimizerCopy] = {}
         self.tensors = TensorCopies(_small_tensors(roots.values(), known) if small_tensors else ())
+        self.others = [save() for save in known.savers]
         self.versions = [(tensor, tensor._version) for tensor in _loose_tensors(roots.values())[:64]]
 
     def save_before_step(self, optimizer: Any, copy: "OptimizerCopy") -> None:
@@ -70,6 +72,8 @@ class Snapshot:
                 del group[key]
             group.update(values)
         self.objects.restore()
+        for other in self.others:
+            other.restore()
         self.random.restore()
         self.names.restore(frame, changed)
 
@@ -81,6 +85,12 @@ class Snapshot:
         """Return tensors in the user's hands that the body wrote in place and that no copy covers."""
         covered = {id(tensor) for tensor, _ in self.tensors.pairs} | {id(tensor) for tensor, _ in self.buffers.pairs}
         return [tensor for tensor, version in self.versions if tensor._version != version and id(tensor) not in covered]
+
+
+class Restorable(Protocol):
+    """A copy that can be put back."""
+
+    def restore(self) -> None: ...
 
 
 class RandomStates:
@@ -179,12 +189,23 @@ class KnownState:
         self.modules: dict[int, Any] = {}
         self.names: dict[int, str] = {}
         self.leaves: dict[int, Any] = {}
+        self.savers: list[Callable[[], Restorable]] = []
+        """Make copies of what else an iteration changes: a trainer's own counts."""
         self._reach: dict[int, Reach] = {}
         self._met: dict[int, Any] = {}
         self._dull: set[type] = set()
         self._buffers: list[Any] | None = None
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
+
+    @contextmanager
+    def also_saving(self, saver: Callable[[], "Restorable"]) -> Iterator[None]:
+        """Let the snapshots that are taken meanwhile hold what `saver` returns, too."""
+        self.savers.append(saver)
+        try:
+            yield
+        finally:
+            self.savers.remove(saver)
 
     def add_optimizer(self, optimizer: Any) -> None:
         if not any(known is optimizer for known in self.optimizers):

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch.experiments.guards.call import Call, Guard, plain_name
-from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.frames import op_frame
 from whynan.trace.graph import Frame
 
 Place = Callable[[Any], bool]
@@ -57,7 +57,7 @@ class GuardMode(TorchFunctionMode):  # type: ignore[misc]
         name, is_in_place = plain_name(func)
         guard = self.elsewhere.get(name) or self.guards.get(name)
         if guard is not None:
-            frame = live_user_frame(sys._getframe(1))
+            frame = op_frame(sys._getframe(1))
             if (name in self.elsewhere and frame is not None) or self.place(frame):
                 result = self._guarded(guard, func, name, is_in_place, args, kwargs)
                 if result is not None:

@@ -6,7 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch.experiments.guarded import Place
-from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.frames import op_frame
 
 _HALF = (torch.float16, torch.bfloat16)
 _CASTS = {"half": torch.float32, "bfloat16": torch.float32}
@@ -24,7 +24,7 @@ class WiderOp(TorchFunctionMode):  # type: ignore[misc]
         import sys
 
         kwargs = kwargs or {}
-        if not self.place(live_user_frame(sys._getframe(1))):
+        if not self.place(op_frame(sys._getframe(1))):
             return func(*args, **kwargs)
         wider = [0]
 

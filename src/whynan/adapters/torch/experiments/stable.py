@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch.experiments.guarded import Place
 from whynan.adapters.torch.experiments.guards.call import EXP_LIMIT, eps_of, is_floating, plain_name
-from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.frames import op_frame
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
         known = self._of(x)
         if name == "log" and known is not None:
             return _log_of(known)
-        if name == "log" and self.takes_logits and is_floating(x) and self.place(live_user_frame(sys._getframe(2))):
+        if name == "log" and self.takes_logits and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return F.logsigmoid(x)
         if name == "log1p" and known is not None and known.kind == "exp":
             return F.softplus(known.z)
@@ -129,7 +129,7 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             return func(*args[:6], **{**kwargs, "zero_infinity": True})
         if name == "poisson_nll_loss" and is_floating(x):
             return self._poisson(func, x, args, kwargs)
-        if name == "exp" and is_floating(x) and self.place(live_user_frame(sys._getframe(2))):
+        if name == "exp" and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return self._shifted(x)
         return None
 
