@@ -110,6 +110,8 @@ def is_optimizer_innermost(frame: FrameType | None) -> bool:
         file = frame.f_code.co_filename
         if f"torch{os.sep}optim{os.sep}" in file:
             return True
+        if f"{os.sep}lightning{os.sep}" in file or f"{os.sep}pytorch_lightning{os.sep}" in file:
+            return False  # the closure that it hands to its optimizers
         if is_user_file(file):
             # An optimizer of the user's own: its step is the update, what its closure calls is not.
             return frame.f_code.co_name in ("step", "_single_tensor_step")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch import explain, sources
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
+from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
@@ -49,6 +50,8 @@ class Plan:
         self.outcome = Outcome()
         self.n_attempts = 0
         self.undid_step = False
+        self.matched: dict[int, tuple[BatchOrigin | None]] = {}
+        """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
         self._tracer: Tracer | None = None
         self._attempt: Attempt | None = None
@@ -306,6 +309,7 @@ class Plan:
             return self.without_replay(
                 f"one iteration takes {target.elapsed:.0f} s, more than --budget {self.host.options.budget:g}"
             )
+        sources.batch_origin(self)  # while the names still stand for the batch itself
         yield Attempt(traced=True)
         traced = self.outcome
         if traced.is_finite:

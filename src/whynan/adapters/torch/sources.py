@@ -9,6 +9,7 @@ from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.facts import _parts as batch_parts
 from whynan.adapters.torch.data.indices import resolve
 from whynan.adapters.torch.data.lineage import find_in_containers
+from whynan.adapters.torch.data.match import draws_ahead, matching
 from whynan.records import Sample
 from whynan.records.tensor import Role
 from whynan.snapshot.carried import target_names
@@ -193,12 +194,22 @@ def batch_origin(plan: "Plan", size: int | None = None) -> loader.BatchOrigin | 
     items = batch_items(plan)
     size = size_of(items) if size is None else size
     candidates = loader.recent()
+    if draws_ahead() and candidates and size is not None:
+        return _matching(plan, items, size)
     for origin in candidates:
         if size is not None and len(origin.indices) == size:
             return origin
     if size is None and items and candidates and len(candidates[0].indices) == 1:
         return candidates[0]
     return None
+
+
+def _matching(plan: "Plan", items: dict[str, Any], size: int) -> loader.BatchOrigin | None:
+    """Return the batch in hand where a trainer draws ahead; looked for once in an incident."""
+    known = plan.matched.get(plan.target.serial)
+    if known is None:
+        known = plan.matched[plan.target.serial] = (matching(items, size),)
+    return known[0]
 
 
 def _index_by_identity(plan: "Plan", position: int) -> int | None:
