@@ -7,6 +7,7 @@ it is attached when the program imports its framework, and hands over each incid
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from whynan.launch import imports
 from whynan.launch.host import Unwind, tell
 from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
+from whynan.launch.ownership import Ownership
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.replay import rerun
 from whynan.report.progress import Progress
@@ -52,6 +54,12 @@ class Adapter(Protocol):
     def pending_incident(self) -> Incident | None:
         """Return an incident that nothing has come of yet when the program ends."""
 
+    def claim_loops(self) -> None:
+        """Answer the script's loops from now on."""
+
+    def when_it_trains(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called at the first gradient that the program takes with this framework."""
+
     def detach(self) -> None:
         """Undo everything that watching has set up."""
 
@@ -67,6 +75,7 @@ class Session:
         self.incidents: list[Incident] = []
         self.adapters: dict[str, Adapter] = {}
         self.leading: Adapter | None = None
+        self.loops = Ownership()
         self.keras: Any = None
         self.is_finished = False
         self.pid = os.getpid()
@@ -106,7 +115,7 @@ class Session:
 
     def attach_numpy(self, module: Any) -> None:
         """Called when the program has imported numpy; a framework that imports it takes over."""
-        if self.adapters or self._is_refused("numpy", module):
+        if self.loops.owner is not None or self._is_refused("numpy", module):
             return
         with own_imports():
             from whynan.adapters.numpy.adapter import NumpyAdapter
@@ -122,6 +131,8 @@ class Session:
         if attach is not None:
             with own_imports():
                 attach(module)
+            if module.backend.backend() == "torch":
+                self._claim(self.adapters["torch"])
 
     @staticmethod
     def _is_refused(framework: str, module: Any) -> bool:
@@ -134,14 +145,24 @@ class Session:
         return why is not None
 
     def _attach(self, adapter: Adapter) -> None:
-        """Begin to watch a framework; NumPy's own loops are left to whoever imported it."""
+        """Begin to watch a framework. The script's loops are answered by one of them only."""
+        # Newer ones come first: where none has made a step, the program's own import is the outer one.
+        self.adapters = {adapter.framework: adapter, **self.adapters}
+        adapter.when_it_trains(lambda: self._claim(adapter))
+        if self.loops.falls_to(adapter.framework):
+            self._claim(adapter)
+        if self.keras is not None:
+            self.attach_keras(self.keras)
+
+    def _claim(self, adapter: Adapter) -> None:
+        """Let the script's loops be this adapter's; NumPy's own watch ends with the first framework that trains."""
+        if self.loops.owner == adapter.framework:
+            return
+        self.loops.owner = adapter.framework
         first = self.adapters.pop("numpy", None) if adapter.framework != "numpy" else None
         if first is not None:
             first.detach()
-        # Newer ones come first: where none has made a step, the program's own import is the outer one.
-        self.adapters = {adapter.framework: adapter, **self.adapters}
-        if self.keras is not None:
-            self.attach_keras(self.keras)
+        adapter.claim_loops()
 
     def attach_torch(self, module: Any) -> None:
         """Called when the program has imported torch."""

@@ -142,10 +142,16 @@ def origin_is_growing_power(evidence: Evidence) -> bool:
 
 
 def exponent(evidence: Evidence) -> float | None:
-    """Return the exponent of the origin, where it is a power with a number as exponent."""
+    """Return the exponent of the origin, where it is a power with one number as exponent."""
     args = evidence.origin.args if evidence.origin else {}
     value = args.get("exponent", args.get("p") if op_of(evidence) == "pow" else None)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    given = evidence.origin.inputs if evidence.origin else ()
+    if op_of(evidence) != "pow" or len(given) < 2 or given[1].min is None or given[1].min != given[1].max:
+        return None
+    # The derivative's own power is that of the exponent less one.
+    return float(given[1].min) + (1 if is_backward(evidence) else 0)
 
 
 def output_has_infinity(evidence: Evidence) -> bool:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 Rows = list[int]
+_MOST = 3
+"""Guilty samples of one batch; where there are more, it is not the samples."""
 
 
 def find_guilty(
@@ -24,8 +26,9 @@ def find_guilty(
         others = [i for i in range(size) if i != guess]
         if fails([guess] * size) and not fails(_filled(others, size)):
             return [guess], None
-    if fails(_filled(list(range(size // 2)), size)) and fails(_filled(list(range(size // 2, size)), size)):
-        return [], "both halves of the batch fail by themselves: no single sample is guilty"
+    probes = sorted({size * k // 4 for k in range(4)})
+    if all(fails([probe] * size) for probe in probes):
+        return [], f"samples fail whichever is taken ({len(probes)} were tried alone): no single sample is guilty"
     suspects = list(range(size))
     while len(suspects) > 1 and time.monotonic() < deadline:
         half = suspects[: len(suspects) // 2]
@@ -38,10 +41,28 @@ def find_guilty(
             return [], "the step fails with the whole batch only: no single sample is guilty"
     if len(suspects) != 1:
         return [], "the search for the sample ran out of time"
-    others = [i for i in range(size) if i != suspects[0]]
-    if fails(_filled(others, size)):
-        return suspects, "other samples of the batch fail too"
-    return suspects, None
+    return _with_others(suspects[0], size, fails, deadline)
+
+
+def why_guilty(rows: Rows) -> str:
+    return f"with {'this row' if len(rows) == 1 else 'these rows'} replaced by others the step is finite"
+
+
+def _with_others(first: int, size: int, fails: Callable[[Rows], bool], deadline: float) -> tuple[Rows, str | None]:
+    """Return the guilty row and the few others that fail by themselves; none where they are many."""
+    guilty = [first]
+    while fails(_filled(rest := [i for i in range(size) if i not in guilty], size)):
+        if len(guilty) == _MOST or len(rest) < 2 or time.monotonic() > deadline:
+            return [], "many samples of the batch fail, each by itself: no single sample is guilty"
+        suspects = rest
+        while len(suspects) > 1:
+            half = suspects[: len(suspects) // 2]
+            suspects = half if fails(_filled(half, size)) else suspects[len(half) :]
+        if not fails(_filled(suspects, size)):
+            return guilty, "the other samples of the batch fail together too"
+        guilty += suspects
+    guilty.sort()
+    return guilty, f"{len(guilty)} samples of the batch fail, each by itself" if len(guilty) > 1 else None
 
 
 def _filled(rows: Rows, size: int) -> Rows:

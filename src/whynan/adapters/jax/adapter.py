@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from whynan.adapters.jax.host import JaxHost
+from whynan.launch import host as launch_host
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
@@ -30,6 +31,13 @@ class JaxAdapter:
             self.host.keras = KerasOnJax(self.host)
         except (ImportError, AttributeError) as error:
             tell(f"watching Keras {keras.__version__} is not possible", error)
+
+    def claim_loops(self) -> None:
+        """Steps are calls of the program's functions, whatever loop they stand in."""
+        launch_host.set_host(launch_host.PlainHost())
+
+    def when_it_trains(self, tell: Callable[[], None]) -> None:
+        self.host.watch.on_first_gradient = tell
 
     def versions(self) -> dict[str, str]:
         versions = {"jax": jax.__version__}

@@ -16,7 +16,7 @@ from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
-from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
@@ -193,10 +193,7 @@ class JaxHost:
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
         sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
-        return tuple(
-            Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
-            for row in rows
-        ), note
+        return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
 
 
 def _loss_of(call: Call) -> float | None:

@@ -40,6 +40,7 @@ class Watch:
         self.on_bad = on_bad
         self.on_good = on_good
         self.is_enabled = True
+        self.on_first_gradient: Callable[[], None] | None = None
         self.is_replaying = False
         self.clip: float | None = None
         self.current: Watched | None = None
@@ -122,6 +123,9 @@ class Watch:
 
         @functools.wraps(original)
         def derivative(fun: Any, argnums: Any = 0, has_aux: bool = False, *args: Any, **options: Any) -> Any:
+            if watch.on_first_gradient is not None:
+                watch.on_first_gradient()
+                watch.on_first_gradient = None
             tagged = _tagged(fun, has_aux)
             inner = original(tagged, argnums, has_aux, *args, **options)
             return Watched(inner, inner, watch, is_derivative=True, has_value=original.__name__ == "value_and_grad")

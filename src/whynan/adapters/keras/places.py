@@ -37,6 +37,15 @@ class Places:
         frame = self._made.get(thing)
         return source_line(frame) if frame is not None else None
 
+    def frame_that_made(self, thing: Any) -> Frame | None:
+        """Return the frame of the user's that made a layer, loss or optimizer."""
+        return self._made.get(thing)
+
+    def frame_of_compile(self, model: Any, keyword: str = "loss") -> Frame | None:
+        """Return the user's frame at `compile`, at the line of the model's loss or another of its arguments."""
+        frame = self._compiled.get(model)
+        return keyword_line(frame, (keyword,)) if frame is not None else None
+
     def compiled(self, model: Any, keyword: str = "loss") -> SourceLine | None:
         """Return the line of `compile` that names the model's loss (or another of its arguments)."""
         frame = self._compiled.get(model)

@@ -8,7 +8,7 @@ from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.keras.places import Places
 from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
 from whynan.adapters.keras.trainer import TrainerHooks
-from whynan.adapters.tensorflow.closure import FitClosure
+from whynan.adapters.tensorflow.closure import Closure, FitClosure
 from whynan.adapters.tensorflow.host import TensorFlowHost
 
 
@@ -51,4 +51,6 @@ class KerasOnTensorFlow:
         loss = logs.get("loss") if isinstance(logs, dict) else None
         array = to_numpy(loss) if loss is not None else None
         if array is not None and array.size == 1 and not bool(abs(float(array)) < float("inf")):
-            self.host.incident(FitClosure(model, method, held[-1]), None)
+            # What is known is a mean over what this execution has seen.
+            closures: list[Closure] = [FitClosure(model, method, batch) for batch in held]
+            self.host.incident(self.host.first_failing(closures), None)

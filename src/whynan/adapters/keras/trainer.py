@@ -43,9 +43,17 @@ class TrainerHooks:
                     return function(iterator)
                 held: list[Any] = []
                 hooks.before(trainer, method)
+
+                def between() -> None:
+                    """A step of several in one execution has run, and the next is to come."""
+                    if method == "train_step":
+                        hooks.is_inside = False
+                        hooks.after(trainer, method, held, None)
+                        hooks.is_inside = True
+
                 hooks.is_inside = True
                 try:
-                    logs = function(_fed(iterator, trainer.steps_per_execution, held))
+                    logs = function(_fed(iterator, trainer.steps_per_execution, held, between))
                 finally:
                     hooks.is_inside = False
                 hooks.after(trainer, method, held, logs)
@@ -122,17 +130,19 @@ class TrainerHooks:
         return self.places.compiled(self._model) if self._model is not None else None
 
 
-def _fed(iterator: Any, n: int, held: list[Any]) -> Any:
+def _fed(iterator: Any, n: int, held: list[Any], between: Callable[[], None]) -> Any:
     """Return an iterator in Python over the next batches, which also keeps them.
 
-    Keras runs its step on each of what such an iterator gives. The first batch is drawn here: an iterator that has
-    ended must say so to Keras' loop.
+    Keras runs its step on each of what such an iterator gives, and asks for the next when a step has run. The first
+    batch is drawn here: an iterator that has ended must say so to Keras' loop.
     """
     drawn = iter(iterator)
     first = next(drawn)
 
     def batches() -> Iterator[Any]:
         for batch in itertools.chain([first], itertools.islice(drawn, max(n - 1, 0))):
+            if held:
+                between()
             held.append(batch)
             yield batch
 

@@ -17,7 +17,12 @@ class NumpyAdapter:
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.host = NumpyHost(options, record)
+
+    def claim_loops(self) -> None:
         launch_host.set_host(self.host.loops)
+
+    def when_it_trains(self, tell: Callable[[], None]) -> None:
+        """There are no gradients to be seen: the loops are what there is."""
 
     def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}

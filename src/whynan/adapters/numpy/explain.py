@@ -12,7 +12,7 @@ from whynan.adapters.common.batch import Part, find_index, is_target
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.run import ACTIONS
-from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
@@ -158,7 +158,7 @@ def samples_of(
         index = index_of(first[1], first[2], row)
         if index is None:
             index = find_index(parts_of(seen), row, [owner for _, owner, _, _ in gathers])
-        samples.append(Sample(row, index, None, "with this row replaced by others the step is finite"))
+        samples.append(Sample(row, index, None, why_guilty(rows)))
     return tuple(samples), note
 
 

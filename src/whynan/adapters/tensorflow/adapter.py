@@ -20,7 +20,6 @@ class TensorFlowAdapter:
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.host = TensorFlowHost(options, record)
         self.host.watch.install()
-        launch_host.set_host(self.host.loops)
         self.keras: Any = None
 
     def attach_keras(self, keras: Any) -> None:
@@ -33,6 +32,12 @@ class TensorFlowAdapter:
             self.keras = KerasOnTensorFlow(self.host)
         except (ImportError, AttributeError) as error:
             tell(f"watching Keras {keras.__version__} is not possible", error)
+
+    def claim_loops(self) -> None:
+        launch_host.set_host(self.host.loops)
+
+    def when_it_trains(self, tell: Callable[[], None]) -> None:
+        self.host.watch.on_first_gradient = tell
 
     def versions(self) -> dict[str, str]:
         versions = {"tensorflow": tf.__version__}

@@ -15,7 +15,7 @@ from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
-from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
 from whynan.adapters.tensorflow.experiments import Bench, Window
 from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
@@ -151,6 +151,13 @@ class TensorFlowHost:
             self.watch.is_enabled = False
         self.run.take(incident)
 
+    def first_failing(self, closures: list[Closure]) -> Closure:
+        """Return the first of several steps that fails when it is run again; the last where none does."""
+        for closure in closures[:-1]:
+            if Replayer(self.watch, closure, self.hooks).fails():
+                return closure
+        return closures[-1]
+
     def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
         symptom = self._symptom_without_replay(closure, told)
         why = (
@@ -250,10 +257,7 @@ class TensorFlowHost:
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
         sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
-        samples = tuple(
-            Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
-            for row in rows
-        )
+        samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
         return samples, note
 
     def _dataset_arrays(self) -> list[Any]:

@@ -35,6 +35,7 @@ class Watch:
         self.flags = Flags()
         self.attempt: Attempt | None = None
         self.is_enabled = True
+        self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
         self.training: weakref.WeakSet[Any] = weakref.WeakSet()
         self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -102,6 +103,9 @@ class Watch:
     def _note(self, target: Any, sources: Any, result: Any) -> None:
         if not _is_loss(target):
             return
+        if self.on_first_gradient is not None:
+            self.on_first_gradient()
+            self.on_first_gradient = None
         named = _named(sources, result)
         self._learn(sources)
         if tf.executing_eagerly():

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.launch import host as launch_host
+from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
 from whynan.replay.rerun import Request
@@ -24,9 +26,20 @@ class TorchAdapter:
         self.host = TorchHost(options, record)
         loader.install()
         self.host.watch.install()
-        launch_host.set_host(self.host)
         self._trainers = trainers.install(self.host)
+        self._keras: Any = None
         os.register_at_fork(after_in_child=self._forked)
+
+    def attach_keras(self, keras: Any) -> None:
+        """Watch Keras' `fit` too; called when Keras runs on PyTorch."""
+        if self._keras is not None or self.host.is_over:
+            return
+        from whynan.adapters.keras.torch import KerasOnTorch
+
+        try:
+            self._keras = KerasOnTorch(self.host)
+        except (ImportError, AttributeError) as error:
+            tell(f"watching Keras {keras.__version__} is not possible", error)
 
     def _forked(self) -> None:
         """A child made by a fork is none of our business: it runs as it would without us."""
@@ -38,8 +51,14 @@ class TorchAdapter:
         self.host.inline = InlineTrace(self.host, request)
         self.host.inline.begin_if_due(0)
 
+    def claim_loops(self) -> None:
+        launch_host.set_host(self.host)
+
+    def when_it_trains(self, tell: Callable[[], None]) -> None:
+        self.host.watch.on_first_gradient = tell
+
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__}
+        return {"torch": torch.__version__} | ({"keras": self._keras.version} if self._keras is not None else {})
 
     def device(self) -> str | None:
         return device_of(self.host.known)
@@ -63,6 +82,8 @@ class TorchAdapter:
         self.host.is_over = True
         self.host.watch.enabled = False
         self._trainers.undo()
+        if self._keras is not None:
+            self._keras.undo()
         self.host.watch.uninstall()
         loader.uninstall()
         launch_host.set_host(launch_host.PlainHost())

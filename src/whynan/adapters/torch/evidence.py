@@ -37,6 +37,8 @@ _SQUASHES = {
     "_log_softmax",
     "hardsigmoid",
     "clamp",
+    "div",
+    "softplus",
     "logsigmoid",
     "log_sigmoid_forward",
 }

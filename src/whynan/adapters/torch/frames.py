@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -12,6 +13,23 @@ from whynan.trace.graph import Frame
 _DEPTH = 150
 STEP_PREFIX = "<whynan step: "
 """How the files are called in which the steps of trainers run: frames of ours that stand for a loop, not for lines."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A layer or a loss of a trainer's package that is running, and the user's line that made it."""
+
+    path: str | None
+    kind: str | None
+    made: Frame | None
+
+
+RUNNING: list[Running] = []
+"""Innermost last; kept by trainers whose layers are made by the user and written by a package."""
+
+
+def _maker() -> Frame | None:
+    return next((running.made for running in reversed(RUNNING) if running.made is not None), None)
 
 
 def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
@@ -27,7 +45,9 @@ def user_frames(frame: FrameType | None) -> tuple[Frame, ...]:
         code = frame.f_code
         if code.co_filename.startswith(STEP_PREFIX):
             inside = op_frame(start) if not found else None
-            if inside is not None and inside is not frame:
+            if isinstance(inside, Frame):
+                found.append(inside)
+            elif inside is not None and inside is not frame:
                 found.append(_frame_of(inside))
         elif is_user_file(code.co_filename):
             found.append(_frame_of(frame))
@@ -39,13 +59,16 @@ def _frame_of(frame: FrameType) -> Frame:
     return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, frame.f_code, frame.f_lasti)
 
 
-def op_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the live frame whose line an operation is: the user's innermost, or the package's inside a trainer's step."""
+def op_frame(frame: FrameType | None) -> FrameType | Frame | None:
+    """Return the frame whose line an operation is: the user's innermost, or the package's inside a trainer's step.
+
+    Of a layer that the package wrote it is the user's line that made it.
+    """
     package: FrameType | None = None
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(STEP_PREFIX):
-            return package or frame
+            return package or _maker() or frame
         if is_user_file(file):
             return frame
         if package is None and not _is_plumbing(file):
@@ -64,7 +87,7 @@ def _is_plumbing(file: str) -> bool:
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))).replace(os.sep, "/")
 _PLUMBING = (
     "/torch/", "/lightning/", "/pytorch_lightning/", "/lightning_fabric/", "/accelerate/", "/ignite/", "/mmengine/",
-    "/transformers/trainer", "/transformers/utils/", "/torchmetrics/", f"/python{sys.version_info[0]}.{sys.version_info[1]}/contextlib.py",
+    "/keras/", "/transformers/trainer", "/transformers/utils/", "/torchmetrics/", f"/python{sys.version_info[0]}.{sys.version_info[1]}/contextlib.py",
     f"/python{sys.version_info[0]}.{sys.version_info[1]}/functools.py",
 )  # fmt: skip
 
@@ -102,13 +125,19 @@ def user_locals(frame: FrameType | None, depth: int = 4) -> list[dict[str, Any]]
     return found
 
 
+_OPTIMIZERS = tuple(
+    part.replace("/", os.sep)
+    for part in ("torch/optim/", "keras/src/optimizers/", "keras/src/backend/torch/optimizers/")
+)
+
+
 def is_optimizer_innermost(frame: FrameType | None) -> bool:
     """Whether, from `frame` outwards, an optimizer's code comes before any of the user's own functions."""
     for _ in range(_DEPTH):
         if frame is None:
             return True
         file = frame.f_code.co_filename
-        if f"torch{os.sep}optim{os.sep}" in file:
+        if any(part in file for part in _OPTIMIZERS):
             return True
         if f"{os.sep}lightning{os.sep}" in file or f"{os.sep}pytorch_lightning{os.sep}" in file:
             return False  # the closure that it hands to its optimizers

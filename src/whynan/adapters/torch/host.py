@@ -64,6 +64,11 @@ class TorchHost:
         """What a stopped run raises in a program that runs by itself; None: whynan's own way out."""
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
+    @property
+    def is_replaying(self) -> bool:
+        """Whether a step is being run again."""
+        return self.plan is not None
+
     # What rewritten code calls ----------------------------------------------------------------------------------------
 
     def new_site(self, site: LoopSite) -> Site:

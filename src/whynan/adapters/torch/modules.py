@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from whynan.adapters.torch.frames import RUNNING
 from whynan.trace.graph import Frame
 
 
@@ -43,6 +44,9 @@ class ModuleStack:
 
     def current(self) -> tuple[str | None, str | None]:
         """Return the dotted path and the class name of the innermost module that runs now."""
+        if RUNNING:
+            path = next((running.path for running in reversed(RUNNING) if running.path is not None), None)
+            return path, next((running.kind for running in reversed(RUNNING) if running.kind is not None), None)
         if not self.stack:
             return None, None
         module = self.stack[-1]

@@ -195,6 +195,7 @@ class KnownState:
         self._met: dict[int, Any] = {}
         self._dull: set[type] = set()
         self._buffers: list[Any] | None = None
+        self._more_buffers: dict[int, Any] = {}
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
 
@@ -217,6 +218,13 @@ class KnownState:
             if id(leaf) not in self.leaves:
                 self.leaves[id(leaf)] = leaf
                 self._parameters = None
+
+    def add_buffers(self, tensors: Iterable[Any]) -> None:
+        """Take in running statistics that a module does not hold as buffers."""
+        for tensor in tensors:
+            if id(tensor) not in self._more_buffers:
+                self._more_buffers[id(tensor)] = tensor
+                self._buffers = None
 
     def reach_of(self, site: LoopSite, frame: FrameType, values: dict[str, Any]) -> "Reach":
         """Return which names the loop's body can reach; found once, and again after the functions may have changed."""
@@ -268,7 +276,7 @@ class KnownState:
         """Return all floating-point or counting buffers of all modules, once each."""
         if self._buffers is None:
             found = {id(b): b for m in self.modules.values() for b in m.buffers() if b.numel() <= 2**22}
-            self._buffers = list(found.values())
+            self._buffers = list((found | self._more_buffers).values())
         return self._buffers
 
     def attributes(self) -> list[tuple[Any, dict[str, Any], bool]]:

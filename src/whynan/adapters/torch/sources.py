@@ -1,5 +1,6 @@
 """Where a step's non-finite values came from outside: the batch, the data set, the model, an earlier iteration."""
 
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,8 +9,9 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.facts import _parts as batch_parts
 from whynan.adapters.torch.data.indices import resolve
-from whynan.adapters.torch.data.lineage import find_in_containers
+from whynan.adapters.torch.data.lineage import find_in_containers, row_of
 from whynan.adapters.torch.data.match import draws_ahead, matching
+from whynan.adapters.torch.frames import live_user_frame
 from whynan.records import Sample
 from whynan.records.tensor import Role
 from whynan.snapshot.carried import target_names
@@ -186,7 +188,8 @@ def sample_at(plan: "Plan", position: int, why: str, size: int | None = None) ->
         index = resolved.index if isinstance(resolved.index, int) else None
         detail = f"{why}; {resolved.detail}" if resolved.detail else why
         return Sample(position, index, resolved.path, detail)
-    return Sample(position, _index_by_identity(plan, position), None, why)
+    index = _index_by_identity(plan, position)
+    return Sample(position, index if index is not None else _index_by_values(plan, position, size), None, why)
 
 
 def batch_origin(plan: "Plan", size: int | None = None) -> loader.BatchOrigin | None:
@@ -221,6 +224,29 @@ def _index_by_identity(plan: "Plan", position: int) -> int | None:
             if found is not None:
                 return found[1]
     return None
+
+
+def _index_by_values(plan: "Plan", position: int, size: int | None) -> int | None:
+    """Return the row of a table in the hands of those who called a trainer that has the sample's very values."""
+    items = [item for item in batch_items(plan).values() if isinstance(item, torch.Tensor)]
+    if plan.method != "closure" or size is None:
+        return None
+    spaces = live_spaces(plan.target.frame.f_back)
+    for item in items:
+        if item.dim() > 1 and len(item) == size:
+            found = row_of(item[position], spaces, min_rows=size + 1)
+            if found is not None:
+                return found[1]
+    return None
+
+
+def live_spaces(frame: FrameType | None) -> list[dict[str, Any]]:
+    """Return the variables of the user's frames from `frame` outwards."""
+    spaces = []
+    while (frame := live_user_frame(frame)) is not None:
+        spaces.append(frame_values(frame) or {})
+        frame = frame.f_back
+    return spaces
 
 
 def candidate_positions(outcome: "Outcome", size: int, items: dict[str, Any] | None = None) -> list[int]:

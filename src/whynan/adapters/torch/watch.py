@@ -44,6 +44,7 @@ class Watch:
         self.n_steps = 0
         self.n_events = 0
         self.enabled = True
+        self.on_first_gradient: Callable[[], None] = lambda: None
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
         self.weights = WeightScales(known)
@@ -194,6 +195,8 @@ class Watch:
 
     def _look_at_roots(self, roots: list[Any], is_backward: bool) -> bool:
         """Test the losses; return whether the backward pass is a scaled one."""
+        if not self.n_events:
+            self.on_first_gradient()
         self.n_events += 1
         self.tick()
         scaled = any(self.scaler.is_scaled(root) for root in roots)
@@ -273,6 +276,14 @@ class Watch:
         return None
 
     # Optimizers ------------------------------------------------------------------------------------------------------
+
+    def begin_update(self, optimizer: Any) -> None:
+        """Look at gradients before an optimizer that is none of PyTorch's uses them."""
+        self._pre_step(optimizer, (), {})
+
+    def end_update(self, optimizer: Any) -> None:
+        """Look at the parameters that such an optimizer has updated."""
+        self._post_step(optimizer, (), {})
 
     def _pre_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._is_off():

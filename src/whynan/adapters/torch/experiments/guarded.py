@@ -18,6 +18,8 @@ def at_line(frame: Frame) -> Place:
     """Match calls of which the innermost of the user's frames stands on this line."""
 
     def is_here(current: Any) -> bool:
+        if isinstance(current, Frame):
+            return (current.file, current.line) == (frame.file, frame.line)
         return current is not None and current.f_code.co_filename == frame.file and current.f_lineno == frame.line
 
     return is_here
@@ -30,6 +32,7 @@ def in_class(frame: Frame, file: str) -> Place:
     def is_inside(current: Any) -> bool:
         return (
             current is not None
+            and not isinstance(current, Frame)
             and current.f_code.co_filename == file
             and current.f_code.co_qualname.rpartition(".")[0] == owner
         )
