@@ -278,6 +278,10 @@ def mask_fix(evidence: Evidence, place: _Place) -> Made:
             yield node, low, f"{low} in place of -inf as mask"
 
 
+_LENGTHS = re.compile(r"norm|sqrt|std|var|max")
+"""A divisor made like that measures something, and counts nothing."""
+
+
 def skip_empty(evidence: Evidence, place: _Place) -> Made:
     """Divide a sum by the count, at least 1."""
     lib = place.library
@@ -298,6 +302,7 @@ def skip_empty(evidence: Evidence, place: _Place) -> Made:
                 isinstance(node, ast.BinOp)
                 and isinstance(node.op, ast.Div)
                 and not isinstance(node.right, ast.Constant)
+                and not _LENGTHS.search(place.text_of(node.right))
             ):
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1)", "a count of at least 1"
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1.0)", "a count of at least 1"

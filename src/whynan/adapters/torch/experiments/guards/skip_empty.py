@@ -31,9 +31,15 @@ def _spread(call: Call) -> Any:
     return CLAMPS[call.name](call)
 
 
+def _may_count(divisor: Any) -> bool:
+    """Whether a divisor may be a count or a sum of weights, of the whole batch or of each sample."""
+    values = divisor.detach()
+    return bool(divisor.dim() <= 1 or not values.is_floating_point() or (values == values.round()).all())
+
+
 def _div(call: Call) -> Any:
     divisor = call.argument(1, "other")
-    if not isinstance(divisor, torch.Tensor):
+    if not isinstance(divisor, torch.Tensor) or not _may_count(divisor):
         return None
     ok = divisor != 0
     result = call.run(torch.as_tensor(call.args[0]), torch.where(ok, divisor, torch.ones_like(divisor)))
