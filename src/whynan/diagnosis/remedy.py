@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from whynan.diagnosis import facts
+from whynan.diagnosis.snippets import patch_for
 from whynan.records.evidence import Evidence
 from whynan.records.incident import RemedyProposed
 
@@ -26,4 +27,12 @@ class Remedy:
 
     def propose(self, evidence: Evidence, cause: str) -> RemedyProposed:
         """Return this remedy fitted to the evidence; `cause` is the slug of the cause that asks for it."""
-        return RemedyProposed(self.slug, self.title, self.where(evidence), self.patch(evidence, cause))
+        if evidence.framework == "torch" or self.slug in _NEUTRAL:
+            patch = self.patch(evidence, cause)
+        else:
+            patch = patch_for(evidence.framework, self.slug, evidence)
+        return RemedyProposed(self.slug, self.title, self.where(evidence), patch)
+
+
+_NEUTRAL = ("normalize-inputs",)
+"""Remedies whose line reads the same in every framework."""

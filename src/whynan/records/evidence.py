@@ -98,6 +98,8 @@ class Evidence:
 
     symptom: Symptom
     replay: ReplayResult
+    framework: str = "torch"
+    """The one whose words a change is written in."""
     origin: Op | None = None
     path: tuple[PathStep, ...] = ()
     bad_leaf: BadLeaf | None = None

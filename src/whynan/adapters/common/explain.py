@@ -41,6 +41,7 @@ class Step:
 
     symptom: Symptom
     replay: ReplayResult
+    framework: str
     graph: Graph | None = None
     starts: tuple[int, ...] = ()
     loss: int | None = None
@@ -82,6 +83,7 @@ def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
     evidence = Evidence(
         symptom=step.symptom,
         replay=step.replay,
+        framework=step.framework,
         origin=origin,
         path=path,
         bad_leaf=bad_leaf,
@@ -174,8 +176,3 @@ def _path(found: Slice, graph: Graph) -> tuple[PathStep, ...]:
     if len(kept) > _MAX_PATH:
         kept = [*kept[: _MAX_PATH // 2], *kept[-_MAX_PATH // 2 :]]
     return tuple(kept)
-
-
-def no_replay(symptom: Symptom, why: str, **known: Any) -> Step:
-    """Return a step of which only watching can tell."""
-    return Step(symptom, ReplayResult(False, "none", why), **known)

@@ -146,6 +146,7 @@ class JaxHost:
         return Step(
             symptom=symptom,
             replay=ReplayResult(not traced.is_finite, "closure", why),
+            framework=self._framework(),
             graph=graph,
             starts=tuple(traced.starts),
             loss=traced.loss,
@@ -168,9 +169,12 @@ class JaxHost:
         name = "loss" if is_loss else "result"
         return Symptom("loss" if is_loss else "parameter", name, kind, self.run.n_steps, epoch, call.stage, detail)
 
+    def _framework(self) -> str:
+        return "keras" if self.keras is not None and self.keras.epoch() is not None else "jax"
+
     def _unexplained(self, call: Call, error: Exception) -> Incident:
         replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
-        step = Step(self._symptom(call), replay, line=source_line(calling_frame()))
+        step = Step(self._symptom(call), replay, self._framework(), line=source_line(calling_frame()))
         evidence, _ = evidence_of(step)
         return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
 

@@ -14,6 +14,7 @@ from whynan.adapters.common.state import Reached, State
 from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
+from whynan.adapters.numpy.weights import MOST_BYTES, Size, measure
 from whynan.experiments.verdict import Measured
 
 _STEPS = 128
@@ -27,12 +28,19 @@ class Window:
     start: State | None = None
     given: list[dict[str, Any]] = field(default_factory=list)
     is_broken: bool = False
+    measured: dict[str, Size] = field(default_factory=dict)
+    """The sizes of all arrays before the first iteration, by name."""
 
     def note(self, before: State, assigned: frozenset[str]) -> None:
         if self.is_broken:
             return
         if self.start is None:
             self.start = before
+            self.measured = {
+                name: measure(copy)
+                for name, _, copy in before.copies
+                if copy.dtype.kind == "f" and copy.nbytes <= MOST_BYTES
+            }
         self.given.append({name: value for name, value in before.values.items() if name not in assigned})
         if len(self.given) > _STEPS:
             # Too many to run again: a remedy of the whole run can't be tried any more.

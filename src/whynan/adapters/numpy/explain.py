@@ -16,6 +16,7 @@ from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
+from whynan.adapters.numpy.weights import measure
 from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
 from whynan.records.incident import What
 from whynan.report.progress import Progress
@@ -64,11 +65,12 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
         step = Step(
             symptom=symptom,
             replay=ReplayResult(reproduced, "closure", None if reproduced else "run again, the iteration was finite"),
+            framework="numpy",
             graph=seen.recorder.graph,
             starts=tuple(seen.starts),
             loss=seen.loss,
             parts=parts,
-            history=history_of(host, again),
+            history=history_of(host, again, seen),
             optimizer=optimizer_of(again),
             precision=Precision(parameters="float64"),
         )
@@ -200,27 +202,32 @@ def epoch_of(again: Again) -> int | None:
     return None
 
 
-def history_of(host: "NumpyHost", again: Again) -> History:
-    updated = again.before.changed(again.after.reached)
+def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
+    graph = seen.recorder.graph
+    used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
+    # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
+    updated = again.before.changed(again.after.reached) & used
     now = {name: copy for name, array, copy in again.before.copies if name in updated and copy.dtype.kind == "f"}
-    measured = {n: (float(np.linalg.norm(a)), float(np.abs(a).max(initial=0.0)), _gain(a)) for n, a in now.items()}
-    if host.start is None:
-        host.start = measured
-    norm = math.sqrt(sum(m[0] ** 2 for m in measured.values())) if measured else None
-    begun = math.sqrt(sum(m[0] ** 2 for m in host.start.values())) if host.start else None
+    measured = {name: measure(array) for name, array in now.items()}
+    start = {name: known for name, known in host.window.measured.items() if name in measured}
+    norm = math.sqrt(sum(m.norm**2 for m in measured.values())) if measured else None
+    begun = math.sqrt(sum(m.norm**2 for m in start.values())) if start else None
+    growth = {name: measured[name].norm / known.norm for name, known in start.items() if known.norm > 0}
+    gains = {name: known.gain for name, known in start.items() if known.gain}
     return History(
         loss=host.run.history.loss.values()[-4000:],
         lr=(rate,) if (rate := rate_of(again)) is not None else (),
         weight_norm_start=begun,
         weight_norm_now=norm if norm is not None and math.isfinite(norm) else None,
-        weight_abs_max_start=max((m[1] for m in host.start.values()), default=None),
-        weight_abs_max_now=max((m[1] for m in measured.values()), default=None),
-        largest_gain_start=tuple(sorted(((n, m[2]) for n, m in host.start.items() if m[2]), key=lambda i: -i[1])[:8]),
+        weight_abs_max_start=max((m.largest for m in start.values()), default=None),
+        weight_abs_max_now=max((m.largest for m in measured.values()), default=None),
+        largest_growth=_largest(growth),
+        largest_gain_start=_largest(gains),
     )
 
 
-def _gain(array: Any) -> float:
-    return float(array.std()) * math.sqrt(math.prod(array.shape[:-1])) if array.ndim >= 2 else 0.0
+def _largest(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(values.items(), key=lambda item: -item[1])[:8])
 
 
 def rate_of(again: Again) -> float | None:

@@ -35,7 +35,6 @@ class NumpyHost:
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
-        self.start: dict[str, tuple[float, float, float]] | None = None
         self.window = Window()
 
     def proved(
@@ -115,7 +114,7 @@ class NumpyHost:
                           linecache.getline(site.filename, site.header_line).strip())  # fmt: skip
         symptom = Symptom("loss" if loss_name else "parameter", bad[0], "nan", self.run.n_steps, None, "train", None)
         why = f"the loop's body could not be run apart: {type(error).__name__}: {error}"
-        step = Step(symptom, ReplayResult(False, "none", why), line=line)
+        step = Step(symptom, ReplayResult(False, "none", why), "numpy", line=line)
         evidence, _ = evidence_of(step)
         return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
 

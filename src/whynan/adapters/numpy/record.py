@@ -94,6 +94,8 @@ class Recorder:
         result = function(*args, **kwargs)
         name = str(getattr(function, "__name__", type(function).__name__))
         out = kwargs.get("out")
+        if out is None and isinstance(result, np.ndarray) and self.is_known(result):
+            return result  # taken out of a container, or handed through
         self._note(plain_name(name), name, before, result, changes=out if isinstance(out, np.ndarray) else None)
         return result
 
@@ -119,6 +121,8 @@ class Recorder:
             self._note("setitem", "setitem", before, owner, changes=owner)
 
     def _picked(self, owner: Any, index: Any, result: Any, before: Any) -> Any:
+        if not isinstance(owner, np.ndarray):
+            return result  # what a list or a dict holds is known by itself
         if isinstance(owner, np.ndarray) and isinstance(result, np.ndarray):
             is_rows = isinstance(index, slice) or (isinstance(index, np.ndarray) and index.dtype.kind in "iu")
             is_rows = is_rows or (isinstance(index, list) and all(isinstance(i, (int, np.integer)) for i in index))

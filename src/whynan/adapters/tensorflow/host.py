@@ -16,7 +16,7 @@ from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.samples import find_guilty, why_guilty
-from whynan.adapters.tensorflow.closure import Closure, FunctionClosure
+from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
 from whynan.adapters.tensorflow.experiments import Bench, Window
 from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.tensorflow.flags import Told
@@ -166,8 +166,9 @@ class TensorFlowHost:
             else "no loop of the script's holds it"
         )
         replay = ReplayResult(False, "none", why)
-        evidence, _ = evidence_of(Step(symptom, replay, line=source_line(calling_frame())))
-        return incident_of(Step(symptom, replay), evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+        step = Step(symptom, replay, _framework(closure), line=source_line(calling_frame()))
+        evidence, _ = evidence_of(step)
+        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
 
     def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
         is_loss = told is None or told.loss_bad
@@ -217,6 +218,7 @@ class TensorFlowHost:
         return Step(
             symptom=symptom,
             replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
+            framework=_framework(closure),
             graph=tracer.graph,
             starts=tuple(traced.starts),
             loss=int(traced.loss._id) if traced.loss is not None and hasattr(traced.loss, "_id") else None,
@@ -268,6 +270,10 @@ class TensorFlowHost:
             if tensors is not None:
                 found.append(tuple(a for t in tensors if (a := to_numpy(t)) is not None))
         return found
+
+
+def _framework(closure: Closure | None) -> str:
+    return "keras" if isinstance(closure, FitClosure) else "tensorflow"
 
 
 def _kind_of_number(value: float) -> str:

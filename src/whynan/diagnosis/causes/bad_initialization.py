@@ -59,7 +59,10 @@ class BadInitialization(Cause):
                 return Match(0.75 if half else 0.93 if early else 0.7, self.sentence(large), large)
             return (
                 Match(0.35, "It overflowed in the first steps, before any update could be blamed.", ())
-                if early and facts.extreme_tensor(evidence) is None and not facts.runs_in_half(evidence)
+                if early
+                and not self.has_grown(evidence)
+                and facts.extreme_tensor(evidence) is None
+                and not facts.runs_in_half(evidence)
                 else None
             )
         zero = next((t for t in facts.inputs(evidence) if t.role == "parameter" and t.n_zero == t.n_elements), None)
@@ -79,8 +82,15 @@ class BadInitialization(Cause):
         if history.weight_abs_max_start is not None and history.weight_abs_max_start > LARGE_WEIGHT:
             found.append(f"largest weight at the start: {facts.number(history.weight_abs_max_start)}")
         if evidence.symptom.step <= 2:
-            found += [f"weight: {facts.describe(t)}" for t in facts.inputs(evidence) if facts.is_huge_for_init(t)]
+            # An update or two may have made them large: what they were at the start decides, where it is known.
+            start = history.weight_abs_max_start
+            found += [f"weight: {facts.describe(t)}" for t in facts.inputs(evidence)
+                      if facts.is_huge_for_init(t) and (start is None or t.abs_max <= 10 * start)]  # fmt: skip
         return tuple(found)
+
+    def has_grown(self, evidence: Evidence) -> bool:
+        start, now = evidence.history.weight_abs_max_start, evidence.history.weight_abs_max_now
+        return start is not None and now is not None and now > 100 * max(start, 1e-3)
 
     def sentence(self, large: tuple[str, ...]) -> str:
         return f"The weights started far larger than an initialization by fan-in makes them ({large[0]})."
