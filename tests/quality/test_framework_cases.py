@@ -20,7 +20,7 @@ import pytest
 from whynan.report.schema import schema
 
 OWN = Path(__file__).parent.parent / "cases_frameworks"
-FRAMEWORKS = ("keras-tensorflow", "keras-jax", "tensorflow", "jax", "numpy")
+FRAMEWORKS = ("keras-tensorflow", "keras-jax", "keras-torch", "tensorflow", "jax", "numpy")
 PROVED = ("keras-unit-vector-layer", "tf-dice-empty-mask", "jax-label-seven", "numpy-logistic-log")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
+from whynan.records.incident import Stage
 from whynan.watching.growth import GrowthWatch
 from whynan.watching.history import RunHistory
 
@@ -53,6 +54,14 @@ class Run:
 
 MAX_RECOVERED = 20
 """Interventions in one run."""
+
+
+def action_of(policy: str, stage: Stage) -> str:
+    """Return what is done about an incident, in words."""
+    if stage == "validation" and policy != "observe":
+        return {"stop": "stopped; a validation loss changes no weight"}.get(policy, "the run goes on")
+    return ACTIONS[policy]
+
 
 ACTIONS = {
     "stop": "stopped before the update could use it",

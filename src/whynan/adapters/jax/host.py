@@ -15,7 +15,7 @@ from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
-from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
@@ -121,7 +121,7 @@ class JaxHost:
                 step.notes += [note] if note else []
             evidence, _ = evidence_of(step)
             policy = self.run.options.policy
-            incident = incident_of(step, evidence, policy, ACTIONS[policy])
+            incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
             if self.run.options.prove and not traced.is_finite:
                 bench = Bench(self.watch, call, self.window, deadline)
                 incident = prove(incident, evidence, bench, deadline, progress)
@@ -176,7 +176,9 @@ class JaxHost:
         replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
         step = Step(self._symptom(call), replay, self._framework(), line=source_line(calling_frame()))
         evidence, _ = evidence_of(step)
-        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+        return incident_of(
+            step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
+        )
 
     def _samples(self, call: Call, traced: Traced, deadline: float) -> tuple[tuple[Sample, ...], str | None]:
         parts, size = call.parts(), call.size_of_batch()

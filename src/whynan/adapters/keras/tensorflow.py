@@ -18,6 +18,7 @@ class KerasOnTensorFlow:
     version = keras.__version__
 
     def __init__(self, host: TensorFlowHost) -> None:
+        from keras.src.losses.loss import Loss
         from keras.src.optimizers.base_optimizer import BaseOptimizer
         from keras.src.optimizers.loss_scale_optimizer import LossScaleOptimizer
 
@@ -26,12 +27,24 @@ class KerasOnTensorFlow:
         self.places.install(host.watch.patches)
         self.trainer = TrainerHooks(self.places, self.before, self.after)
         self.trainer.install(host.watch.patches)
+        host.watch.patches.replace(Loss, "__call__", self._loss_call)
         host.watch.watch_optimizer(BaseOptimizer, LossScaleOptimizer)
         host.hooks = self.trainer.for_attempt
         host.places = self.places
         host.sources = fit_arrays
         host.epoch = epoch_of_fit
         host.is_in_fit = lambda: self.trainer.is_inside
+
+    def _loss_call(self, original: Any) -> Any:
+        watch = self.host.watch
+
+        def __call__(loss: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            value = original(loss, *args, **kwargs)
+            if watch.is_enabled and watch.attempt is None and not self.trainer.is_inside:
+                watch.note_loss_object(value)
+            return value
+
+        return __call__
 
     def before(self, model: Any, method: str) -> None:
         """A step of `fit` is about to run."""

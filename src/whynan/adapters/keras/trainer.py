@@ -95,14 +95,20 @@ class TrainerHooks:
             tracer = attempt.tracer
             name = str(getattr(getattr(loss, "fn", None), "__name__", None) or getattr(loss, "name", "loss"))
             if tracer is None:
-                return original(loss, y_true, y_pred, *args, **kwargs)
+                value = original(loss, y_true, y_pred, *args, **kwargs)
+                if attempt.stops_at_loss and not self._is_computing:
+                    attempt.on_loss(value)
+                return value
             line = self.places.made(loss) or self._compile_line()
             tracer.losses.append((name, line))
             attempt.loss_call = (name, y_pred, y_true)
             try:
-                return original(loss, y_true, y_pred, *args, **kwargs)
+                value = original(loss, y_true, y_pred, *args, **kwargs)
             finally:
                 tracer.losses.pop()
+            if attempt.stops_at_loss and not self._is_computing:
+                attempt.on_loss(value)
+            return value
 
         return __call__
 
@@ -112,9 +118,11 @@ class TrainerHooks:
             if tracer is not None:
                 tracer.losses.append(("loss", self.places.compiled(trainer)))
             self._model = trainer
+            self._is_computing = True
             try:
                 loss = original(trainer, *args, **kwargs)
             finally:
+                self._is_computing = False
                 if tracer is not None:
                     tracer.losses.pop()
             attempt.loss = loss
@@ -125,6 +133,8 @@ class TrainerHooks:
         return _compute_loss
 
     _model: Any = None
+    _is_computing = False
+    """Whether the trainer adds its losses up: then their sum is what counts."""
 
     def _compile_line(self) -> SourceLine | None:
         return self.places.compiled(self._model) if self._model is not None else None

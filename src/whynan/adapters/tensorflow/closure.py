@@ -100,12 +100,17 @@ class FunctionClosure(Closure):
     def with_rows(self, rows: Sequence[int]) -> "FunctionClosure":
         size = batch_size(self.parts)
         args, kwargs = map_structure((self.args, self.kwargs), lambda v: rows_of(v, rows, size))
-        return FunctionClosure(self.function, args, kwargs, self.known)
+        return self._with(args, kwargs)
 
     def mapped(self, change: Callable[[Any], Any]) -> "FunctionClosure":
         kept = lambda v: v if isinstance(v, (tf.Module, tf.Variable)) else change(v)  # noqa: E731
         args, kwargs = map_structure((self.args, self.kwargs), kept)
-        return FunctionClosure(self.function, args, kwargs, self.known)
+        return self._with(args, kwargs)
+
+    def _with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "FunctionClosure":
+        made = FunctionClosure(self.function, args, kwargs, self.known)
+        made.stage = self.stage
+        return made
 
     def variables(self) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []

@@ -72,6 +72,26 @@ class Flags:
         self.variable.assign([0.0, 0.0, 0.0, 0.0])
 
 
+class LossFlag:
+    """Whether a loss object has given a non-finite value inside of a function since it was last asked."""
+
+    def __init__(self) -> None:
+        self._variable: Any = None
+
+    def note(self, loss: Any) -> None:
+        if self._variable is None:
+            with tf.init_scope(), tf.device("CPU:0"):
+                self._variable = tf.Variable(0.0, trainable=False, name="whynan_loss")
+        self._variable.assign(tf.maximum(self._variable.read_value(), _is_bad([loss])))
+
+    def take(self) -> bool:
+        """Return the flag and clear it."""
+        if self._variable is None or not float(self._variable.numpy()):
+            return False
+        self._variable.assign(0.0)
+        return True
+
+
 def _is_bad(tensors: list[Any]) -> Any:
     finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]))
     return tf.cast(tf.logical_not(finite), tf.float32)

@@ -14,7 +14,7 @@ from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
-from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
 from whynan.adapters.tensorflow.experiments import Bench, Window
@@ -49,6 +49,7 @@ class TensorFlowHost:
         self.window = Window()
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
+        self.watch.on_validation = self.after_validation
         self.loops = Loops(lambda: self.run.is_over, self.begun, lambda current, error: None, has_tape, False)
 
     # Eager loops ------------------------------------------------------------------------------------------------------
@@ -111,6 +112,22 @@ class TensorFlowHost:
             return
         self._after(closure, told, lambda: closure)
 
+    def after_validation(self, closure: FunctionClosure | None) -> None:
+        """A loss that nothing is trained with is not finite; None: it was computed eagerly, in the loop under way."""
+        if self.run.is_over or self.is_in_fit():
+            return
+        current = self.loops.active
+        if closure is not None:
+            self.incident(closure, None)
+        elif current is not None and in_body(current):
+            found = LoopClosure(current, self._eager_variables())
+            found.stage = "validation"
+            self.loops.is_replaying = True
+            try:
+                self.incident(found, None)
+            finally:
+                self.loops.is_replaying = False
+
     def after_fit_step(self, closure: Closure, told: Told | None) -> None:
         """A step of Keras' has run."""
         self._after(closure, told, lambda: closure)
@@ -168,7 +185,9 @@ class TensorFlowHost:
         replay = ReplayResult(False, "none", why)
         step = Step(symptom, replay, _framework(closure), line=source_line(calling_frame()))
         evidence, _ = evidence_of(step)
-        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+        return incident_of(
+            step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
+        )
 
     def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
         is_loss = told is None or told.loss_bad
@@ -194,7 +213,9 @@ class TensorFlowHost:
                 step.samples, note = self._samples(closure, replayer, traced, deadline)
                 step.notes += [note] if note else []
             evidence, _ = evidence_of(step)
-            incident = incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+            incident = incident_of(
+                step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
+            )
             if self.run.options.prove and not traced.is_finite:
                 bench = Bench(replayer, self.window, deadline)
                 incident = prove(incident, evidence, bench, deadline, progress)

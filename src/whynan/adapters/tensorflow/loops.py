@@ -16,7 +16,7 @@ from whynan.adapters.tensorflow.closure import Closure, map_structure, rows_of, 
 from whynan.launch.rewrite import LoopSite
 from whynan.snapshot.carried import find_loop, target_names
 
-TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|train_step|\btape\b|loss")
+TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|_step\(|\btape\b|loss")
 
 
 class LoopClosure(Closure):
@@ -46,7 +46,9 @@ class LoopClosure(Closure):
         return self.mapped(lambda value: rows_of(value, rows, size))
 
     def mapped(self, change: Callable[[Any], Any]) -> "LoopClosure":
-        return LoopClosure(self.current, self.known, change, self.again)
+        made = LoopClosure(self.current, self.known, change, self.again)
+        made.stage = self.stage
+        return made
 
     def variables(self) -> list[tuple[str, Any]]:
         return unique_variables([(variable_name(v), v) for v in self.known])

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.quiet import quiet
-from whynan.adapters.tensorflow.closure import Closure, SavedVariables
+from whynan.adapters.tensorflow.closure import Closure, FunctionClosure, SavedVariables
 from whynan.adapters.tensorflow.trace import Eagerly, Tracer, id_of
+from whynan.adapters.tensorflow.validation import loss_in
 from whynan.records.incident import What
 
 
@@ -120,7 +121,11 @@ class Replayer:
                 if attempt.tracer is not None:
                     attempt.tracer.entry = sys._getframe()
                     stack.enter_context(attempt.tracer)
-                chosen.call()
+                result = chosen.call()
+                if attempt.stops_at_loss and isinstance(chosen, FunctionClosure):
+                    loss = loss_in(chosen.function, result)
+                    if loss is not None:
+                        attempt.on_loss(loss)
             attempt.on_end(self.variables)
         except Stop:
             pass

@@ -15,12 +15,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import backprop
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
+from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.tensorflow.closure import FunctionClosure
-from whynan.adapters.tensorflow.flags import Flags, Told
+from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
+from whynan.adapters.tensorflow.validation import is_bad, loss_in
 from whynan.launch.host import tell
 from whynan.watching.budget import Budget
 
@@ -48,6 +50,8 @@ class Watch:
         self.optimizers: list[weakref.ref[Any]] = []
         self.on_function: Callable[[Any, FunctionClosure, Told], None] = lambda *_: None
         self.on_eager: Callable[[Told, list[tuple[str, Any]], Any], bool] = lambda *_: False
+        self.on_validation: Callable[[FunctionClosure | None], None] = lambda closure: None
+        self.untrained = LossFlag()
         self.is_eager_loop = False
         self._scaled = False
         self._copies = Budget(0.01, n_first=3, free_s=2e-4)
@@ -177,10 +181,34 @@ class Watch:
                 except Exception as error:
                     tell("looking at a step failed", error)
                     self.is_enabled = False
+            else:
+                self._look_at_validation(function, args, kwargs, result)
             return result
 
         __call__.__wrapped__ = original  # type: ignore[attr-defined]
         return __call__
+
+    def _look_at_validation(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Test the loss of a function that trains nothing: what it returns, or what a loss object in it gave."""
+        try:
+            loss = loss_in(function, result)
+            if is_bad(loss) if loss is not None else self.untrained.take():
+                closure = FunctionClosure(function, args, kwargs, self.known_variables())
+                closure.stage = "validation"
+                self.on_validation(closure)
+        except Exception as error:
+            tell("looking at a validation loss failed", error)
+            self.on_validation = lambda closure: None
+
+    def note_loss_object(self, loss: Any) -> None:
+        """Take the value of one of Keras' loss objects that was computed outside of `fit`."""
+        if not _is_loss(loss):
+            return
+        if not tf.executing_eagerly():
+            if self.depth:
+                self.untrained.note(loss)
+        elif not self.depth and not could_possibly_record() and is_bad(loss):
+            self.on_validation(None)
 
     def _copy_before(self, function: Any) -> None:
         """Keep the variables of a step that updates them by hand: there is no update to withhold."""
