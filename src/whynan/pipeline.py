@@ -85,10 +85,14 @@ class Session:
 
     @property
     def adapter(self) -> Adapter | None:
-        """The adapter whose framework trains: of several that are imported the one that has made steps."""
+        """The adapter whose framework trains: of several the one that has made steps, else the loops' owner."""
         if self.leading is not None:
             return self.leading
-        return max(self.adapters.values(), key=lambda adapter: adapter.n_steps(), default=None)
+
+        def rank(adapter: Adapter) -> tuple[int, bool]:
+            return adapter.n_steps(), adapter.framework == self.loops.owner
+
+        return max(self.adapters.values(), key=rank, default=None)
 
     @adapter.setter
     def adapter(self, adapter: Adapter | None) -> None:

@@ -12,9 +12,13 @@ from types import FrameType
 
 from whynan.launch.host import is_user_file, user_codes
 
-_TRAINS = re.compile(
-    r"\.backward\(|GradientTape|\.fit\(|train_on_batch|train_step|value_and_grad|\bgrad\(|optim|\.compile\(|Trainer\("
-)
+_TRAINS = {
+    "torch": re.compile(r"\.backward\(|autograd|\boptim\b|Trainer\("),
+    "tensorflow": re.compile(r"GradientTape|(?<!re)\.compile\("),
+    "jax": re.compile(r"\bgrad\(|value_and_grad|(?<!re)\.compile\("),
+    "mindspore": re.compile(r"value_and_grad|GradOperation|TrainOneStep|\bModel\("),
+}
+"""What a script that trains with a framework calls."""
 
 
 class Ownership:
@@ -30,7 +34,7 @@ class Ownership:
         if self.owner is None:
             decided = True
         elif self.owner == "numpy":
-            decided = _speaks_of_training()
+            decided = _speaks_of_training(framework)
         else:
             # What the program itself imports comes before what a library of its brings along.
             decided = is_users_choice and not self._is_users_choice
@@ -52,6 +56,7 @@ def _is_imported_by_user() -> bool:
     return False
 
 
-def _speaks_of_training() -> bool:
-    """Whether the user's files, as far as they are known, call anything that trains with a framework."""
-    return any(_TRAINS.search("".join(linecache.getlines(file))) for file in user_codes)
+def _speaks_of_training(framework: str) -> bool:
+    """Whether the user's files, as far as they are known, call anything that trains with the framework."""
+    pattern = _TRAINS.get(framework)
+    return pattern is None or any(pattern.search("".join(linecache.getlines(file))) for file in user_codes)
