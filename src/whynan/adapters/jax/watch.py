@@ -90,6 +90,12 @@ class Watch:
 
         return jit
 
+    def watched(self, step: Any) -> "Watched":
+        """Return a step of which the program says that it trains, compiled or not."""
+        made = Watched(step, getattr(step, "__wrapped__", step), self)
+        made.is_training = True
+        return made
+
     def _pmap(self, original: Any) -> Any:
         watch = self
 
