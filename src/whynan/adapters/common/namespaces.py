@@ -9,6 +9,18 @@ from whynan.launch.host import is_user_file
 _MAX_GROUP = 8
 
 
+def user_spaces() -> list[dict[str, Any]]:
+    """Return the names that the user's frames on the stack hold, local and global ones, each dictionary once."""
+    found: dict[int, dict[str, Any]] = {}
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            for space in (frame.f_locals, frame.f_globals):
+                found.setdefault(id(space), space)
+        frame = frame.f_back  # type: ignore[assignment]
+    return list(found.values())
+
+
 def user_arrays() -> list[Any]:
     """Return arrays, and groups of them, that the user's frames on the stack hold."""
     found: list[Any] = []
