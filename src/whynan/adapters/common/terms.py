@@ -11,6 +11,7 @@ from whynan.records import LossTerm
 _SUMS = {"add", "sub", "sum"}
 _SCALES = {"mul", "div", "neg", "identity", "reshape", "squeeze", "convert_element_type", "cast", "name", "mean"}
 _DEPTH = 24
+_MODULES = {"np", "tf", "jnp", "jax", "ops", "mint", "ms", "mindspore", "keras", "numpy", "optax", "nn", "math"}
 
 
 def find_terms(graph: Graph, loss: int | None, origin: int | None = None) -> tuple[LossTerm, ...]:
@@ -90,7 +91,24 @@ def _name_of(graph: Graph, value: int) -> str | None:
         target = tree.targets[0]
         if isinstance(target, ast.Name) and (text is None or node is not None):
             return target.id
-    return None
+    # No name is bound to it: the variable that its expression begins with.
+    first = node.stack[0] if node is not None and node.stack else None
+    return _read_first(expression_of(first.code, first.lasti)) if first is not None else None
+
+
+def _read_first(text: str | None) -> str | None:
+    """Return the variable that an expression reads first: box for `5.0 * box.sum() / n`. Modules' names are none."""
+    try:
+        tree = ast.parse((text or "").strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return None
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    own = [n for n in names if n.id not in _MODULES and not n.id.startswith("self") and not _is_function(tree, n)]
+    return min(own, key=lambda n: (n.lineno, n.col_offset)).id if own else None
+
+
+def _is_function(tree: ast.AST, name: ast.Name) -> bool:
+    return any(isinstance(n, ast.Call) and n.func is name for n in ast.walk(tree))
 
 
 def _statement(file: str, line: int) -> str | None:
