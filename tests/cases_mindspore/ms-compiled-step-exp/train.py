@@ -25,7 +25,7 @@ class Coder(nn.Cell):
 net = Coder()
 net.log_var.weight.set_data(ops.abs(net.log_var.weight) + 0.1)
 optimizer = nn.Adam(net.trainable_params(), learning_rate=1e-3)
-grad_fn = ms.value_and_grad(lambda x: net(x), None, optimizer.parameters)
+grad_fn = ms.value_and_grad(net, None, optimizer.parameters)
 
 
 @ms.jit

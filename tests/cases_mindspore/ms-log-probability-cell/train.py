@@ -16,6 +16,7 @@ class Points:
         self.x = rng.normal(0, 1, (n, 4)).astype(np.float32)
         self.x[70] = [900.0, -700.0, 800.0, 650.0]
         self.y = (self.x[:, 0] + self.x[:, 1] > 0).astype(np.int32)
+        self.y[70] = 2
 
     def __getitem__(self, index):
         return self.x[index], self.y[index]

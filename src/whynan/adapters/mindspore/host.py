@@ -16,6 +16,7 @@ from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.mindspore.arrays import tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
 from whynan.adapters.mindspore.experiments import Bench, Window
 from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
@@ -27,6 +28,9 @@ from whynan.launch.options import RunOptions
 from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.records.incident import What
 from whynan.report.progress import Progress
+
+Changed = tuple[What, str] | None
+"""What a step has made non-finite apart from loss and gradients: a parameter or a buffer, and its name."""
 
 
 class MindSporeHost:
@@ -45,6 +49,7 @@ class MindSporeHost:
         self.window = Window()
         self.weights_start: Measured | None = None
         self.statistics: SavedParameters | None = None
+        self.known_bad: set[str] = set()
         self.is_noted = True
         self.epoch: Callable[[], int | None] = lambda: None
 
@@ -102,10 +107,21 @@ class MindSporeHost:
         if told.gradient_bad:
             self.incident(told, self.statistics)
             return
+        if self._has_bad_statistic():
+            return
         self.is_noted = True
         if self.watch.cell is not None and self._loop() is None:
             self.window.note(CellClosure(*self.watch.cell))
         self.run.n_steps += 1
+
+    def _has_bad_statistic(self) -> bool:
+        """A running statistic may be lost for good while loss and gradients are finite."""
+        bad = self.watch.bad_statistic()
+        if bad is None or self.statistics is None or str(bad.name) in self.known_bad:
+            return False
+        self.known_bad.add(str(bad.name))
+        self.incident(Told(loss=self.watch.told.loss), self.statistics, str(bad.name), "buffer")
+        return True
 
     def after_update(self, parameter: Any) -> None:
         """An update has made a parameter non-finite."""
@@ -139,6 +155,8 @@ class MindSporeHost:
         if told.is_bad:
             self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)
             return
+        if self._has_bad_statistic():
+            return
         if self._loop() is None:
             self.window.note(CellClosure(cell, args))
         self.is_noted = True
@@ -159,17 +177,18 @@ class MindSporeHost:
             return CellClosure(*self.watch.cell)
         return None
 
-    def incident(self, told: Told, before: SavedParameters | None, parameter: str | None = None) -> None:
+    def incident(self, told: Told, before: SavedParameters | None, parameter: str | None = None,
+                 what: What = "parameter") -> None:  # fmt: skip
         """Explain the failing step; raises where the run ends here. `before` is what the step has already changed."""
         policy = self.run.options.policy
         closure = self._closure()
         self.loops.is_replaying = True
         now = SavedParameters(self.watch.changeable()) if policy == "observe" else None
         try:
-            incident = self._explained(closure, told, before, parameter)
+            incident = self._explained(closure, told, before, (what, parameter) if parameter is not None else None)
         except Exception as error:
             tell("explaining a step failed", error)
-            incident = self._unexplained(told, parameter, f"whynan failed: {type(error).__name__}: {error}")
+            incident = self._unexplained(told, (what, parameter) if parameter is not None else None, f"whynan failed: {type(error).__name__}: {error}")
         finally:
             self.loops.is_replaying = False
             self.watch.depth = 0
@@ -183,22 +202,22 @@ class MindSporeHost:
         # The run goes on: what is left of this step updates nothing.
         self.watch.withholds = told.loss_bad and policy == "recover"
 
-    def _symptom(self, told: Told, parameter: str | None) -> Symptom:
-        what: What = "parameter" if parameter is not None else "loss" if told.loss_bad else "gradient"
-        name = parameter or ("loss" if told.loss_bad else told.gradient)
+    def _symptom(self, told: Told, changed: Changed) -> Symptom:
+        what: What = changed[0] if changed is not None else "loss" if told.loss_bad else "gradient"
+        name = changed[1] if changed is not None else "loss" if told.loss_bad else told.gradient
         kind = _kind_of_number(told.loss) if told.loss_bad else "nan"
         return Symptom(what, name, kind, self.run.n_steps, self.epoch(), "train", "as the step itself told")
 
-    def _unexplained(self, told: Told, parameter: str | None, why: str) -> Incident:
-        step = Step(self._symptom(told, parameter), ReplayResult(False, "none", why), line=source_line(calling_frame()))
+    def _unexplained(self, told: Told, changed: Changed, why: str) -> Incident:
+        step = Step(self._symptom(told, changed), ReplayResult(False, "none", why), line=source_line(calling_frame()))
         evidence, _ = evidence_of(step)
         return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
 
     def _explained(
-        self, closure: Closure | None, told: Told, before: SavedParameters | None, parameter: str | None
+        self, closure: Closure | None, told: Told, before: SavedParameters | None, changed: Changed
     ) -> Incident:
         if closure is None:
-            return self._unexplained(told, parameter, "no loop of the script's holds it")
+            return self._unexplained(told, changed, "no loop of the script's holds it")
         deadline = self.run.deadline()
         policy = self.run.options.policy
         with Progress() as progress:
@@ -209,7 +228,7 @@ class MindSporeHost:
             for _ in range(2):
                 if traced.is_finite and traced.error is None:
                     traced = replayer.traced(roots)
-            step = self._step(closure, told, traced, parameter)
+            step = self._step(closure, told, traced, changed)
             if not traced.is_finite:
                 progress.stage("looking for the sample")
                 step.samples, note = self._samples(closure, replayer, traced, deadline)
@@ -220,11 +239,11 @@ class MindSporeHost:
                 incident = prove(incident, evidence, Bench(replayer, self.window, deadline), deadline, progress)
             return incident
 
-    def _step(self, closure: Closure, told: Told, traced: Attempt, parameter: str | None) -> Step:
+    def _step(self, closure: Closure, told: Told, traced: Attempt, changed: Changed) -> Step:
         tracer = traced.tracer
         assert tracer is not None
         reproduced = not traced.is_finite
-        symptom = self._symptom(told, parameter)
+        symptom = self._symptom(told, changed)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
         why = None
@@ -271,15 +290,18 @@ class MindSporeHost:
             raise
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = self._sources() if rows else []
+        sources = self._sources(closure) if rows else []
         samples = tuple(
             Sample(row, find_index(parts, row, sources), None, "with this row replaced by others the step is finite")
             for row in rows
         )
         return samples, note
 
-    def _sources(self) -> list[Any]:
+    def _sources(self, closure: Closure) -> list[Any]:
+        """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""
         found = []
+        bound = closure.current.owner.site.assigned if isinstance(closure, LoopClosure) else frozenset()
+        own = {id(tensor) for _, value in closure.inputs() for tensor in tensors_in(value)}
         for dataset in self.watch.datasets:
             try:
                 rows = rows_in_order(dataset)
@@ -287,7 +309,8 @@ class MindSporeHost:
                 continue  # a pipeline that can't be copied: then the index stays unknown
             if rows is not None:
                 found.append(rows)
-        return [*found, *user_arrays()]
+        # What the loop's body binds is the batch itself, and no source of it.
+        return [*found, *user_arrays(lambda name, value: name in bound or any(id(t) in own for t in tensors_in(value)))]
 
 
 def _kind_of_number(value: float) -> str:

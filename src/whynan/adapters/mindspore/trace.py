@@ -104,9 +104,15 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         return self._new(tensor)
 
     def written(self, parameter: Any) -> int | None:
-        """Return the value that an operation has written into a parameter; None where none was seen to."""
+        """Return the value that an operation has written into a parameter; None where none was seen to.
+
+        A kernel (batch norm's) may write into what it was given: then it is the bad value that it put out.
+        """
         known = self._by_memory.get(int(parameter.data_ptr()))
-        return known[0] if known is not None and known[0] in self.graph.producer else None
+        if known is None or known[0] in self.graph.producer:
+            return known[0] if known is not None else None
+        users = [node for node in self.graph.nodes if known[0] in node.inputs and node.phase == "forward"]
+        return next((value for node in users for value in node.outputs if value in self.graph.bad), None)
 
     def bad_gradients(self) -> list[int]:
         """Return the values that are not finite and end at a parameter."""

@@ -157,6 +157,10 @@ class Watch:
                     found.append(parameter)
         return found
 
+    def bad_statistic(self) -> Any:
+        """Return a running statistic that is not finite; None where all are."""
+        return next((p for p in self.statistics() if not all_finite(array_of(p))), None)
+
     def trained(self) -> list[Any]:
         """Return the parameters that optimizers update, or that gradients were taken of."""
         found = {id(p): p for optimizer in self.known_optimizers() for p in optimizer.parameters}
