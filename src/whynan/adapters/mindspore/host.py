@@ -51,7 +51,6 @@ class MindSporeHost:
         self.statistics: SavedParameters | None = None
         self.known_bad: set[str] = set()
         self.is_noted = True
-        self.epoch: Callable[[], int | None] = lambda: None
 
     # Steps that go well -----------------------------------------------------------------------------------------------
 
@@ -206,7 +205,7 @@ class MindSporeHost:
         what: What = changed[0] if changed is not None else "loss" if told.loss_bad else "gradient"
         name = changed[1] if changed is not None else "loss" if told.loss_bad else told.gradient
         kind = _kind_of_number(told.loss) if told.loss_bad else "nan"
-        return Symptom(what, name, kind, self.run.n_steps, self.epoch(), "train", "as the step itself told")
+        return Symptom(what, name, kind, self.run.n_steps, self.watch.epoch(), "train", "as the step itself told")
 
     def _unexplained(self, told: Told, changed: Changed, why: str) -> Incident:
         step = Step(self._symptom(told, changed), ReplayResult(False, "none", why), line=source_line(calling_frame()))

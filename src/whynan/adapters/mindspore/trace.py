@@ -87,7 +87,8 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
     def know(self, tensor: Any, role: Role, name: str) -> None:
         """Say what a tensor is that no operation of the step makes."""
         value = self._new(tensor)
-        self.graph.give(value, role, name, array_of(tensor))
+        # A copy: kernels write running statistics into what they were given.
+        self.graph.give(value, role, name, array_of(tensor).copy())
 
     def value_of(self, tensor: Any) -> int:
         """Return the number of the value that a tensor holds."""
@@ -162,6 +163,10 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
             return None
         return next((value for start, (value, size) in self._by_memory.items() if start < address < start + size), None)
 
+    def _array(self, value: int, tensor: Any) -> Any:
+        known = self.graph.values.get(value)
+        return known.array if known is not None and known.array is not None else array_of(tensor)
+
     # Operations -------------------------------------------------------------------------------------------------------
 
     def __ms_dispatch__(self, func: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -222,7 +227,7 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         )
         if self.phase == "backward":
             self.graph.gradients.update(made)
-        self.graph.add(node, lambda: [array_of(t) for t in given], arrays)
+        self.graph.add(node, lambda: [self._array(v, t) for v, t in zip(inputs, given)], arrays)
 
 
 def _args(name: str, args: Any) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Watch:
         self.before: SavedParameters | None = None
         self.unscaled: Any = None
         self.is_in_model = 0
+        self.run_of_model: Any = None
         self.on_loss: Callable[[Told], None] = lambda told: None
         self.on_gradients: Callable[[Told, Any], None] = lambda told, optimizer: None
         self.on_update: Callable[[Any], None] = lambda optimizer: None
@@ -402,14 +403,31 @@ class Watch:
         return result
 
     def _inside_model(self, original: Any) -> Any:
-        def process(*args: Any, **kwargs: Any) -> Any:
+        def process(model: Any, *args: Any, **kwargs: Any) -> Any:
+            given = [*args, *kwargs.values()]
+            self.run_of_model = next((value for value in given if hasattr(value, "train_network")), None)
+            self.know_cells(model._train_network, model._optimizer)
             self.is_in_model += 1
             try:
-                return original(*args, **kwargs)
+                return original(model, *args, **kwargs)
             finally:
                 self.is_in_model -= 1
+                self.run_of_model = None
 
         return _like(process, original)
+
+    def epoch(self) -> int | None:
+        """Return the epoch, from 0, of the `Model.train` that runs; None outside of one."""
+        number = getattr(self.run_of_model, "cur_epoch_num", None)
+        return int(number) - 1 if isinstance(number, int) else None
+
+    def know_cells(self, network: Any, optimizer: Any) -> None:
+        """Take note of an optimizer and of normalisation layers that were made before watching began."""
+        for _, cell in network.cells_and_names() if network is not None else ():
+            if isinstance(cell, tuple(self._norm_kinds())) and all(ref() is not cell for ref in self.norms):
+                self.norms.append(weakref.ref(cell))
+        if optimizer is not None and all(ref() is not optimizer for ref in self.optimizers):
+            self.optimizers.append(weakref.ref(optimizer))
 
     # Data -------------------------------------------------------------------------------------------------------------
 
