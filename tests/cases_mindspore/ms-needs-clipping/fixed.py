@@ -28,7 +28,7 @@ net = Recurrence()
 optimizer = nn.SGD(net.trainable_params(), learning_rate=0.05)
 loss_fn = nn.MSELoss()
 grad_fn = ms.value_and_grad(lambda x, y: loss_fn(net(x), y), None, optimizer.parameters)
-for epoch in range(10):
+for epoch in range(3):
     for start in range(0, 32, 8):
         loss, grads = grad_fn(Tensor(sequences[start:start + 8]), Tensor(target[start:start + 8]))
         optimizer(ops.clip_by_global_norm(grads, 0.1))
