@@ -38,8 +38,14 @@ def array_of(tensor: Any) -> Any:
 
 def tensor_like(array: Any, tensor: Any) -> Any:
     """Return an array as a tensor of the other one's dtype."""
-    made = ms.Tensor(np.ascontiguousarray(array) if np.ndim(array) else array)
+    # A copy: a tensor may share the array's memory, and kernels write into parameters.
+    made = ms.Tensor(np.array(array, order="C", copy=True) if np.ndim(array) else array)
     return made if made.dtype == tensor.dtype else made.astype(tensor.dtype)
+
+
+def write(parameter: Any, array: Any) -> None:
+    """Put numbers into a parameter's own memory: a compiled step holds on to that."""
+    ms.ops.assign(parameter, tensor_like(array, parameter))
 
 
 def tensors_in(value: Any, depth: int = 0) -> Iterator[Any]:

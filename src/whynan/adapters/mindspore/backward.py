@@ -97,7 +97,7 @@ class BackwardPass:
             for value in (*forward.inputs, *forward.outputs):
                 if value in tracer.tensors:
                     inputs.append(value)
-                    arrays.append(array_of(tracer.tensors[value]))
+                    arrays.append(tracer.array(value, tracer.tensors[value]))
         custom = None
         if "Custom" in name:
             # The script's own derivative: the operations inside of it were seen one by one.

@@ -16,18 +16,19 @@ import numpy as np
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.loops import Pass
-from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like
+from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
 from whynan.launch.rewrite import LoopSite
 from whynan.records.incident import Stage
 from whynan.snapshot.carried import find_loop, target_names
 
 Change = Callable[[Any], Any]
+"""Makes another batch of a batch: of the tuple of what a step was given."""
 _STEPS = re.compile(r"grad|optimizer|\bopt\b|train|\bstep\(|\bloss|\bnet\(|\bmodel\(", re.IGNORECASE)
 _NOT_DATA = (ms.Parameter,)
 
 
 class Closure:
-    """One step. `change` is made to each array of its batch before it runs."""
+    """One step. `change` is made to its batch before it runs."""
 
     stage: Stage = "train"
     change: Change | None = None
@@ -40,14 +41,29 @@ class Closure:
         """Return the batch, by name."""
         raise NotImplementedError
 
-    def mapped(self, change: Change) -> "Closure":
-        """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
+    def changed(self, change: Change) -> "Closure":
+        """Return the same step with another batch."""
         raise NotImplementedError
+
+    def mapped(self, change: Callable[[Any], Any]) -> "Closure":
+        """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
+        return self.changed(lambda batch: map_structure(batch, change))
 
     def with_rows(self, rows: Sequence[int]) -> "Closure":
         """Return the same step with row rows[i] of the batch in place i."""
-        size = batch_size(self.parts)
-        return self.mapped(lambda value: rows_of(value, rows, size))
+        size = self.size
+        return self.changed(lambda batch: tuple(rows_of(value, rows, size) for value in batch))
+
+    @property
+    def size(self) -> int | None:
+        """The number of samples: the first dimension of the first array that has others too, else the usual one."""
+        first = next((value for _, value in self.inputs() if _is_array(value) and len(value.shape) > 1), None)
+        return int(first.shape[0]) if first is not None else batch_size(self.parts)
+
+    @property
+    def samples(self) -> tuple[Part, ...]:
+        """The parts of the batch that have a row for each sample."""
+        return tuple(part for part in self.parts if part.array.ndim and len(part.array) == self.size)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -64,12 +80,12 @@ class CellClosure(Closure):
         self.change = change
 
     def call(self, sources: dict[str, str] | None = None) -> Any:
-        return self.cell(*(map_structure(self.args, self.change) if self.change is not None else self.args))
+        return self.cell(*(self.change(self.args) if self.change is not None else self.args))
 
     def inputs(self) -> list[tuple[str, Any]]:
         return list(zip(_argument_names(self.cell, len(self.args)), self.args))
 
-    def mapped(self, change: Change) -> "CellClosure":
+    def changed(self, change: Change) -> "CellClosure":
         return CellClosure(self.cell, self.args, self.stage, change)
 
 
@@ -96,15 +112,15 @@ class LoopClosure(Closure):
         targets = self._targets() if not self.given and self.change is not None else []
 
         def changed(values: dict[str, Any]) -> None:
-            for name in targets:
-                values[name] = map_structure(values[name], self.change)
+            if targets and self.change is not None:
+                values.update(zip(targets, self.change(tuple(values[name] for name in targets))))
 
         return self.again.run(_nothing, lambda values: None, changed, sources)
 
     def inputs(self) -> list[tuple[str, Any]]:
         return self.given or [(name, self.again.before.values[name]) for name in self._targets()]
 
-    def mapped(self, change: Change) -> "LoopClosure":
+    def changed(self, change: Change) -> "LoopClosure":
         return LoopClosure(self.current, self.given, change, self.again)
 
     def _targets(self) -> list[str]:
@@ -143,12 +159,22 @@ def _argument_names(function: Any, n: int) -> list[str]:
 
 
 def rows_of(value: Any, rows: Sequence[int], size: int | None) -> Any:
-    """Return an array with other rows of its own; one that has no row for each sample as it is."""
-    if len(value.shape) == 0 or value.shape[0] != size:
+    """Return an array, or a list with an item a sample, with other rows of its own; what has no rows as it is."""
+    if isinstance(value, dict):
+        return {key: rows_of(item, rows, size) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        if len(value) == size and not all(_is_array(item) and item.shape[:1] == (size,) for item in value):
+            return type(value)(value[i] for i in rows)
+        return type(value)(rows_of(item, rows, size) for item in value)
+    if not _is_array(value) or len(value.shape) == 0 or value.shape[0] != size:
         return value
     if isinstance(value, ms.Tensor):
         return tensor_like(array_of(value)[list(rows)], value)
     return value[list(rows)]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (ms.Tensor, np.ndarray))
 
 
 def _as_array(value: Any) -> Any:
@@ -197,4 +223,4 @@ class SavedParameters:
 
     def restore(self) -> None:
         for parameter, copy in self.copies:
-            parameter.set_data(tensor_like(copy, parameter))
+            write(parameter, copy)

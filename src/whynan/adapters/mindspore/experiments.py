@@ -11,7 +11,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
 from whynan.adapters.common.swap import swapped
-from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like
+from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
 from whynan.adapters.mindspore.closure import Closure, LoopClosure, SavedParameters
 from whynan.adapters.mindspore.replay import Attempt, Replayer
 from whynan.experiments.verdict import Measured
@@ -90,7 +90,7 @@ class Bench:
         return self._step(self.closure.mapped(change))
 
     def _kept(self, rows: list[int]) -> list[int] | None:
-        size = len(self.closure.parts[0].array) if self.closure.parts else 0
+        size = self.closure.size or 0
         good = next((i for i in range(size) if i not in rows), None)
         return [good if i in rows else i for i in range(size)] if good is not None else None
 
@@ -123,7 +123,7 @@ class Bench:
         def slower(before: list[tuple[Any, Any]]) -> None:
             for parameter, old in before:
                 new = old + (array_of(parameter) - old) * np.asarray(factor, old.dtype)
-                parameter.set_data(tensor_like(new, parameter))
+                write(parameter, new)
 
         return self._window(after=slower)
 
@@ -146,7 +146,7 @@ class Bench:
                     continue
                 spread, fan_in = float(array.std()), math.prod(array.shape[1:])
                 new = array / spread / math.sqrt(fan_in) if spread > 0 else rng.normal(0, fan_in**-0.5, array.shape)
-                parameter.set_data(tensor_like(new.astype(array.dtype), parameter))
+                write(parameter, new.astype(array.dtype))
 
         return self._window(prepare=scaled)
 

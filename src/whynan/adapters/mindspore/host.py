@@ -8,7 +8,7 @@ from typing import Any
 
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.batch import batch_size, find_index
+from whynan.adapters.common.batch import find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays
@@ -272,8 +272,7 @@ class MindSporeHost:
     def _samples(
         self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
     ) -> tuple[tuple[Sample, ...], str | None]:
-        parts = closure.parts
-        size = batch_size(parts)
+        parts, size = closure.samples, closure.size
         if size is None or size < 2:
             return (), None
         guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)

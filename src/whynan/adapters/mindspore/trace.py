@@ -163,7 +163,8 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
             return None
         return next((value for start, (value, size) in self._by_memory.items() if start < address < start + size), None)
 
-    def _array(self, value: int, tensor: Any) -> Any:
+    def array(self, value: int, tensor: Any) -> Any:
+        """Return the numbers of a value: those it had before the step where the step was given it."""
         known = self.graph.values.get(value)
         return known.array if known is not None and known.array is not None else array_of(tensor)
 
@@ -227,7 +228,7 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         )
         if self.phase == "backward":
             self.graph.gradients.update(made)
-        self.graph.add(node, lambda: [self._array(v, t) for v, t in zip(inputs, given)], arrays)
+        self.graph.add(node, lambda: [self.array(v, t) for v, t in zip(inputs, given)], arrays)
 
 
 def _args(name: str, args: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mindspore.ops.composite import base
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.namespaces import user_spaces
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensors_in
+from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import SavedParameters, given_to
 from whynan.adapters.mindspore.guard import Guards
 from whynan.adapters.mindspore.places import Places
@@ -61,6 +61,7 @@ class Watch:
         """The cell that makes a step and its arguments, while it runs."""
         self.given: list[tuple[str, Any]] = []
         self.told = Told()
+        self.has_loss = False
         self.withholds = False
         """Whether the coming update belongs to a step that was an incident and is left out."""
         self.optimizers: list[weakref.ref[Any]] = []
@@ -205,7 +206,7 @@ class Watch:
                 return original(fn, sens_param, *args, **kwargs)
             if attempt is not None and attempt.change is not None:
                 data, rest = (args[:-1], args[-1:]) if sens_param and "sens" not in kwargs else (args, ())
-                args = (*map_structure(data, attempt.change), *rest)
+                args = (*attempt.change(data), *rest)
             elif attempt is None:
                 self.given = given_to(fn, args[:-1] if sens_param and "sens" not in kwargs else args)
             self.unscaled = None
@@ -229,7 +230,7 @@ class Watch:
         value = float(array.sum())
         self.withholds = False
         self.told = Told(loss_bad=not math.isfinite(value) and not all_finite(array), loss=value)
-        self.on_loss(self.told)
+        self.has_loss = True
 
     def _backward(self, original: Any) -> Any:
         def backward(fn: Any, grad_op: Any, weights: Any, *args: Any) -> Any:
@@ -246,6 +247,10 @@ class Watch:
                 if attempt is not None and attempt.tracer is not None:
                     attempt.tracer.phase = "forward"
             named = _named(weights, result)
+            if attempt is None and self.has_loss:
+                # Told now: between a forward and its backward pass the executor bears no other step.
+                self.has_loss = False
+                self.on_loss(self.told)
             if attempt is None:
                 for parameter in weights or () if isinstance(weights, (tuple, list)) else ():
                     self.weights.setdefault(id(parameter), parameter)
@@ -278,7 +283,7 @@ class Watch:
                 gradients = args[0] if args else kwargs.get("gradients", ())
                 named = _named(optimizer.parameters, gradients)
                 if self._gradients(named, optimizer):
-                    return True
+                    return ms.Tensor(True)
                 if attempt is not None:
                     if attempt.clip is not None:
                         args = (attempt.clipped(gradients), *args[1:])
