@@ -32,8 +32,9 @@ def main():
     net = FasterRCNN(broken.DividesBySpread() if options.broken == "preprocessing" else None)
     net.set_train()
     rpn_terms = broken.relative_rpn_terms if options.broken == "division" else stable.rpn_terms
-    head_terms = broken.squared_head_terms if options.broken == "clipping" else stable.head_terms
-    rate = 5.0 if options.broken == "learning-rate" else 0.02
+    by_hand = {"learning-rate": broken.squared_head_terms, "clipping": broken.steep_head_terms}
+    head_terms = by_hand.get(options.broken, stable.head_terms)
+    rate = 2.0 if options.broken == "learning-rate" else 0.02
     optimizer = nn.Momentum(net.trainable_params(), learning_rate=rate, momentum=0.9)
 
     def forward(pictures, boxes, labels):
