@@ -1,4 +1,5 @@
-"""What watching costs in Keras, TensorFlow, JAX, MindSpore and NumPy, beside what each framework has itself; and the lines found.
+"""What watching costs in Keras, TensorFlow, JAX, MindSpore and NumPy, beside what each
+framework has itself; and the lines found.
 
     python benchmarks/frameworks.py [--rounds 5] [--steps 200] [WORKLOAD ...]
     python benchmarks/frameworks.py --lines [FOLDER ...]
@@ -130,7 +131,7 @@ def main() -> None:
     if args.lines:
         lines([Path(name) for name in args.names] or [CASES])
         return
-    for workload in args.names or PEER:
+    for workload in args.names or [name for name in PEER if not name.startswith("ms-")]:
         measure(workload, args.rounds, args.steps)
 
 

@@ -1,7 +1,7 @@
 """Faster R-CNN in MindSpore learns to find discs and boards.
 
-    python train.py [--epochs N] [--clip none|value|norm]         trains
-    whynan run train.py --broken NAME                             fails, and is explained; names in broken.py
+python train.py [--epochs N] [--clip none|value|norm]         trains
+whynan run train.py --broken NAME                             fails, and is explained; names in broken.py
 """
 
 import argparse

@@ -27,9 +27,9 @@ class Watch(Callback):
 
         model.train(10, dataset, callbacks=[whynan.mindspore.Watch()], dataset_sink_mode=False)
 
-    Works in PyNative and in graph mode, where it takes a step apart in PyNative mode. Make it before the model where you
-    can: lines of layers are known if they were made after it. Raises UsageError for a MindSpore that is not watched, and
-    when training begins in sink mode, where no batch passes through Python.
+    Works in PyNative and in graph mode, where it takes a step apart in PyNative mode. Make it before the model where
+    you can: lines of layers are known if they were made after it. Raises UsageError for a MindSpore that is not
+    watched, and when training begins in sink mode, where no batch passes through Python.
     """
 
     def __init__(

@@ -19,7 +19,6 @@ from whynan.mindspore.backend import XP
 _part = partial(bind.bind, XP, names={"axis": "dim"}, dim=1)
 
 
-
 def _of_no_boxes(loss: Callable[..., Any]) -> Callable[..., Any]:
     """MindSpore has no kernel for the slope of a column of nothing: without boxes the loss is 0 times what it got."""
 

@@ -1,7 +1,7 @@
 """MindSpore: every case is run as its user would run it, the report is held against the truth.
 
-The project's own cases lie in `tests/cases_mindspore`; of the MindSpore cases in the folder that WHYNAN_CASES names it is
-asserted that nothing healthy is called ill and nothing ill is missed.
+The project's own cases lie in `tests/cases_mindspore`; of the MindSpore cases in the folder that WHYNAN_CASES names
+it is asserted that nothing healthy is called ill and nothing ill is missed.
 """
 
 import ast

@@ -215,7 +215,9 @@ class SavedParameters:
     """Copies of parameters, put back after each attempt."""
 
     def __init__(self, parameters: Sequence[Any]) -> None:
-        self.copies = [(parameter, array_of(parameter).copy()) for parameter in parameters if parameter.has_init is False]
+        self.copies = [
+            (parameter, array_of(parameter).copy()) for parameter in parameters if parameter.has_init is False
+        ]
 
     @property
     def n_bytes(self) -> int:

@@ -96,7 +96,7 @@ def optimizer_of(watch: "Watch") -> OptimizerFacts | None:
         eps=_number(first.get("eps", getattr(optimizer, "eps", None))),
         weight_decay=_number(first.get("weight_decay", getattr(optimizer, "weight_decay", None))),
         momentum=_number(first.get("momentum", getattr(optimizer, "momentum", None))),
-        betas=tuple(map(float, betas)) if betas else (b1, b2) if b1 is not None and b2 is not None else None,
+        betas=(float(betas[0]), float(betas[1])) if betas else (b1, b2) if b1 is not None and b2 is not None else None,
         n_parameters=sum(int(p.size) for p in optimizer.parameters),
         state_zeros=zeros,
         source=watch.places.made(optimizer),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PLAIN = nn.TrainOneStepCell.construct
 
 
-class GuardedStep(nn.Cell):
+class GuardedStep(nn.Cell):  # type: ignore[misc]
     """Gives (loss, its value, the sum of the squared gradients, whether all was finite)."""
 
     def __init__(self, cell: Any) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.batch import find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
@@ -187,7 +186,11 @@ class MindSporeHost:
             incident = self._explained(closure, told, before, (what, parameter) if parameter is not None else None)
         except Exception as error:
             tell("explaining a step failed", error)
-            incident = self._unexplained(told, (what, parameter) if parameter is not None else None, f"whynan failed: {type(error).__name__}: {error}")
+            incident = self._unexplained(
+                told,
+                (what, parameter) if parameter is not None else None,
+                f"whynan failed: {type(error).__name__}: {error}",
+            )
         finally:
             self.loops.is_replaying = False
             self.watch.depth = 0
@@ -252,7 +255,12 @@ class MindSporeHost:
             why = "run again, operation by operation, the step is finite"
         line = source_line(calling_frame())
         optimizer = optimizer_of(self.watch)
-        if symptom.what == "parameter" and isinstance(closure, CellClosure) and optimizer is not None and optimizer.source:
+        if (
+            symptom.what == "parameter"
+            and isinstance(closure, CellClosure)
+            and optimizer is not None
+            and optimizer.source
+        ):
             line = optimizer.source
         return Step(
             symptom=symptom,
@@ -313,5 +321,3 @@ class MindSporeHost:
 
 def _kind_of_number(value: float) -> str:
     return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-
-

@@ -104,10 +104,11 @@ class Replayer:
         trained = {id(p) for p in self.watch.trained()}
         for parameter in self.parameters:
             tracer.know(parameter, "parameter" if id(parameter) in trained else "buffer", str(parameter.name))
-        named = [(t, part) for (_, value) in self.closure.inputs() for t in tensors_in(value)
-                 for part in self.closure.parts if part.array.shape == tuple(t.shape) and _same(part.array, t)]  # fmt: skip
-        for tensor, part in named:
-            tracer.know(tensor, part.role, part.name)
+        parts = self.closure.parts
+        for tensor in [t for _, value in self.closure.inputs() for t in tensors_in(value)]:
+            part = next((part for part in parts if _same(part.array, tensor)), None)
+            if part is not None:
+                tracer.know(tensor, part.role, part.name)
         return self.run(Attempt(tracer=tracer))
 
     def run(
@@ -157,5 +158,7 @@ class Replayer:
 
 def _same(array: Any, tensor: Any) -> bool:
     other = array_of(tensor)
-    return bool(other.dtype == array.dtype and (other.ctypes.data == array.ctypes.data
-                                                or np.array_equal(other, array, equal_nan=other.dtype.kind == "f")))  # fmt: skip
+    if other.dtype != array.dtype or other.shape != array.shape:
+        return False
+    is_float = other.dtype.kind == "f"
+    return other.ctypes.data == array.ctypes.data or bool(np.array_equal(other, array, equal_nan=is_float))

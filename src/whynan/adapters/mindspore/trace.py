@@ -65,11 +65,10 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> bool:
+    def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._patches.undo()
         self.entry = None
-        return False
 
     def _cell_call(self, original: Any) -> Any:
         tracer = self

@@ -1,7 +1,7 @@
 """Watches gradient functions, optimizers and compiled steps: a step whose numbers are not finite updates nothing.
 
-In PyNative mode the loss is looked at when a function has been differentiated, the gradients when an optimizer gets
-them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell` runs as a cell that makes its own update
+In PyNative mode the loss is looked at when a function has been differentiated, the gradients when an optimizer
+gets them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell` runs as a cell that makes its own update
 conditional (`guard.py`).
 """
 
@@ -275,7 +275,7 @@ class Watch:
     def _optimizer_call(self, original: Any) -> Any:
         def __call__(optimizer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
             attempt = self.attempt
-            if (attempt is None and not self.is_enabled):
+            if attempt is None and not self.is_enabled:
                 return original(optimizer, *args, **kwargs)
             if attempt is not None and attempt.tracer is not None:
                 attempt.tracer.phase = "optimizer"
@@ -397,13 +397,16 @@ class Watch:
     def _graph_step(self, original: Any, cell: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         guarded = self.guards.of(cell) if not kwargs else None
         if guarded is not None:
+            told: Told | None
             result, told = self.guards.run(guarded, args)
         else:
             self._keep_before_compiled()
             result = original(cell, *args, **kwargs)
             loss = next((t for t in tensors_in(result) if is_loss(t)), None)
             value = float(array_of(loss).sum()) if loss is not None else math.nan
-            told = Told(loss_bad=loss is not None and not math.isfinite(value), loss=value) if loss is not None else None
+            told = (
+                Told(loss_bad=loss is not None and not math.isfinite(value), loss=value) if loss is not None else None
+            )
         self.after_cell(cell, args, told)
         return result
 
@@ -471,4 +474,3 @@ def _attributes_of(optimizer: Any) -> Iterator[Any]:
 
 def _like(replacement: Any, original: Any) -> Any:
     return functools.wraps(original)(replacement)
-
