@@ -1,8 +1,8 @@
 """The rows of a `mindspore.dataset` pipeline in the order of its source, as they are when they are batched.
 
 The pipeline is copied, its shuffles are taken out, its sampler counts up, and what comes before the batching runs
-again. A row's number is then the index of its sample in the source. Random augmentations make other rows than those of the
-run: then nothing is found, and nothing is said.
+again. A row's number is then the index of its sample in the source. Random augmentations make other rows than those of
+the run: then nothing is found, and nothing is said.
 """
 
 import time

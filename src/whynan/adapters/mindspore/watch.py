@@ -1,8 +1,8 @@
 """Watches gradient functions, optimizers and compiled steps: a step whose numbers are not finite updates nothing.
 
-In PyNative mode the loss is looked at when a function has been differentiated, the gradients when an optimizer
-gets them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell` runs as a cell that makes its own update
-conditional (`guard.py`).
+In PyNative mode the loss is looked at when a function has been differentiated, the gradients when an optimizer gets
+them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell` runs as a cell that makes its own
+update conditional (`guard.py`).
 """
 
 import functools
