@@ -12,7 +12,7 @@ MINDSPORE := .venv-mindspore
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
 
-install: $(STAMP)  ## a virtual environment in .venv with whynan and all that the demo and the tests need
+install: $(STAMP) $(MINDSPORE)/.installed  ## .venv and .venv-mindspore, with whynan and all that the demo and the tests need
 
 # The first interpreter that starts and is new enough: a name on PATH may be a stub for a version that is not there.
 $(BIN)/python:
@@ -27,15 +27,15 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
-demo: install  ## Faster R-CNN on real images, a run that really fails, diagnosed
+demo: $(STAMP)  ## Faster R-CNN on real images, a run that really fails, diagnosed
 	@$(BIN)/whynan demo
 
-lint: install  ## ruff and mypy
+lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install  ## let ruff rewrite what it can
+format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -45,10 +45,11 @@ $(MINDSPORE)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 test: lint $(MINDSPORE)/.installed  ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --ignore=tests/parts/jax --ignore=tests/parts/keras --ignore=tests/parts/mindspore
+	$(BIN)/python -m pytest -n 2 --ignore=tests/parts/jax --ignore=tests/parts/keras --ignore=tests/parts/mindspore \
+	    --ignore=tests/adapters/mindspore
 	$(BIN)/python -m pytest -n 2 tests/parts/jax
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n 2 tests/parts/keras || exit 1; done
-	$(MINDSPORE)/bin/python -m pytest tests/parts/mindspore
+	$(MINDSPORE)/bin/python -m pytest tests/parts/mindspore tests/adapters/mindspore
 
 bench: install  ## what watching and the parts cost, and how many lines are found, beside other tools (slow)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
@@ -60,6 +61,7 @@ bench: install  ## what watching and the parts cost, and how many lines are foun
 	$(BIN)/python benchmarks/parts.py --compiled
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/frameworks.py --lines
+	$(MINDSPORE)/bin/python benchmarks/frameworks.py ms-pynative ms-graph
 
 clean:  ## remove what make, the tests and the demo leave behind, .venv included
 	rm -rf $(VENV) $(MINDSPORE) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

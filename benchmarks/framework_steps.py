@@ -58,6 +58,54 @@ def keras_fit() -> None:
     model.fit(x, y, batch_size=32, epochs=max(STEPS // 16, 1), verbose=0, callbacks=[Clock()])
 
 
+def mindspore_net():
+    """A net of convolutions with batch normalisation, its loss, an optimizer and a batch."""
+    import mindspore as ms
+    import numpy as np
+    from mindspore import nn
+
+    rng = np.random.default_rng(0)
+    x = ms.Tensor(rng.normal(0, 1, (32, 3, 32, 32)).astype("float32"))
+    y = ms.Tensor(rng.integers(0, 10, 32).astype("int32"))
+    cells = []
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        cells += [nn.Conv2d(before, after, 3, stride=2), nn.BatchNorm2d(after), nn.ReLU()]
+    net = nn.SequentialCell(*cells, nn.Flatten(), nn.Dense(128 * 16, 10))
+    net.set_train()
+    return net, nn.CrossEntropyLoss(), nn.Momentum(net.trainable_params(), 1e-3, 0.9), x, y
+
+
+def ms_pynative() -> None:
+    """A loop with `value_and_grad` in PyNative mode."""
+    import mindspore as ms
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    net, loss_fn, optimizer, x, y = mindspore_net()
+    grad_fn = ms.value_and_grad(lambda x, y: loss_fn(net(x), y), None, optimizer.parameters)
+    for _ in range(STEPS):
+        began = clock()
+        loss, grads = grad_fn(x, y)
+        optimizer(grads)
+        float(loss)
+        times.append(clock() - began)
+
+
+def ms_graph() -> None:
+    """`nn.TrainOneStepCell` in graph mode."""
+    import mindspore as ms
+    from mindspore import nn
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net, loss_fn, optimizer, x, y = mindspore_net()
+    train_step = nn.TrainOneStepCell(nn.WithLossCell(net, loss_fn), optimizer)
+    train_step.set_train()
+    for _ in range(STEPS):
+        began = clock()
+        loss = train_step(x, y)
+        float(loss)
+        times.append(clock() - began)
+
+
 def tf_eager() -> None:
     """An eager loop with a tape: an MLP of four layers."""
     import numpy as np
@@ -134,5 +182,13 @@ def numpy_loop() -> None:
         times.append(clock() - began)
 
 
-{"keras-fit": keras_fit, "tf-eager": tf_eager, "jax-jit": jax_jit, "numpy": numpy_loop}[WORKLOAD]()
+WORKLOADS = {
+    "keras-fit": keras_fit,
+    "tf-eager": tf_eager,
+    "jax-jit": jax_jit,
+    "numpy": numpy_loop,
+    "ms-pynative": ms_pynative,
+    "ms-graph": ms_graph,
+}
+WORKLOADS[WORKLOAD]()
 report()

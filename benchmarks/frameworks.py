@@ -1,4 +1,5 @@
-"""What watching costs in Keras, TensorFlow, JAX and NumPy, beside what each framework has itself; and the lines found.
+"""What watching costs in Keras, TensorFlow, JAX, MindSpore and NumPy, beside what each
+framework has itself; and the lines found.
 
     python benchmarks/frameworks.py [--rounds 5] [--steps 200] [WORKLOAD ...]
     python benchmarks/frameworks.py --lines [FOLDER ...]
@@ -23,7 +24,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CASES = HERE.parent / "tests" / "cases_frameworks"
-PEER = {"keras-fit": "numerics", "tf-eager": "numerics", "jax-jit": "debug-nans", "numpy": "seterr"}
+PEER = {
+    "keras-fit": "numerics",
+    "tf-eager": "numerics",
+    "jax-jit": "debug-nans",
+    "numpy": "seterr",
+    # In an environment of its own, and without a check of its own on the CPU.
+    "ms-pynative": None,
+    "ms-graph": None,
+}
 SWITCH = {
     "tensorflow": "import tensorflow as tf; tf.debugging.enable_check_numerics()",
     "jax": "import jax; jax.config.update('jax_debug_nans', True)",
@@ -45,7 +54,7 @@ def time_step(workload: str, steps: int, tool: str | None) -> tuple[float, float
 
 
 def measure(workload: str, rounds: int, steps: int) -> None:
-    tools = ("whynan", PEER[workload])
+    tools = ("whynan", PEER[workload]) if PEER[workload] is not None else ("whynan",)
     ratios: dict[str, list[tuple[float, float]]] = {tool: [] for tool in tools}
     plains = []
     for _ in range(rounds):
@@ -122,7 +131,7 @@ def main() -> None:
     if args.lines:
         lines([Path(name) for name in args.names] or [CASES])
         return
-    for workload in args.names or PEER:
+    for workload in args.names or [name for name in PEER if not name.startswith("ms-")]:
         measure(workload, args.rounds, args.steps)
 
 

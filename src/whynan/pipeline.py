@@ -117,6 +117,15 @@ class Session:
 
         self._attach(JaxAdapter(self.options, self.record))
 
+    def attach_mindspore(self, module: Any) -> None:
+        """Called when the program has imported mindspore."""
+        if self._is_refused("mindspore", module):
+            return
+        with own_imports():
+            from whynan.adapters.mindspore.adapter import MindSporeAdapter
+
+        self._attach(MindSporeAdapter(self.options, self.record))
+
     def attach_numpy(self, module: Any) -> None:
         """Called when the program has imported numpy; a framework that imports it takes over."""
         if self.loops.owner is not None or self._is_refused("numpy", module):
@@ -290,6 +299,7 @@ def start(options: RunOptions) -> Session:
     imports.when_imported("numpy", session.attach_numpy)
     imports.when_imported("jax", session.attach_jax)
     imports.when_imported("keras", session.attach_keras)
+    imports.when_imported("mindspore", session.attach_mindspore)
     return session
 
 

@@ -6,7 +6,7 @@ attribute must exist where the table says yes, and must not where it says no.
 
 from dataclasses import dataclass
 
-FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "numpy")
+FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "mindspore", "numpy")
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,34 @@ def _row(slug: str, title: str, *offers: bool | str) -> Capability:
 
 
 CAPABILITIES: tuple[Capability, ...] = (
-    _row("unchanged", "watched by `whynan run` without a change to the script", True, True, True, True, True),
-    _row("compiled", "steps that are compiled", "not the op-by-op trace of torch.compile", True, True, True, False),
-    _row("eager", "steps that are not compiled", True, True, "loops of the script's own", "derivatives", True),
+    _row("unchanged", "watched by `whynan run` without a change to the script", True, True, True, True, True, True),
+    _row("compiled", "steps that are compiled", "not the op-by-op trace of torch.compile", True, True, True,
+         "not in sink mode", False),
+    _row("eager", "steps that are not compiled", True, True, "loops of the script's own", "derivatives", True, True),
     _row("withheld", "the bad update is withheld, weights stay as they were", True, True, True,
-         "the state before the step is kept", "put back after the step"),
-    _row("at-once", "told within the step that failed", True, True, True, "up to a few steps later", True),
-    _row("replay", "the step is run again", "re-yield", "closure", "closure", "closure", "closure"),
-    _row("backward", "births in the backward pass, at the forward line", True, True, True, True,
+         "the state before the step is kept", "of a compiled function they are put back", "put back after the step"),
+    _row("at-once", "told within the step that failed", True, True, True, "up to a few steps later", True, True),
+    _row("replay", "the step is run again", "re-yield", "closure", "closure", "closure", "closure", "closure"),
+    _row("backward", "births in the backward pass, at the forward line", True, True, True, True, True,
          "a script's own backward pass is forward code"),
-    _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates", True),
-    _row("validation", "a validation loss", True, True, False, "functions named like a loss", False),
-    _row("sample", "the guilty sample and its index", True, True, True, True, True),
-    _row("layers", "names of layers", True, True, False, False, False),
+    _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates",
+         "PyNative mode, as a whole", True),
+    _row("validation", "a validation loss", True, True, False, "functions named like a loss", False, False),
+    _row("sample", "the guilty sample and its index", True, True, True, True, True, True),
+    _row("layers", "names of layers", True, True, False, False, True, False),
     _row("randomness", "the replay draws the same random numbers", True, "seeds of Keras, not of its kernels",
-         "stateless generators", True, True),
-    _row("drop-sample", "experiment: without the sample", True, True, True, True, True),
-    _row("patched-line", "experiment: the patched line", True, True, True, True, True),
-    _row("full-precision", "experiment: higher precision", True, "half precision in float32", False, True, True),
-    _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True),
-    _row("clipping", "experiment: clipped gradients", True, True, True, True, False),
-    _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True),
+         "stateless generators", True, "NumPy's and Python's, not its kernels'", True),
+    _row("drop-sample", "experiment: without the sample", True, True, True, True, True, True),
+    _row("patched-line", "experiment: the patched line", True, True, True, True, True, True),
+    _row("full-precision", "experiment: higher precision", True, "half precision in float32", False, True,
+         "layers of mixed precision in float32", True),
+    _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True, True),
+    _row("clipping", "experiment: clipped gradients", True, True, True, True, True, False),
+    _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True, True),
     _row("recovery", "`--policy recover`", "a ladder of interventions", "the batch is skipped", "the batch is skipped",
-         "the batch is skipped", "the iteration is undone"),
-    _row("callback", "a callback or decorator for those who edit", True, True, False, False, False),
-    _row("distributed", "several replicas", True, False, False, False, False),
+         "the batch is skipped", "the batch is skipped", "the iteration is undone"),
+    _row("callback", "a callback or decorator for those who edit", True, True, False, False, True, False),
+    _row("distributed", "several replicas", True, False, False, False, False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {

@@ -5,7 +5,12 @@ and `lovasz_softmax_loss` have their class dimension second, as MindSpore's own.
 Each gives 0 with a live gradient graph for an empty or wholly ignored target.
 """
 
+import functools
+from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import mindspore
 
 from whynan.formulas import bind
 from whynan.formulas.losses import boxes, classification, detection, overlap, regression, sequence, similarity
@@ -13,12 +18,27 @@ from whynan.mindspore.backend import XP
 
 _part = partial(bind.bind, XP, names={"axis": "dim"}, dim=1)
 
-ciou_loss = _part(boxes.ciou_loss)
+
+def _of_no_boxes(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """MindSpore has no kernel for the slope of a column of nothing: without boxes the loss is 0 times what it got."""
+
+    @functools.wraps(loss)
+    def function(boxes: Any, targets: Any, *args: Any, **given: Any) -> Any:
+        if isinstance(boxes, mindspore.Tensor) and boxes.size == 0:
+            reduction = given.get("reduction", args[-1] if args and isinstance(args[-1], str) else "mean")
+            nothing = (boxes * 0 + targets * 0).astype(boxes.dtype)
+            return nothing.reshape(boxes.shape[:-1]) if reduction == "none" else mindspore.mint.sum(nothing)
+        return loss(boxes, targets, *args, **given)
+
+    return function
+
+
+ciou_loss = _of_no_boxes(_part(boxes.ciou_loss))
 decode_boxes = _part(boxes.decode_boxes)
-diou_loss = _part(boxes.diou_loss)
+diou_loss = _of_no_boxes(_part(boxes.diou_loss))
 encode_boxes = _part(boxes.encode_boxes)
-giou_loss = _part(boxes.giou_loss)
-iou_loss = _part(boxes.iou_loss)
+giou_loss = _of_no_boxes(_part(boxes.giou_loss))
+iou_loss = _of_no_boxes(_part(boxes.iou_loss))
 
 binary_cross_entropy = _part(classification.binary_cross_entropy)
 binary_cross_entropy_with_logits = _part(classification.binary_cross_entropy_with_logits)

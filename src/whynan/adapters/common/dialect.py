@@ -61,6 +61,7 @@ class _Place:
                     and n.lineno <= line <= (n.end_lineno or n.lineno)]  # fmt: skip
         self.statement: ast.AST | None = covering[0] if covering else None
         self.library = self._library()
+        self.is_mindspore = bool(re.search(r"^\s*(import|from) mindspore\b", text, re.MULTILINE))
 
     def _library(self) -> str:
         """Return the name by which the file knows its library: tf, jnp, np or ops."""
@@ -71,7 +72,7 @@ class _Place:
             elif isinstance(node, ast.ImportFrom):
                 names.update({f"{node.module}.{alias.name}": alias.asname or alias.name for alias in node.names})
         own = ast.unparse(self.statement) if self.statement is not None else ""
-        known = ("tensorflow", "jax.numpy", "keras.ops", "numpy")
+        known = ("tensorflow", "jax.numpy", "keras.ops", "mindspore.ops", "mindspore.mint", "numpy")
         present = [names[k] for k in known if k in names]
         used = [n for n in present if re.search(rf"\b{re.escape(n)}\.", own)]
         return (used or present or ["np"])[0]
@@ -229,6 +230,7 @@ def stable_loss(evidence: Evidence, place: _Place) -> Made:
     """Use the form that never makes the number that overflows or is rounded to 0."""
     lib = place.library
     nn = {"tf": "tf.nn", "jnp": "jax.nn", "ops": "ops"}.get(lib)
+    log_sigmoid = "logsigmoid" if place.is_mindspore else "log_sigmoid"
     for call in place.calls("log"):
         inner = _argument(call)
         if nn is None or not isinstance(inner, ast.Call):
@@ -240,7 +242,7 @@ def stable_loss(evidence: Evidence, place: _Place) -> Made:
         if _name(inner) == "softmax":
             yield call, f"{nn}.log_softmax({place.text_of(argument)}{rest})", "log-softmax in one"
         if _name(inner) == "sigmoid":
-            yield call, f"{nn}.log_sigmoid({place.text_of(argument)})", "log-sigmoid in one"
+            yield call, f"{nn}.{log_sigmoid}({place.text_of(argument)})", "log-sigmoid in one"
         if _name(inner) in ("sum", "reduce_sum") and isinstance(argument, ast.Call) and _name(argument) == "exp":
             under = _argument(argument)
             name = {"tf": "tf.reduce_logsumexp", "jnp": "jax.nn.logsumexp", "ops": "ops.logsumexp"}[lib]
@@ -254,6 +256,8 @@ def stable_loss(evidence: Evidence, place: _Place) -> Made:
                 continue
             x = place.text_of(argument)
             shift = f"{lib}.{biggest}({x}, axis=-1, keepdims=True)"
+            if place.is_mindspore:  # its `max` gives the index too
+                shift = f"{lib}.amax({x}, -1, True)"
             if isinstance(argument, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)) and _is_softmax(place):
                 yield argument, f"{x} - {shift}", "the row's maximum subtracted before exp"
     if facts.op_of(evidence) in ("log", "div", "sub", "log1p") and nn is not None:

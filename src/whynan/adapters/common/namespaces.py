@@ -1,6 +1,7 @@
 """What the user's live frames hold that a sample may have come from."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from whynan.adapters.common.arrays import is_array
@@ -9,14 +10,28 @@ from whynan.launch.host import is_user_file
 _MAX_GROUP = 8
 
 
-def user_arrays() -> list[Any]:
-    """Return arrays, and groups of them, that the user's frames on the stack hold."""
+def user_spaces() -> list[dict[str, Any]]:
+    """Return the names that the user's frames on the stack hold, local and global ones, each dictionary once."""
+    found: dict[int, dict[str, Any]] = {}
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            for space in (frame.f_locals, frame.f_globals):
+                found.setdefault(id(space), space)
+        frame = frame.f_back  # type: ignore[assignment]
+    return list(found.values())
+
+
+def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) -> list[Any]:
+    """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source."""
     found: list[Any] = []
     frame = sys._getframe(1)
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):
             spaces = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
-            for value in [v for space in spaces for v in list(space.values())]:
+            for name, value in [item for space in spaces for item in list(space.items())]:
+                if skip(name, value):
+                    continue
                 if isinstance(value, (tuple, list)) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value)):
                     found.append(tuple(value))
                 elif isinstance(value, dict) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value.values())):

@@ -11,6 +11,7 @@ from whynan.records import LossTerm
 _SUMS = {"add", "sub", "sum"}
 _SCALES = {"mul", "div", "neg", "identity", "reshape", "squeeze", "convert_element_type", "cast", "name", "mean"}
 _DEPTH = 24
+_MODULES = {"np", "tf", "jnp", "jax", "ops", "mint", "ms", "mindspore", "keras", "numpy", "optax", "nn", "math"}
 
 
 def find_terms(graph: Graph, loss: int | None, origin: int | None = None) -> tuple[LossTerm, ...]:
@@ -23,17 +24,19 @@ def find_terms(graph: Graph, loss: int | None, origin: int | None = None) -> tup
     if loss is None:
         return ()
     todo, terms = [(loss, 0)], list[int]()
+    said: dict[int, str] = {}
     while todo:
         value, depth = todo.pop(0)
         node = _node_of(graph, value)
         inner = _operands(graph, node) if node is not None and depth < _DEPTH else []
-        if inner:
+        if inner and node is not None:
+            said.update({operand: name for operand, name in zip(inner, _names_added(node)) if name is not None})
             todo += [(operand, depth + 1) for operand in inner]
         else:
             terms.append(value)
     if len(terms) < 2:
         return ()
-    named = [(_name_of(graph, value), value) for value in terms if value in graph.scalars]
+    named = [(said.get(value) or _name_of(graph, value), value) for value in terms if value in graph.scalars]
     bad = [value for _, value in named if not math.isfinite(graph.scalars[value])]
     if not bad and origin is not None:
         bad = _through(graph, [value for _, value in named], origin)
@@ -44,6 +47,19 @@ def find_terms(graph: Graph, loss: int | None, origin: int | None = None) -> tup
         for name, value in named
         if name is not None
     )
+
+
+def _names_added(node: Node) -> tuple[str | None, str | None]:
+    """Return the variables that an addition reads: a and b for `a + b`, None for what is no variable."""
+    frame = node.stack[0] if node.stack else None
+    try:
+        tree = ast.parse((expression_of(frame.code, frame.lasti) or "").strip() if frame else "", mode="eval").body
+    except (SyntaxError, ValueError):
+        return None, None
+    if not isinstance(tree, ast.BinOp) or not isinstance(tree.op, (ast.Add, ast.Sub)):
+        return None, None
+    left, right = (side.id if isinstance(side, ast.Name) else None for side in (tree.left, tree.right))
+    return left, right
 
 
 def _through(graph: Graph, values: list[int], origin: int) -> list[int]:
@@ -90,7 +106,24 @@ def _name_of(graph: Graph, value: int) -> str | None:
         target = tree.targets[0]
         if isinstance(target, ast.Name) and (text is None or node is not None):
             return target.id
-    return None
+    # No name is bound to it: the variable that its expression begins with.
+    first = node.stack[0] if node is not None and node.stack else None
+    return _read_first(expression_of(first.code, first.lasti)) if first is not None else None
+
+
+def _read_first(text: str | None) -> str | None:
+    """Return the variable that an expression reads first: box for `5.0 * box.sum() / n`. Modules' names are none."""
+    try:
+        tree = ast.parse((text or "").strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return None
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    own = [n for n in names if n.id not in _MODULES and not n.id.startswith("self") and not _is_function(tree, n)]
+    return min(own, key=lambda n: (n.lineno, n.col_offset)).id if own else None
+
+
+def _is_function(tree: ast.AST, name: ast.Name) -> bool:
+    return any(isinstance(n, ast.Call) and n.func is name for n in ast.walk(tree))
 
 
 def _statement(file: str, line: int) -> str | None:

@@ -1,5 +1,7 @@
 """lower-learning-rate: smaller steps."""
 
+import re
+
 from whynan.diagnosis import facts
 from whynan.diagnosis.remedy import Remedy
 from whynan.diagnosis.rewrite import set_keyword
@@ -34,9 +36,12 @@ class LowerLearningRate(Remedy):
                 return None
             keyword, value = "lr", lr / 10
         code = optimizer.source.code if optimizer.source else None
+        if code and keyword == "lr" and re.search(r"\blearning_rate\s*=", code):
+            keyword = "learning_rate"
         # The line has the keyword or it is not touched: a positional lr would get a second value.
         if code and f"{keyword}=" in code.replace(" ", ""):
             changed = set_keyword(code, keyword, facts.number(value))
             if changed:
                 return changed
-        return f"torch.optim.{optimizer.name}(..., {keyword}={facts.number(value)})"
+        called = re.search(rf"[\w.]*\b{re.escape(optimizer.name)}(?=\()", code or "")
+        return f"{called.group() if called else 'torch.optim.' + optimizer.name}(..., {keyword}={facts.number(value)})"

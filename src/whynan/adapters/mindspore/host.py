@@ -1,0 +1,322 @@
+"""Decides that a step is an incident, has it run again, and says what comes of it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.batch import find_index
+from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import Loops, Pass
+from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import prove
+from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.samples import find_guilty, why_guilty
+from whynan.adapters.mindspore.arrays import tensors_in
+from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
+from whynan.adapters.mindspore.experiments import Bench, Window
+from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
+from whynan.adapters.mindspore.pipeline import rows_in_order
+from whynan.adapters.mindspore.replay import Attempt, Replayer
+from whynan.adapters.mindspore.watch import Told, Watch
+from whynan.launch.host import Unwind, tell
+from whynan.launch.options import RunOptions
+from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records.incident import What
+from whynan.report.progress import Progress
+
+Changed = tuple[What, str] | None
+"""What a step has made non-finite apart from loss and gradients: a parameter or a buffer, and its name."""
+
+
+class MindSporeHost:
+    """The adapter's host: the watch tells it of losses, gradients, updates and compiled steps."""
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.run = Run(options, record)
+        self.watch = watch = Watch()
+        watch.on_loss = self.after_loss
+        watch.on_gradients = self.after_gradients
+        watch.on_update = self.after_update
+        watch.on_compiled = self.after_compiled
+        watch.before_cell = self.before_cell
+        watch.after_cell = self.after_graph_step
+        self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, may_train, False)
+        self.window = Window()
+        self.weights_start: Measured | None = None
+        self.statistics: SavedParameters | None = None
+        self.known_bad: set[str] = set()
+        self.is_noted = True
+
+    # Steps that go well -----------------------------------------------------------------------------------------------
+
+    def begun(self, current: Pass) -> None:
+        """An iteration of a loop that may train has begun."""
+        if self.watch.is_in_model:
+            return
+        self.is_noted = False
+        self._keep_start()
+
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """An iteration has come to its end."""
+        if error is None and self.is_noted and self.watch.is_in_model == 0:
+            self.window.note(LoopClosure(current, self.watch.given))
+            self.watch.given = []
+
+    def before_cell(self, cell: Any, args: tuple[Any, ...]) -> None:
+        """A cell that makes a step is about to be called."""
+        if self._loop() is None:
+            self._keep_start()
+
+    def _keep_start(self) -> None:
+        watch = self.watch
+        if self.run.is_over:
+            return
+        if self.weights_start is None and watch.optimizers:
+            self.weights_start = measure(watch.trained())
+        statistics = watch.statistics()
+        self.statistics = SavedParameters(statistics) if statistics else None
+        if self.window.wants_start() and (watch.optimizers or watch.weights):
+            try:
+                self.window.begin(watch.changeable(), self.run.n_steps == 0)
+            except Exception as error:
+                tell("keeping the state before a step failed", error)
+                self.window.is_off = True
+
+    def after_loss(self, told: Told) -> None:
+        """A function has been run that is being differentiated."""
+        if self.run.is_over:
+            return
+        self.run.note_loss(told.loss)
+        if told.loss_bad:
+            self.incident(told, self.statistics)
+
+    def after_gradients(self, told: Told, optimizer: Any) -> None:
+        """An optimizer is about to use gradients, or a gradient function without one has returned."""
+        if self.run.is_over:
+            return
+        self.run.history.grad_norm.append(told.grad_norm)
+        rate = learning_rate(optimizer) if optimizer is not None and self.run.n_steps % 16 == 0 else None
+        if rate is not None:
+            self.run.history.lr.append(rate)
+        if told.gradient_bad:
+            self.incident(told, self.statistics)
+            return
+        if self._has_bad_statistic():
+            return
+        self.is_noted = True
+        if self.watch.cell is not None and self._loop() is None:
+            self.window.note(CellClosure(*self.watch.cell))
+        self.run.n_steps += 1
+
+    def _has_bad_statistic(self) -> bool:
+        """A running statistic may be lost for good while loss and gradients are finite."""
+        bad = self.watch.bad_statistic()
+        if bad is None or self.statistics is None or str(bad.name) in self.known_bad:
+            return False
+        self.known_bad.add(str(bad.name))
+        self.incident(Told(loss=self.watch.told.loss), self.statistics, str(bad.name), "buffer")
+        return True
+
+    def after_update(self, parameter: Any) -> None:
+        """An update has made a parameter non-finite."""
+        if self.run.is_over:
+            return
+        self.run.n_steps = max(self.run.n_steps - 1, 0)
+        if self.window.steps and self.watch.cell is not None and self._loop() is None:
+            self.window.steps.pop()
+        self.is_noted = False
+        self.incident(Told(loss=self.watch.told.loss), self.watch.before, str(parameter.name))
+
+    def after_compiled(self, told: Told, executor: Any) -> None:
+        """A compiled function of the user's has returned a loss."""
+        if self.run.is_over:
+            return
+        self.run.note_loss(told.loss)
+        if told.loss_bad:
+            self.incident(told, self.watch.before)
+            return
+        self.is_noted = True
+        if self.watch.cell is None and executor.fn.__name__ != "after_grad":
+            self.run.n_steps += 1
+
+    def after_graph_step(self, cell: Any, args: tuple[Any, ...], told: Told | None) -> None:
+        """A cell that makes a step has run as a graph."""
+        if self.run.is_over or told is None:
+            return
+        self.run.note_loss(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        self.watch.given = []
+        if told.is_bad:
+            self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)
+            return
+        if self._has_bad_statistic():
+            return
+        if self._loop() is None:
+            self.window.note(CellClosure(cell, args))
+        self.is_noted = True
+        self.run.n_steps += 1
+
+    # An incident ------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> Pass | None:
+        """Return the iteration of the user's own loop that the step is part of."""
+        current = self.loops.active
+        return current if current is not None and not self.watch.is_in_model and in_body(current) else None
+
+    def _closure(self) -> Closure | None:
+        current = self._loop()
+        if current is not None:
+            return LoopClosure(current, self.watch.given)
+        if self.watch.cell is not None:
+            return CellClosure(*self.watch.cell)
+        return None
+
+    def incident(self, told: Told, before: SavedParameters | None, parameter: str | None = None,
+                 what: What = "parameter") -> None:  # fmt: skip
+        """Explain the failing step; raises where the run ends here. `before` is what the step has already changed."""
+        policy = self.run.options.policy
+        closure = self._closure()
+        self.loops.is_replaying = True
+        now = SavedParameters(self.watch.changeable()) if policy == "observe" else None
+        try:
+            incident = self._explained(closure, told, before, (what, parameter) if parameter is not None else None)
+        except Exception as error:
+            tell("explaining a step failed", error)
+            incident = self._unexplained(
+                told,
+                (what, parameter) if parameter is not None else None,
+                f"whynan failed: {type(error).__name__}: {error}",
+            )
+        finally:
+            self.loops.is_replaying = False
+            self.watch.depth = 0
+        if policy == "observe":
+            self.watch.is_enabled = False
+            if now is not None:
+                now.restore()
+        elif before is not None:
+            before.restore()
+        self.run.take(incident)
+        # The run goes on: what is left of this step updates nothing.
+        self.watch.withholds = told.loss_bad and policy == "recover"
+
+    def _symptom(self, told: Told, changed: Changed) -> Symptom:
+        what: What = changed[0] if changed is not None else "loss" if told.loss_bad else "gradient"
+        name = changed[1] if changed is not None else "loss" if told.loss_bad else told.gradient
+        kind = _kind_of_number(told.loss) if told.loss_bad else "nan"
+        return Symptom(what, name, kind, self.run.n_steps, self.watch.epoch(), "train", "as the step itself told")
+
+    def _unexplained(self, told: Told, changed: Changed, why: str) -> Incident:
+        replay = ReplayResult(False, "none", why)
+        step = Step(self._symptom(told, changed), replay, "mindspore", line=source_line(calling_frame()))
+        evidence, _ = evidence_of(step)
+        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+    def _explained(
+        self, closure: Closure | None, told: Told, before: SavedParameters | None, changed: Changed
+    ) -> Incident:
+        if closure is None:
+            return self._unexplained(told, changed, "no loop of the script's holds it")
+        deadline = self.run.deadline()
+        policy = self.run.options.policy
+        with Progress() as progress:
+            progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            replayer = Replayer(self.watch, closure, before)
+            roots = self.watch.known_roots()
+            traced = replayer.traced(roots)
+            for _ in range(2):
+                if traced.is_finite and traced.error is None:
+                    traced = replayer.traced(roots)
+            step = self._step(closure, told, traced, changed)
+            if not traced.is_finite:
+                progress.stage("looking for the sample")
+                step.samples, note = self._samples(closure, replayer, traced, deadline)
+                step.notes += [note] if note else []
+            evidence, _ = evidence_of(step)
+            incident = incident_of(step, evidence, policy, ACTIONS[policy])
+            if self.run.options.prove and not traced.is_finite:
+                incident = prove(incident, evidence, Bench(replayer, self.window, deadline), deadline, progress)
+            return incident
+
+    def _step(self, closure: Closure, told: Told, traced: Attempt, changed: Changed) -> Step:
+        tracer = traced.tracer
+        assert tracer is not None
+        reproduced = not traced.is_finite
+        symptom = self._symptom(told, changed)
+        if traced.what is not None:
+            symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
+        why = None
+        if traced.error is not None:
+            why = f"the step ended with {type(traced.error).__name__}: {str(traced.error)[:200]}"
+        elif not reproduced:
+            why = "run again, operation by operation, the step is finite"
+        line = source_line(calling_frame())
+        optimizer = optimizer_of(self.watch)
+        if (
+            symptom.what == "parameter"
+            and isinstance(closure, CellClosure)
+            and optimizer is not None
+            and optimizer.source
+        ):
+            line = optimizer.source
+        return Step(
+            symptom=symptom,
+            replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
+            framework="mindspore",
+            graph=tracer.graph,
+            starts=tuple(traced.starts),
+            loss=traced.loss_value,
+            parts=closure.parts,
+            history=history_of(self.run, self.watch.trained(), self.weights_start),
+            optimizer=optimizer,
+            precision=precision_of(self.watch, tracer.dtypes),
+            line=line,
+            loss_function=tracer.loss_call[0] if tracer.loss_call is not None else None,
+            loss_inputs=tracer.loss_call[1] if tracer.loss_call is not None else (),
+        )
+
+    def _samples(
+        self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
+    ) -> tuple[tuple[Sample, ...], str | None]:
+        parts, size = closure.samples, closure.size
+        if size is None or size < 2:
+            return (), None
+        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
+                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+        assert traced.tracer is not None
+        found = traced.tracer.graph.slice(traced.starts)
+        if found is not None and found.origin is not None:
+            guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
+        try:
+            until = min(deadline, time.monotonic() + 20)
+            rows, note = find_guilty(size, lambda rows: replayer.fails(closure.with_rows(rows)), guesses, until)
+        except Unwind:
+            raise
+        except Exception as error:
+            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
+        sources = self._sources(closure) if rows else []
+        samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
+        return samples, note
+
+    def _sources(self, closure: Closure) -> list[Any]:
+        """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""
+        found = []
+        bound = closure.current.owner.site.assigned if isinstance(closure, LoopClosure) else frozenset()
+        own = {id(tensor) for _, value in closure.inputs() for tensor in tensors_in(value)}
+        for dataset in self.watch.datasets:
+            try:
+                rows = rows_in_order(dataset)
+            except Exception:
+                continue  # a pipeline that can't be copied: then the index stays unknown
+            if rows is not None:
+                found.append(rows)
+        # What the loop's body binds is the batch itself, and no source of it.
+        return [*found, *user_arrays(lambda name, value: name in bound or any(id(t) in own for t in tensors_in(value)))]
+
+
+def _kind_of_number(value: float) -> str:
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
