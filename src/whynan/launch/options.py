@@ -27,3 +27,5 @@ class RunOptions:
     root: Path = field(default_factory=Path.cwd)
     limits: Limits = field(default_factory=Limits)
     """How far `recover` goes."""
+    boxes_of: tuple[str, ...] = ()
+    """Modules, by dotted path or class name, whose output is boxes: they are drawn as the RPN's are."""

@@ -59,6 +59,7 @@ class TorchAdapter:
 
     def detach(self) -> None:
         self.host.is_over = True
+        self.host.first_proposals.stop()
         self.host.watch.enabled = False
         self.host.watch.uninstall()
         loader.uninstall()

@@ -14,6 +14,7 @@ from whynan.adapters.torch import explain, sources
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
+from whynan.adapters.torch.lookback import Looking
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
@@ -323,6 +324,10 @@ class Plan:
         assert self.evidence is not None
         experiments = Experiments(self, traced, search, incident, self.evidence)
         yield from self._step_experiments(experiments)
+        looking = Looking(self, search, incident)
+        if self._is_looked_back():
+            yield from looking.attempts()
+        experiments.incident = self._known = looking.added(experiments.incident)
         outer = self._outer_for(experiments)
         if outer is not None:
             return Decision("experiment", experiments.concluded(), outer, experiments)
@@ -343,6 +348,10 @@ class Plan:
         if experiments.wants_window():
             yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
         self._known = experiments.concluded()
+
+    def _is_looked_back(self) -> bool:
+        """Whether the steps before are run once more to be looked into: only where the run ends anyway."""
+        return self.host.options.policy == "stop" and not self._goes_on() and not self.is_out_of_time()
 
     def causes(self) -> tuple[CauseFound, ...]:
         """Return the causes found so far."""

@@ -5,7 +5,7 @@ optimizer touches them. They are copied just before an optimizer's first step of
 where that fits the time and memory budget, because a step whose *update* is non-finite cannot be withheld any more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -185,6 +185,8 @@ class KnownState:
         self._buffers: list[Any] | None = None
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
+        self.on_module: Callable[[str, Any], None] = lambda name, module: None
+        """Told of each module that is met."""
 
     def add_optimizer(self, optimizer: Any) -> None:
         if not any(known is optimizer for known in self.optimizers):
@@ -221,6 +223,7 @@ class KnownState:
                 self.names[id(value)] = name
                 self._buffers = self._users_modules = self._parameters = None
                 self._met[id(value)] = value
+                self.on_module(name, value)
         elif isinstance(value, torch.optim.Optimizer):
             self.add_optimizer(value)
             self._met[id(value)] = value
