@@ -126,7 +126,7 @@ def test_hostile_text_does_nothing(visit, text):
 
 def test_timeline_leads_to_the_incident(visit):
     page = visit(VARIANTS["several"])
-    page.locator("svg a").nth(3).click()
+    page.locator("svg a text").nth(3).click()
     assert page.url.endswith("#incident-4")
 
 
