@@ -47,7 +47,9 @@ class Shown:
 def show(picture: Mapping[str, Any], files: Mapping[str, bytes]) -> Shown | None:
     """Return a picture ready for the page; None where there is nothing to see: no image and no box."""
     image, overlay = (_url(files.get(str(picture.get(key) or ""))) for key in ("file", "overlay"))
-    shapes = tuple(_shape(box, picture) for box in picture["boxes"])
+    # What is wrong lies on top, and the targets on the many proposals.
+    boxes = sorted(picture["boxes"], key=lambda box: ("proposal", "target", "anomaly").index(box["kind"]))
+    shapes = tuple(_shape(box, picture) for box in boxes)
     if image is None and not shapes:
         return None
     title = clean(picture["title"])

@@ -70,10 +70,9 @@ def _fix(incident: Json) -> tuple[str, str]:
         return "nothing is proposed", ""
     # The sample's absence shows which one it was; what a reader wants first is the change to the program.
     best = next((r for r in remedies if r["proved"] and r["slug"] != "drop-sample"), remedies[0])
-    state, mark = remedy_mark(best, incident["replay"])
+    state, _ = remedy_mark(best, incident["replay"])
     where = f" at {clean(best['where'])}" if best.get("where") else ""
-    tried = {"yes": "proved: the same step is finite with it", "no": "tried, did not help"}.get(state, mark)
-    return f"{clean(best['title'])}{where} ({tried})", state
+    return f"{clean(best['title'])}{where}", state
 
 
 def symptom(found: Json, outcome: str) -> str:

@@ -1,6 +1,7 @@
 """Series of numbers over the steps of a run: bounded in memory, recent values exact, older ones thinned."""
 
 from collections import deque
+from collections.abc import Callable
 
 _RECENT = 2048
 _OLD = 4096
@@ -31,6 +32,10 @@ class Series:
         while len(self._recent) > length:
             self._recent.pop()
 
+    def last(self) -> float | None:
+        """Return the latest value."""
+        return self._recent[-1] if self._recent else None
+
     @property
     def n_recent(self) -> int:
         return len(self._recent)
@@ -52,6 +57,13 @@ class RunHistory:
         self.lr = Series()
         self.scale = Series()
         """The factor of a gradient scaler, where there is one."""
+        self.on_step: Callable[[RunHistory], None] | None = None
+        """Told after each step that counts, not of a replay's."""
+
+    def ended_step(self) -> None:
+        """Say that all of a step's values have been appended."""
+        if self.on_step is not None:
+            self.on_step(self)
 
     def lengths(self) -> tuple[int, ...]:
         """Return how long the series are, for `cut`."""

@@ -8,8 +8,10 @@ import torch
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.inline import InlineTrace
+from whynan.adapters.torch.terms_now import terms_now
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
+from whynan.live.pulse import Pulse
 from whynan.records import Incident
 from whynan.replay.rerun import Request
 
@@ -44,6 +46,10 @@ class TorchAdapter:
 
     def n_steps(self) -> int:
         return self.host.watch.n_steps
+
+    def live(self, pulse: Pulse) -> None:
+        self.host.watch.history.on_step = pulse.step
+        pulse.terms_now = terms_now
 
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.watch.history.as_dict()

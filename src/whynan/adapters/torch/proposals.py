@@ -18,7 +18,7 @@ from whynan.launch.host import tell
 from whynan.records import Box, Picture
 
 FIRST_STEPS = 2
-_MOST_BOXES = 60
+_MOST_BOXES = 40
 _RPN = "RegionProposalNetwork"
 _CLAMP = math.log(1000.0 / 16)
 """torchvision's box coder takes no larger dw or dh (`BoxCoder.bbox_xform_clip`)."""

@@ -324,6 +324,8 @@ class Watch:
             self.history.lr.append(max(rates))
         if self.scaler.scale is not None:
             self.history.scale.append(self.scaler.scale)
+        if not self.thorough:
+            self.history.ended_step()
 
     # Numbers that the script reads ------------------------------------------------------------------------------------
 
