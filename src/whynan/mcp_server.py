@@ -13,10 +13,10 @@ from typing import Any
 from whynan.errors import ReportError, UsageError
 
 INSTRUCTIONS = (
-    "whynan explains why a training run went NaN or Inf: the operation, the source line, the sample, the cause, and which "
-    "change makes the same step finite (tried, not guessed). Call `run` with a training script, read the diagnosis, apply "
-    "the patch that is marked as proved, run again. `data` checks a data set beforehand; `report` shows a saved "
-    "diagnosis; `explain` is the catalogue of causes and remedies."
+    "whynan explains why a training run went NaN or Inf: the operation, the source line, the sample, the cause, and "
+    "which change makes the same step finite (tried, not guessed). Call `run` with a training script, read the "
+    "diagnosis, apply the patch that is marked as proved, run again. `data` checks a data set beforehand; `report` "
+    "shows a saved diagnosis; `explain` is the catalogue of causes and remedies."
 )
 _TAIL = 4000
 

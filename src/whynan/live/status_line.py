@@ -1,8 +1,8 @@
 """One line at the bottom of the terminal: step, loss, its terms, gradient norm, and that the run is watched.
 
 The line has the last row for itself: the terminal is told to scroll the rows above it only (DECSTBM), as package
-managers do. What the script prints, progress bars and output from below Python included, goes on above as ever, and no stream of
-the script is touched. Nothing is written where standard error is no terminal.
+managers do. What the script prints, progress bars and output from below Python included, goes on above as ever, and no
+stream of the script is touched. Nothing is written where standard error is no terminal.
 """
 
 import os
