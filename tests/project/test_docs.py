@@ -87,3 +87,25 @@ def test_examples_run(document: str, block: str, tmp_path: Path) -> None:
     script.write_text(block)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "site" / "causes" / "log-of-zero" / "index.html").read_text(encoding="utf-8")
+    assert "logarithm of an exact 0" in text
+
+
+def test_the_comparison_has_the_benchmarks_numbers() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    compared = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    for name, own in re.findall(r"^\| (\w+) \| ([\d.]+ %) / ", measured, re.MULTILINE):
+        assert f"| {name} | {own} |" in compared or name in ("deeplabv3", "fasterrcnn")
+    numbers = re.findall(r"×[\d.]+|\b1[01]\.\d\b|\b[01]\.\d+ %|\b1\.\d\d\b", compared)
+    assert len(numbers) >= 12
+    for number in numbers:
+        assert number in measured, number
+    assert "whynan 11, sherlorch 7, torchlens 6, anomaly mode 4" in " ".join(compared.split())
+    assert "whynan 11, sherlorch 7, torchlens 6, anomaly mode 4" in " ".join(measured.split())

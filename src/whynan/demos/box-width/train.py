@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
-CROP, REACH = 96, 30
+CROP, REACH = 96, 20
 
 
 class CoinCrops(Dataset):
@@ -72,7 +72,7 @@ def main() -> None:
     torch.manual_seed(1)
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
-    loader = DataLoader(CoinCrops(n_crops=60, seed=3), batch_size=4, shuffle=True, collate_fn=collate)
+    loader = DataLoader(CoinCrops(n_crops=60, seed=2), batch_size=4, shuffle=True, collate_fn=collate)
     model.train()
     for epoch in range(2):
         for step, (images, targets) in enumerate(loader):

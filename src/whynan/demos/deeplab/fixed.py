@@ -50,7 +50,7 @@ def main() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     inside = [tuple(corner) for corner in rng.integers(CROP, (303, 384), size=(16, 2)).tolist()]
-    border = [(top, left) for top in range(0, 367, 32) for left in (40, 384 + CROP)]
+    border = [(top, left) for top in range(40, 367, 32) for left in (40, 384 + CROP)]
     training = DataLoader(CoinMasks(inside), batch_size=4, shuffle=True)
     validation = DataLoader(CoinMasks(border), batch_size=1)
     model = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
