@@ -38,11 +38,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 def overview() -> str:
     """Return the table of all causes."""
-    rows = [
-        f"| [{cause.slug}]({cause.slug}.md) | {cause.title} | {cause.group} | {_links(cause.remedies, '../remedies/')} |"
-        for cause in catalogue.all_causes()
-    ]
-    head = "# Causes\n\nOn the command line: `whynan explain`.\n\n| cause | is | group | helps, best first |\n| --- | --- | --- | --- |"
+    rows = []
+    for cause in catalogue.all_causes():
+        helps = ", ".join(f"[{slug}](../remedies/{slug}.md)" for slug in cause.remedies)
+        rows.append(f"| [{cause.slug}]({cause.slug}.md) | {cause.title} | {cause.group} | {helps} |")
+    head = (
+        "# Causes\n\nOn the command line: `whynan explain`.\n\n"
+        "| cause | is | group | helps, best first |\n| --- | --- | --- | --- |"
+    )
     return "\n".join((head, *rows)) + "\n"
 
 
@@ -67,7 +70,3 @@ def page(entry: Cause | Remedy) -> str:
 def _title(slug: str) -> str:
     remedy = catalogue.remedy(slug)
     return remedy.title if remedy else ""
-
-
-def _links(slugs: tuple[str, ...], folder: str) -> str:
-    return ", ".join(f"[{slug}]({folder}{slug}.md)" for slug in slugs)
