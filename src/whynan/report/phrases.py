@@ -32,6 +32,10 @@ def run_headline(report: Json) -> str:
 def headline(incident: Json, outcome: str) -> str:
     """Return "loss is NaN at step 1417 (epoch 3)"."""
     unit = "validation batch" if incident["stage"] == "validation" else "step"
+    origin = incident.get("origin") or {}
+    if incident["symptom"]["what"] == "input" and origin.get("framework_op") == "guard":
+        # A library has looked at the batch and would not have it: nothing was computed, and nothing is NaN yet.
+        return f"the batch was refused for its {clean(incident['symptom']['name'])} at {unit} {incident['step']}"
     epoch = f" (epoch {incident['epoch']})" if incident.get("epoch") is not None else ""
     return f"{symptom(incident['symptom'], outcome)} at {unit} {incident['step']}{epoch}"
 
@@ -106,6 +110,8 @@ def replay_warning(replay: Json) -> str | None:
 def operation(op: Json) -> str:
     """Return an operation with its phase where that is not forward: "backward of sqrt"."""
     name = clean(op["op"])
+    if name == op["phase"] == "data":
+        return "the batch itself"
     return {
         "backward": f"backward of {name}",
         "optimizer": f"{name} in the optimizer",

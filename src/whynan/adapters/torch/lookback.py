@@ -87,7 +87,7 @@ class Looking:
         first = [
             picture_of(p, step, f"at step {step}") for step, p in self.plan.host.first_proposals.seen if step < failing
         ]
-        return [*last[-2:], *first] if last else []
+        return [*last[-2:], *first]
 
 
 def _now() -> float:
@@ -156,6 +156,7 @@ class Recorder:
     def leave_step(self, optimizer: Any) -> None:
         """After an update: gradients, updates and activations of each layer, the loss terms by name."""
         self._add({name: facts for name, module in self.layers.items() if (facts := self._facts(module))})
+        self.hooks.latest = {}  # what is left at the end is the failing step's
         self.n_applied += 1
 
     def _facts(self, module: Any) -> dict[str, float]:

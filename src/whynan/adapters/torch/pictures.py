@@ -57,9 +57,17 @@ def _picture(search: SampleSearch, position: int, name: str, step: int) -> Pictu
     height, width = (int(side) for side in image.shape[1:])
     others = [(text, tensor) for text, tensor in leaves if text != where]
     boxes, words = target_boxes(others, width, height)
-    overlay = _mask(others, height, width, scale)
+    overlay, mask_words = _mask(others, height, width, scale)
     return Picture(
-        "sample", f"{name}, as the model got it", width, height, content, overlay, boxes, (*facts, *words), step
+        "sample",
+        f"{name}, as the model got it",
+        width,
+        height,
+        content,
+        overlay,
+        boxes,
+        (*facts, *words, *mask_words),
+        step,
     )
 
 
@@ -113,7 +121,7 @@ def what_is_wrong(corners: list[float], width: int, height: int) -> str | None:
     return None
 
 
-def _mask(leaves: list[tuple[str, Any]], height: int, width: int, scale: float) -> bytes | None:
+def _mask(leaves: list[tuple[str, Any]], height: int, width: int, scale: float) -> tuple[bytes | None, tuple[str, ...]]:
     for _, tensor in leaves:
         if tensor.is_floating_point() or tensor.is_complex():
             continue
@@ -121,8 +129,8 @@ def _mask(leaves: list[tuple[str, Any]], height: int, width: int, scale: float) 
             continue
         planes = tensor.reshape(-1, height, width).to(torch.int64)
         if len(planes) == 1:
-            return png.mask_png(planes[0], scale)
+            return png.mask_png(planes[0], scale), (png.mask_facts(planes[0]),)
         if int(planes.max()) <= 1:  # one plane for each object
             numbers = torch.arange(1, len(planes) + 1)[:, None, None]
-            return png.mask_png((planes * numbers).amax(0), scale)
-    return None
+            return png.mask_png((planes * numbers).amax(0), scale), (f"masks of {len(planes)} objects",)
+    return None, ()

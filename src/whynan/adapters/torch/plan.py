@@ -319,19 +319,24 @@ class Plan:
             self.progress.stage("looking for the sample")
             yield from search.attempts()
         incident = self._known = explain.incident(self, traced, search)
-        if traced.is_finite or not self._is_to_be_proved(incident):
+        if traced.is_finite:
             return self._decide(incident)
-        assert self.evidence is not None
-        experiments = Experiments(self, traced, search, incident, self.evidence)
-        yield from self._step_experiments(experiments)
+        experiments = None
+        if self._is_to_be_proved(incident):
+            assert self.evidence is not None
+            experiments = Experiments(self, traced, search, incident, self.evidence)
+            yield from self._step_experiments(experiments)
         looking = Looking(self, search, incident)
         if self._is_looked_back():
             yield from looking.attempts()
-        experiments.incident = self._known = looking.added(experiments.incident)
+        if experiments is None:
+            return self._decide(looking.added(incident))
+        experiments.incident = looking.added(experiments.incident)
+        self._known = experiments.concluded()
         outer = self._outer_for(experiments)
         if outer is not None:
-            return Decision("experiment", experiments.concluded(), outer, experiments)
-        return self._decide(experiments.concluded())
+            return Decision("experiment", self._known, outer, experiments)
+        return self._decide(self._known)
 
     def _is_to_be_proved(self, incident: Incident) -> bool:
         """Whether remedies are to be tried: not for what has been diagnosed before in this run."""

@@ -11,6 +11,7 @@ _COLOURS = [
     (66, 133, 244), (52, 168, 83), (251, 188, 4), (171, 71, 188), (0, 172, 193), (255, 112, 67), (158, 157, 36),
     (92, 107, 192),
 ]  # fmt: skip
+_MOST_CLASSES = 6
 _NO_CLASS = (220, 30, 30)
 
 
@@ -37,11 +38,13 @@ def image_png(tensor: Any) -> tuple[bytes, float, tuple[str, ...]]:
     bad = ~finite.all(dim=0)
     for channel, colour in enumerate(_NOT_FINITE):
         levels[channel][bad] = colour
-    facts = [f"shown from {low:.4g} (black) to {high:.4g} (white)"] if known.numel() else ["no value is finite"]
+    facts = [f"shown from {low:.4g} (black) to {high:.4g} (white)"] if low < high else []
+    if not known.numel():
+        facts.append("no value is finite")
     if bool(bad.any()):
         facts.append(f"{int(bad.sum())} of {bad.numel()} pixels are not finite, in magenta")
     elif low == high:
-        facts.append("constant: every pixel has the same value")
+        facts.append(f"constant: every pixel is {low:.4g}")
     picture = _pillow().fromarray(levels.permute(1, 2, 0).contiguous().numpy())
     scale = min(1.0, _LONGEST / max(picture.size))
     if scale < 1.0:
@@ -65,6 +68,15 @@ def mask_png(mask: Any, scale: float, n_classes: int | None = None) -> bytes:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, _pillow().Resampling.NEAREST)
     return _encoded(picture)
+
+
+def mask_facts(mask: Any) -> str:
+    """Return the classes of a mask with their shares, largest first: "mask: class 0 in 62 %, 255 in 38 % of it"."""
+    classes, counts = mask.reshape(-1).to("cpu", torch.int64).unique(return_counts=True)
+    order = counts.argsort(descending=True)[:_MOST_CLASSES].tolist()
+    shares = [f"{int(classes[k])} in {int(counts[k]) / mask.numel():.0%}" for k in order]
+    more = f", and {len(classes) - len(shares)} more" if len(classes) > len(shares) else ""
+    return f"mask: class {', '.join(shares)} of the pixels{more}"
 
 
 def is_available() -> bool:
