@@ -9,6 +9,7 @@ import sys
 import termios
 from fcntl import ioctl
 
+import pytest
 from tests.live.conftest import HEALTHY
 
 from whynan.live.pulse import Beat, Pulse
@@ -16,9 +17,9 @@ from whynan.live.status_line import StatusLine, words
 from whynan.watching.history import RunHistory
 
 
-def on_terminal(folder, *options, lines=24, columns=100, **environment):
-    """Run the healthy script with a terminal as its streams; return what the terminal got."""
-    (folder / "train.py").write_text(HEALTHY)
+def on_terminal(folder, *options, lines=24, columns=100, script=HEALTHY, **environment):
+    """Run a script with a terminal as its streams; return what the terminal got."""
+    (folder / "train.py").write_text(script)
     parent, child = pty.openpty()
     ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     kept = {key: value for key, value in os.environ.items() if key != "CI"} | {"TERM": "xterm"} | environment
@@ -113,3 +114,28 @@ def test_a_viewer_that_fails_is_not_asked_again(capfd):
     pulse.close()
     assert broken.n_shown == 1
     assert pulse.n_steps == 3
+
+
+BAR = HEALTHY.replace(
+    "for step in range(40):", "from tqdm import tqdm\nfor step in tqdm(range(40), ncols=60):"
+).replace('print("progress", step, end="\\r", file=sys.stderr, flush=True)', "pass")
+
+
+def test_a_terminal_shows_output_progress_bar_and_line_each_in_its_place(tmp_path):
+    """A terminal emulator in place of eyes."""
+    pyte = pytest.importorskip("pyte")
+    pytest.importorskip("tqdm")
+    seen = on_terminal(tmp_path, script=BAR.replace('print("step"', 'tqdm.write("step %d" % step) or ("step"'))
+    screen = pyte.Screen(100, 24)
+    stream = pyte.Stream(screen)
+    # Up to the last drawing of the line: then the run is under way.
+    at = seen.rindex("whynan watches")
+    stream.feed(seen[: seen.index("\x1b8", at) + 2])
+    rows = [row.rstrip() for row in screen.display]
+    assert rows[23].startswith("whynan watches  step")
+    assert [row for row in rows[:23] if row.startswith("step")] == ["step 0", "step 10", "step 20", "step 30"]
+    assert sum("it/s" in row for row in rows[:23]) == 1
+    stream.feed(seen[seen.index("\x1b8", at) + 2 :])
+    rows = [row.rstrip() for row in screen.display]
+    assert "watches" not in "".join(rows)
+    assert "done" in rows
