@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 MINDSPORE := .venv-mindspore
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo docs test lint format bench clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml | $(BIN)/python
 
 demo: $(STAMP)  ## Faster R-CNN on real images, a run that really fails, diagnosed
 	@$(BIN)/whynan demo
+
+docs: $(STAMP)  ## the documentation as a site in build/site
+	$(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

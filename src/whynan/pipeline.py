@@ -21,6 +21,8 @@ from whynan.launch.host import Unwind, tell
 from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
 from whynan.launch.ownership import Ownership
+from whynan.live.pulse import Pulse
+from whynan.live.status_line import StatusLine
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.replay import rerun
 from whynan.report.progress import Progress
@@ -42,8 +44,11 @@ class Adapter(Protocol):
     def n_steps(self) -> int:
         """Return how many optimizer steps were made."""
 
+    def live(self, pulse: Pulse) -> None:
+        """Tell the pulse of each step from now on."""
+
     def history(self) -> dict[str, tuple[float, ...]]:
-        """Return the series "loss", "grad_norm", "lr"."""
+        """Return the series "loss", "grad_norm", "lr", "scale"."""
 
     def growing_since(self) -> int | None:
         """Return the step at which steady growth of the loss was certain; None where there was none."""
@@ -82,6 +87,7 @@ class Session:
         self.request = rerun.requested()
         self.streams = rerun.Streams(self.request)
         self.environment = dict(os.environ)
+        self.pulse = Pulse()
 
     @property
     def adapter(self) -> Adapter | None:
@@ -162,6 +168,8 @@ class Session:
         # Newer ones come first: where none has made a step, the program's own import is the outer one.
         self.adapters = {adapter.framework: adapter, **self.adapters}
         adapter.when_it_trains(lambda: self._claim(adapter))
+        if self.pulse:
+            adapter.live(self.pulse)
         if self.loops.falls_to(adapter.framework):
             self._claim(adapter)
         if self.keras is not None:
@@ -199,6 +207,7 @@ class Session:
         if self.is_finished or os.getpid() != self.pid:  # a fork's end is not the run's
             return None
         self.is_finished = True
+        self.pulse.close()
         self.leading = self.adapter
         if self.leading is not None:
             self._take_last_incident()
@@ -208,6 +217,8 @@ class Session:
         recording = self.recording(exit)
         self._save(recording)
         self._show(recording)
+        if self.request is None:
+            self._hand_on(recording)
         is_stopped = bool(self.incidents) and (isinstance(exit, Unwind) or self._ended_by_itself(exit))
         return STOPPED if is_stopped and self.options.policy == "stop" else None
 
@@ -273,6 +284,28 @@ class Session:
         except OutputError as error:
             print(f"whynan: {error}", file=sys.__stderr__)
 
+    def view(self) -> None:
+        """Set up what shows the run while it goes on."""
+        if self.request is not None:
+            return  # a second run of the script: nobody watches that one
+        if self.options.status and StatusLine.wanted(sys.__stderr__):
+            assert sys.__stderr__ is not None
+            self.pulse.add(StatusLine(sys.__stderr__))
+        if self.options.tensorboard is not None:
+            try:
+                with own_imports():
+                    from whynan.live.tensorboard import TensorBoard
+
+                    self.pulse.add(TensorBoard(self.options.tensorboard))
+            except ImportError:
+                tell("--tensorboard needs the package tensorboard: pip install 'whynan[tensorboard]'")
+
+    def _hand_on(self, recording: Recording) -> None:
+        """Give the report to whoever else wants it: a file or a pipe, trackers, continuous integration."""
+        from whynan.live.finish import hand_on
+
+        hand_on(recording, self.options, (self.root,))
+
     def _show(self, recording: Recording) -> None:
         if recording.outcome in ("healthy", "script-error"):
             return
@@ -294,6 +327,7 @@ def _error_of(exit: BaseException | None) -> str | None:
 def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
+    session.view()
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
     imports.when_imported("numpy", session.attach_numpy)

@@ -179,3 +179,18 @@ def test_closed_pipe(faulty: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.count("\n") == 1
+
+
+def test_json_on_standard_output_is_json_and_nothing_else(tmp_path):
+    import json
+    import subprocess
+    import sys
+
+    import numpy as np
+
+    np.savez(tmp_path / "x.npz", x=np.array([[1.0, np.nan], [2.0, 3.0]]))
+    command = [sys.executable, "-m", "whynan", "data", "x.npz", "--json", "-", "--no-cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["schema"] == "whynan.data/1"
+    assert "value-nan" in done.stderr
+    assert not (tmp_path / "-").exists()

@@ -30,7 +30,18 @@ def test_there_are_documents() -> None:
 def test_links_lead_to_files(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
     for link in links:
-        assert "://" in link or (document.parent / link).exists(), link
+        assert "://" in link or (document.parent / link).exists() or _is_generated(document, link), link
+
+
+def _is_generated(document: Path, link: str) -> bool:
+    """Whether a link leads to a page that is made of the catalogue (docs/catalogue.py)."""
+    from whynan.diagnosis import catalogue
+
+    found = re.fullmatch(r"(?:\.\./)?(causes|remedies)/([a-z-]+)\.md", link)
+    if found is None or ROOT / "docs" not in document.parents:
+        return False
+    entries = catalogue.all_causes() if found.group(1) == "causes" else catalogue.all_remedies()
+    return found.group(2) in ("index", *(entry.slug for entry in entries))
 
 
 def test_commands_exist() -> None:
@@ -86,3 +97,25 @@ def test_examples_run(document: str, block: str, tmp_path: Path) -> None:
     script.write_text(block)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "site" / "causes" / "log-of-zero" / "index.html").read_text(encoding="utf-8")
+    assert "logarithm of an exact 0" in text
+
+
+def test_the_comparison_has_the_benchmarks_numbers() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    compared = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    for name, own in re.findall(r"^\| (\w+) \| ([\d.]+ %) / ", measured, re.MULTILINE):
+        assert f"| {name} | {own} |" in compared or name in ("deeplabv3", "fasterrcnn")
+    numbers = re.findall(r"\u00d7[\d.]+|\b1[01]\.\d\b|\b[01]\.\d+ %|\b1\.\d\d\b", compared)
+    assert len(numbers) >= 12
+    for number in numbers:
+        assert number in measured, number
+    assert "whynan 11, sherlorch 7, torchlens 6, anomaly mode 4" in " ".join(compared.split())
+    assert "whynan 11, sherlorch 7, torchlens 6, anomaly mode 4" in " ".join(measured.split())

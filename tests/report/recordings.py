@@ -1,13 +1,19 @@
 """Recordings to render: one with everything, one with almost nothing, one that is out to do harm."""
 
+import struct
+import zlib
 from dataclasses import replace
 
 from whynan.records import (
+    Box,
     CauseFound,
+    Experiment,
     Incident,
+    LookBack,
     LossTerm,
     Op,
     PathStep,
+    Picture,
     Recording,
     RemedyProposed,
     ReplayResult,
@@ -74,6 +80,49 @@ REMEDIES = (
     RemedyProposed("full-precision", "float64 for this op", "train.py:58", "cos.double()", None, None),
 )
 
+EXPERIMENTS = (
+    Experiment("nothing: the step as it was", "control", None, 1, False, outcome="loss is nan"),
+    Experiment("the cosine clamped", "confirmed", "clamp-or-eps", 1, True, 0.4321, 2.5, "finite over the step"),
+    Experiment("learning rate divided by 10", "refuted", "lower-learning-rate", 9, False, outcome="still nan"),
+    Experiment("float64", "inconclusive", "full-precision", outcome="there was nothing to apply it to"),
+)
+
+LOOK_BACK = LookBack(
+    steps=(1415, 1416, 1417),
+    layers=("model.backbone.0.convolution.of.many", "model.head"),
+    grad_norm=((1.0, 2.0, None), (0.5, INF, NAN)),
+    update_ratio=((1e-3, 2e-3, None), (1e-3, 0.1, None)),
+    activation=((3.0, 4.0, 5.0), (1.0, 1.0, NAN)),
+    terms={"loss_rot": (0.1, 0.2, NAN), "loss_box": (0.5, 0.45, 0.4)},
+)
+
+
+def png(width: int = 16, height: int = 12, colour: tuple[int, int, int] = (90, 120, 60)) -> bytes:
+    """A picture of one colour, made without a library."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + bytes(colour) * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+PICTURES = (
+    Picture(
+        "sample",
+        "dataset index 9310, as the model got it",
+        16,
+        12,
+        png(),
+        png(colour=(200, 0, 0)),
+        (Box((1, 1, 9, 9), "target", "class 1"), Box((3, 5, 3, 9), "anomaly", "class 2", "no width: 0 x 4")),
+        ("shown from 0 (black) to 1 (white)", "2 target boxes", "1 of them anomalous"),
+        1417,
+    ),
+    Picture("proposals", "rpn, at step 0", 16, 12, None, None, (Box((0, 0, INF, NAN), "proposal", "proposal 0"),)),
+)
+
 EVERYTHING = Incident(
     symptom=SYMPTOM,
     replay=ReplayResult(True, "re-yield", not_restored=("the file log.txt",)),
@@ -85,6 +134,9 @@ EVERYTHING = Incident(
     remedies=REMEDIES,
     action="the update was withheld; parameters are as they were before the step",
     notes=("the sample was found by bisection",),
+    experiments=EXPERIMENTS,
+    look_back=LOOK_BACK,
+    pictures=PICTURES,
 )
 
 ALMOST_NOTHING = Incident(
@@ -128,6 +180,9 @@ def hostile(text: str) -> Recording:
         remedies=(RemedyProposed(text, text, text, text, True, text), RemedyProposed(text, text, text, f"@@\n+{text}")),
         action=text,
         notes=(text,),
+        experiments=(Experiment(text, "refuted", text, outcome=text),),
+        look_back=LookBack((0, 1), (text,), ((1.0, 2.0),), terms={text: (1.0, 2.0), f"{text} too": (1.0, 2.0)}),
+        pictures=(Picture("sample", text, 9, 9, png(), None, (Box((0, 0, 1, 1), "anomaly", text, text),), (text,)),),
     )
     run = replace(RUN, argv=(text,), versions={text: text}, device=text)
     return recording(

@@ -1,5 +1,7 @@
 """The page: whole, self-contained, and nothing in it acts."""
 
+import base64
+import hashlib
 from html.parser import HTMLParser
 
 import pytest
@@ -16,7 +18,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.open, self.tags, self.attributes, self.text, self.script = [], [], [], "", ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -35,26 +37,40 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.script += data
+        elif "style" not in self.open:
             self.text += data
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_page_is_well_formed_and_self_contained(name):
-    page = Page(render(VARIANTS[name].to_json(), HISTORY))
-    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    recorded = VARIANTS[name]
+    page = Page(render(recorded.to_json(), HISTORY, files=recorded.files()))
+    assert not {"img", "link", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("script") == 1
     for key, value in page.attributes:
         assert not key.startswith("on")
         assert "://" not in (value or "")
+        assert key not in ("href", "src") or value.startswith(("#", "data:image/png;base64,"))
     assert "None" not in page.text
+
+
+def test_the_only_script_is_the_one_that_the_policy_names():
+    page = Page(render(VARIANTS["everything"].to_json()))
+    policy = next(value for key, value in page.attributes if key == "content" and "script-src" in value)
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_nothing_is_injected(text):
     recorded = hostile(text)
-    written = render(recorded.to_json(), recorded.history)
+    written = render(recorded.to_json(), recorded.history, files=recorded.files())
     innocent = hostile("innocent")
-    page, like = Page(written), Page(render(innocent.to_json(), innocent.history))
+    page, like = Page(written), Page(render(innocent.to_json(), innocent.history, files=innocent.files()))
+    assert page.script == like.script
     tags = [tag for tag in page.tags if tag != "span"]
     assert tags == [tag for tag in like.tags if tag != "span"]
     assert not any(key.startswith("on") or key == "src" for key, _ in page.attributes)
@@ -77,8 +93,35 @@ def test_page_holds_what_matters():
         "found by bisection",
         "gradient norm (logarithmic)",
         "train.py --data 'my data'",
+        "proved: the same step is finite with it",
+        "nothing: the step as it was",
+        "no width: 0 x 4",
+        "at the last step largest in model.backbone.0.convolution.of.many: 5; not finite in model.head",
+        "loss_box 0.4",
     ):
         assert part in text
+
+
+def test_the_control_is_the_first_row_of_what_was_tried():
+    text = Page(render(VARIANTS["everything"].to_json())).text
+    assert text.index("nothing: the step as it was") < text.index("the cosine clamped") < text.index("did not help")
+
+
+def test_several_incidents_are_a_timeline_that_leads_to_each():
+    page = Page(render(VARIANTS["several"].to_json()))
+    assert "7 incidents" in page.text
+    for number in range(1, 8):
+        assert page.attributes.count(("href", f"#incident-{number}")) == 2
+        assert ("id", f"incident-{number}") in page.attributes
+
+
+def test_what_is_known_of_the_data_stands_in_the_page():
+    finding = {"severity": "error", "check": "box-zero-size", "file": "<b>a</b>.xml", "message": "xmin = xmax"}
+    data = {"schema": "whynan.data/1", "path": "voc", "counts": {"images": 3}, "findings": [finding] * 30}
+    page = Page(render(VARIANTS["everything"].to_json(), data=data))
+    assert "box-zero-size" in page.text
+    assert "<b>a</b>.xml" in page.text
+    assert "and 10 more" in page.text
 
 
 def test_not_reproduced_stands_before_the_origin():
@@ -109,6 +152,16 @@ def test_chart_stays_in_its_frame(values):
     assert all(0 <= tick.y <= HEIGHT for tick in chart.ticks)
     assert len(points) <= 1300 or NAN in values
     assert bool(chart.marks) == any(value != value or abs(value) == INF for value in values)
+
+
+def test_incidents_are_marked_where_their_place_is_certain():
+    values = [1.0] * 9 + [2.0]
+    (mark,) = draw("loss", values, (4,), 10).incidents
+    assert mark.label == "incident at step 4"
+    # Of a run of 5000 steps ten values are kept: only its end has a place.
+    assert draw("loss", values, (4,), 5000).incidents == ()
+    (mark,) = draw("loss", values, (4999,), 5000).incidents
+    assert mark.x == draw("loss", values).right
 
 
 def test_chart_keeps_a_single_peak():

@@ -15,9 +15,10 @@ from tests.report.recordings import HISTORY, HOSTILE_TEXTS, NAN, VARIANTS, hosti
 from whynan.errors import OutputError, ReportError
 from whynan.records import LossTerm
 from whynan.report import html
+from whynan.report.beside import read_pictures
 from whynan.report.npz import read_npz, to_npz
 from whynan.report.read import load, load_history
-from whynan.report.save import save
+from whynan.report.save import save, save_page
 from whynan.report.schema import schema
 from whynan.report.schema.check import KEYWORDS, find_fault
 
@@ -32,8 +33,30 @@ def test_every_report_is_valid_and_read_again(name, tmp_path):
     report = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     jsonschema.Draft202012Validator(schema()).validate(report)
     assert load(out) == report
-    expected = {"report.json", "report.html"} | ({"history.npz"} if ALL[name].history else set())
+    expected = {"report.json", "report.html", *ALL[name].files()} | ({"history.npz"} if ALL[name].history else set())
     assert set(os.listdir(out)) == expected
+
+
+def test_pictures_lie_beside_the_report_and_are_read_again(tmp_path):
+    save(EVERYTHING, tmp_path)
+    report = load(tmp_path)
+    assert read_pictures(report, tmp_path) == EVERYTHING.files()
+    first = (tmp_path / "report.html").read_text()
+    save_page(report, load_history(report, tmp_path), tmp_path)
+    assert (tmp_path / "report.html").read_text() == first
+    assert "data:image/png;base64," in first
+    # Those of the report before are gone with it.
+    save(VARIANTS["healthy"], tmp_path)
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_picture_elsewhere_is_never_read(tmp_path):
+    save(EVERYTHING, tmp_path / "out")
+    report = load(tmp_path / "out")
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\nsecret")
+    (tmp_path / "out" / "text.png").write_text("no picture")
+    report["incidents"][0]["pictures"][0] |= {"file": "../secret.png", "overlay": "text.png"}
+    assert read_pictures(report, tmp_path / "out") == {}
 
 
 def test_history_is_read_by_numpy(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from whynan.errors import OutputError, WhynanError
+from whynan.report.output import write_safely
 
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as shells count it: 128 + SIGINT."""
@@ -73,7 +74,13 @@ class _Classes(click.ParamType):  # type: ignore[type-arg]
 @click.option("--annotations-only", is_flag=True, help="Do not open images.")
 @click.option("--exact", is_flag=True, help="Mean and standard deviation of all pixels, not of a grid in each image.")
 @click.option("--all", "is_all", is_flag=True, help="Show every finding, not the first few of each kind.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write everything as JSON.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write everything as JSON; - is stdout.",
+)
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures and plots."
 )
@@ -141,9 +148,15 @@ def data(
         sys.exit(INTERRUPTED)
     from whynan.data.terminal import render
 
-    render(result, sys.stdout, is_all)
+    is_piped = json_file is not None and str(json_file) == "-"
+    # A pipe gets JSON and nothing else; people read the words beside it.
+    render(result, sys.stderr if is_piped else sys.stdout, is_all)
+    if is_piped:
+        import json
+
+        write_safely(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n", sys.stdout)
     try:
-        _write(result, json_file, html_file, fix_out)
+        _write(result, None if is_piped else json_file, html_file, fix_out)
     except OutputError as error:
         raise _Unreadable(str(error)) from error
     sys.exit(INTERRUPTED if result.is_interrupted else 0 if result.is_clean else 1)

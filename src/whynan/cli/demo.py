@@ -1,6 +1,6 @@
 """`whynan demo`: a training run that really fails, in a temporary folder, diagnosed before the user's eyes.
 
-A demo is a folder of `whynan/demos` with a `train.py`; what it needs and what it is about stand in that script alone.
+A demo is a folder of `whynan/demos` with a `train.py`, which says what it needs and what it is about, and a `fixed.py`.
 """
 
 import ast
@@ -33,6 +33,11 @@ class Demo:
         return ast.parse(self.script.read_text(encoding="utf-8"))
 
     @property
+    def fixed(self) -> Path:
+        """The same script with the smallest right change."""
+        return self.script.with_name("fixed.py")
+
+    @property
     def title(self) -> str:
         """The first line of the script's docstring."""
         return (ast.get_docstring(self._tree) or "").partition("\n")[0]
@@ -55,20 +60,26 @@ def find_demos() -> dict[str, Demo]:
     return {script.parent.name: Demo(script.parent.name, script) for script in scripts}
 
 
-def run_demo(found: Demo) -> int:
-    """Run it as a user would, in sight; return the status of `whynan run`."""
+def run_demo(found: Demo, name: str = "train.py") -> int:
+    """Run it, or its twin, as a user would, in sight; return the status of `whynan run`."""
     folder = Path(tempfile.mkdtemp(prefix=f"whynan-demo-{found.name}-"))
-    shutil.copy(found.script, folder)
-    click.echo(f"{found.title}\n$ {shlex.join(['cd', str(folder)])} && whynan run train.py\n")
-    status = subprocess.run([sys.executable, "-m", "whynan", "run", "train.py"], cwd=folder, check=False).returncode
-    click.echo(f"\nThe script and its report: {folder / 'train.py'}, {folder / 'whynan-out' / 'report.html'}")
+    for script in (found.script, found.fixed):
+        shutil.copy(script, folder)
+    click.echo(f"{found.title}\n$ {shlex.join(['cd', str(folder)])} && whynan run {name}\n")
+    status = subprocess.run([sys.executable, "-m", "whynan", "run", name], cwd=folder, check=False).returncode
+    click.echo(f"\nThe script and its report: {folder / name}, {folder / 'whynan-out' / 'report.html'}")
+    if name == "train.py":
+        click.echo(
+            f"The same script with the defect mended: {folder / 'fixed.py'}, or: whynan demo {found.name} --fixed"
+        )
     return status
 
 
 @click.command("demo")
 @click.argument("name", default=MAIN)
 @click.option("--list", "list_them", is_flag=True, help="Name the demos and end.")
-def demo(name: str, list_them: bool) -> None:
+@click.option("--fixed", "is_fixed", is_flag=True, help="Run the twin in which the defect is mended.")
+def demo(name: str, list_them: bool, is_fixed: bool) -> None:
     """A training run that really fails, diagnosed."""
     demos = find_demos()
     if list_them:
@@ -82,6 +93,7 @@ def demo(name: str, list_them: bool) -> None:
         raise click.ClickException(
             f"demo {name!r} needs {', '.join(missing)}, not installed here: pip install 'whynan[demo]'"
         )
-    status = run_demo(demos[name])
-    if status != INCIDENT_STATUS:
-        raise click.ClickException(f"`whynan run` ended with status {status}; {INCIDENT_STATUS} was to be expected")
+    status = run_demo(demos[name], "fixed.py" if is_fixed else "train.py")
+    expected = 0 if is_fixed else INCIDENT_STATUS
+    if status != expected:
+        raise click.ClickException(f"`whynan run` ended with status {status}; {expected} was to be expected")

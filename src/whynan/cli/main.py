@@ -13,6 +13,7 @@ _COMMANDS = {
     "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
     "report": ("whynan.cli.report:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
+    "mcp": ("whynan.cli.mcp:mcp", "Serve run, data, report and explain to an editor or a coding agent."),
     "demo": ("whynan.cli.demo:demo", "A training run that really fails, diagnosed."),
 }
 

@@ -24,13 +24,16 @@ class _ProgramCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+_WITH_VALUE = ("--out", "--policy", "--budget", "--tensorboard", "--json", "--boxes")
+
+
 def _where_module_starts(args: list[str]) -> int | None:
     """Return the index of the first argument that belongs to the module of `-m`; None where there is no `-m`."""
     i = 0
     while i < len(args) and args[i].startswith("-") and args[i] != "--":
         if args[i].startswith("-m"):
             return i + (2 if args[i] == "-m" else 1)
-        i += 2 if args[i] in ("--out", "--policy", "--budget") else 1
+        i += 2 if args[i] in _WITH_VALUE else 1
     return None
 
 
@@ -64,10 +67,35 @@ def _where_module_starts(args: list[str]) -> int | None:
     help="Seconds that one incident may take in all.",
 )
 @click.option("--rerun", is_flag=True, help="Start the script again where a step can't be replayed in place.")
+@click.option("--status/--no-status", default=True, help="A status line, where standard error is a terminal (default).")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write scalars and the diagnosis for TensorBoard.",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write report.json there too; - is standard output.")
+@click.option(
+    "--boxes",
+    "boxes_of",
+    multiple=True,
+    metavar="MODULE",
+    help="A module (dotted path or class) whose output is boxes, to be drawn as an RPN's are. May be repeated.",
+)
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m MODULE` does.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(
-    out: Path, policy: Policy, prove: bool, budget: float, rerun: bool, module: str | None, program: tuple[str, ...]
+    out: Path,
+    policy: Policy,
+    prove: bool,
+    budget: float,
+    rerun: bool,
+    status: bool,
+    tensorboard: Path | None,
+    json_file: str | None,
+    boxes_of: tuple[str, ...],
+    module: str | None,
+    program: tuple[str, ...],
 ) -> Callable[[], None]:
     """Run a training script unchanged and explain its first NaN or Inf.
 
@@ -81,6 +109,9 @@ def run(
       whynan run --out nan/ train.py        write nan/report.json and nan/report.html
       whynan run -m project.train --epochs 3
 
+    Weights & Biases and MLflow get the report where the script uses them; in continuous integration
+    whynan-out/junit.xml is written, and GitHub Actions shows the failing line.
+
     Exit status: 3 where a run was stopped at an incident, else the script's own.
     """
     if module is None and not program:
@@ -92,6 +123,10 @@ def run(
         prove=prove,
         budget=budget,
         rerun=rerun,
+        status=status,
+        tensorboard=tensorboard.absolute() if tensorboard is not None else None,
+        json_file=json_file if json_file in (None, "-") else os.path.abspath(str(json_file)),
+        boxes_of=boxes_of,
         argv=(module, *program) if module is not None else program,
         script=script,
         module=module,

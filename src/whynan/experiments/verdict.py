@@ -20,6 +20,7 @@ class Verdict:
     outcome: str
     change: str | None = None
     patch: str | None = None
+    measured: "Measured | None" = None
 
     @property
     def proved(self) -> bool | None:
@@ -45,17 +46,17 @@ class Measured:
 def judge(slug: str, change: str, measured: Measured, patch: str | None = None) -> Verdict:
     """Return the verdict on one attempt."""
     if measured.n_applied == 0:
-        return Verdict(slug, "inconclusive", f"{change}: there was nothing to apply it to", change, patch)
+        return Verdict(slug, "inconclusive", f"{change}: there was nothing to apply it to", change, patch, measured)
     if measured.failure is not None:
-        return Verdict(slug, "refuted", f"{change}: {measured.failure} all the same", change, patch)
+        return Verdict(slug, "refuted", f"{change}: {measured.failure} all the same", change, patch, measured)
     if measured.error is not None:
-        return Verdict(slug, "inconclusive", f"{change}: the step ended in {measured.error}", change, patch)
+        return Verdict(slug, "inconclusive", f"{change}: the step ended in {measured.error}", change, patch, measured)
     if measured.growth is not None and measured.growth > 1e3:
         grown = (
             f"{change}: still finite after {_steps(measured.n_steps)}, but the loss grew {measured.growth:.3g} times"
         )
-        return Verdict(slug, "refuted", grown, change, patch)
-    return Verdict(slug, "confirmed", f"{change}: finite over {_measured(measured)}", change, patch)
+        return Verdict(slug, "refuted", grown, change, patch, measured)
+    return Verdict(slug, "confirmed", f"{change}: finite over {_measured(measured)}", change, patch, measured)
 
 
 def _measured(measured: Measured) -> str:

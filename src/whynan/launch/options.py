@@ -27,3 +27,11 @@ class RunOptions:
     root: Path = field(default_factory=Path.cwd)
     limits: Limits = field(default_factory=Limits)
     """How far `recover` goes."""
+    boxes_of: tuple[str, ...] = ()
+    """Modules, by dotted path or class name, whose output is boxes: they are drawn as the RPN's are."""
+    status: bool = True
+    """Show a status line where standard error is a terminal."""
+    tensorboard: Path | None = None
+    """Folder for an event file of TensorBoard."""
+    json_file: str | None = None
+    """Where report.json is written too; "-" is standard output."""

@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from whynan.records.experiment import Experiment
+from whynan.records.lookback import LookBack
 from whynan.records.numbers import to_jsonable
 from whynan.records.op import Op, PathStep
+from whynan.records.picture import Picture
 
 Stage = Literal["train", "validation"]
 What = Literal["loss", "gradient", "parameter", "buffer", "input"]
@@ -129,8 +132,13 @@ class Incident:
     action: str = ""
     notes: tuple[str, ...] = field(default=())
     """Whatever an honest report must add: what was ruled out, what could not be put back, what is only likely."""
+    experiments: tuple[Experiment, ...] = ()
+    """The control first, then what was tried, in that order."""
+    look_back: LookBack | None = None
+    pictures: tuple[Picture, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, number: int = 0) -> dict[str, Any]:
+        """Return the incident as report.json has it; its pictures' files are named after its `number`."""
         return {
             "step": self.symptom.step,
             "epoch": self.symptom.epoch,
@@ -145,4 +153,12 @@ class Incident:
             "remedies": [remedy.to_json() for remedy in self.remedies],
             "action": {"policy": self.policy, "detail": self.action},
             "notes": list(self.notes),
+            "experiments": [experiment.to_json() for experiment in self.experiments],
+            "look_back": self.look_back.to_json() if self.look_back else None,
+            "pictures": [picture.to_json(picture_stem(number, k)) for k, picture in enumerate(self.pictures)],
         }
+
+
+def picture_stem(incident: int, picture: int) -> str:
+    """Return the name of a picture's file, without its ending."""
+    return f"incident-{incident}-picture-{picture}"

@@ -1,9 +1,9 @@
 """Everything saved about one run: what report.json holds, and what every renderer renders."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from whynan.records.incident import Incident
+from whynan.records.incident import Incident, picture_stem
 from whynan.records.numbers import to_jsonable
 
 SCHEMA = "whynan.report/1"
@@ -48,14 +48,22 @@ class Recording:
     error: str | None = None
     """The script's own exception, where it ended with one that is no incident."""
 
+    def files(self) -> dict[str, bytes]:
+        """Return the pictures that belong beside the report, by name."""
+        found: dict[str, bytes] = {}
+        for number, incident in enumerate(self.incidents):
+            for k, picture in enumerate(incident.pictures):
+                found |= picture.files(picture_stem(number, k))
+        return found
+
     def to_json(self) -> dict[str, Any]:
         data = {
             "schema": SCHEMA,
             "whynan": self.version,
             "run": self.run.to_json(),
             "outcome": self.outcome,
-            "incidents": [incident.to_json() for incident in self.incidents],
-            "skipped": [incident.to_json() for incident in self.skipped],
+            "incidents": [incident.to_json(number) for number, incident in enumerate(self.incidents)],
+            "skipped": [replace(incident, pictures=()).to_json() for incident in self.skipped],
             "history": {"file": "history.npz", "series": sorted(self.history)} if self.history else None,
             "error": self.error,
         }

@@ -13,7 +13,7 @@ _MOST_POINTS = 600
 _LOG_FROM = 100.0
 """A series whose largest value is this many times its smallest is drawn on a logarithmic scale: two decades."""
 _MOST_TICKS = 5
-_TITLES = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate"}
+_TITLES = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "scale": "loss scale"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Chart:
     ticks: tuple[Tick, ...]
     span: str
     is_flat: bool
+    incidents: tuple[Mark, ...] = ()
+    """Where in time the incidents are."""
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -63,8 +65,11 @@ class _Scale:
         return round(HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP), 1)
 
 
-def draw(name: str, values: Sequence[float]) -> Chart | None:
-    """Return a series as a drawing; None where there is nothing to see: fewer than two values."""
+def draw(name: str, values: Sequence[float], steps: Sequence[int] = (), n_steps: int = 0) -> Chart | None:
+    """Return a series as a drawing; None where there is nothing to see: fewer than two values.
+
+    `steps` are those of incidents, of a run of `n_steps`.
+    """
     if len(values) < 2:
         return None
     finite = [value for value in values if math.isfinite(value)]
@@ -81,7 +86,21 @@ def draw(name: str, values: Sequence[float]) -> Chart | None:
         ticks=tuple(Tick(scale.y(value), short_number(value)) for value in _tick_values(scale)) if finite else (),
         span=f"last {plural(len(values), 'step')} recorded, oldest on the left",
         is_flat=n_bad == 0 and scale.low == scale.high,
+        incidents=tuple(_incidents(len(values), steps, n_steps)),
     )
+
+
+def _incidents(n: int, steps: Sequence[int], n_steps: int) -> Iterator[Mark]:
+    """Yield a mark for each incident whose place in the series is certain.
+
+    A series with a value for each step is read by its number. Of a longer run the older values have been thinned: there
+    only the last step's place is known, at the right end.
+    """
+    for step in steps:
+        if step < n and abs(n - n_steps) <= 1:
+            yield Mark(_x(step, n), f"incident at step {step}")
+        elif step >= n_steps - 1:
+            yield Mark(_x(n - 1, n), f"incident at step {step}")
 
 
 def _summary(finite: Sequence[float], n_bad: int) -> str:

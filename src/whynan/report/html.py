@@ -1,34 +1,127 @@
-"""A report as one page: self-contained, without a script, fit for print; everything in it is escaped."""
+"""A report as one page: self-contained, with one script of its own (the copy button); everything in it is escaped."""
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from whynan.report import chart, model
+from whynan.report import chart, gallery, heat, lines, model, route, timeline
+from whynan.report.words import clean, number
 
-_ORDER = ("loss", "grad_norm", "lr")
+_ORDER = ("loss", "grad_norm", "lr", "scale")
+_MAPS = (
+    ("grad_norm", "gradient norm by layer"),
+    ("update_ratio", "size of the update against the weights, by layer"),
+    ("activation", "largest activation by layer"),
+)
+_MOST_FINDINGS = 20
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """What is drawn for one incident."""
+
+    path: route.Route | None
+    pictures: tuple[gallery.Shown, ...]
+    terms: lines.Lines | None
+    maps: tuple[heat.HeatMap, ...]
 
 
 def render(
-    report: Mapping[str, Any], history: Mapping[str, Sequence[float]] | None = None, roots: Sequence[Path] = ()
+    report: Mapping[str, Any],
+    history: Mapping[str, Sequence[float]] | None = None,
+    roots: Sequence[Path] = (),
+    files: Mapping[str, bytes] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the page of a report, with its history as charts; `roots` are where source files are looked for."""
+    """Return the page of a report, with its history as charts.
+
+    `roots` are where source files are looked for, `files` the pictures beside the report by name, `data` what
+    `whynan data` found out about the data set.
+    """
     page = model.build(report, roots)
-    return _template().render(page=page, charts=_charts(history or {}), width=chart.WIDTH, height=chart.HEIGHT)
+    headlines = [incident.headline for incident in page.incidents]
+    return _template().render(
+        page=page,
+        drawings=[_drawings(*pair, files or {}) for pair in zip(report["incidents"], page.incidents)],
+        charts=_charts(history or {}, report),
+        timeline=timeline.draw(report["incidents"], headlines, report["run"]["steps"]),
+        scale=heat.colours(),
+        data=_data(data) if data else None,
+        script=_script(),
+        script_hash=_hash(_script()),
+        width=chart.WIDTH,
+        height=chart.HEIGHT,
+        route_width=route.WIDTH,
+        time_width=timeline.WIDTH,
+        time_height=timeline.HEIGHT,
+    )
 
 
-def _charts(history: Mapping[str, Sequence[float]]) -> list[chart.Chart]:
+def _charts(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) -> list[chart.Chart]:
     names = [name for name in _ORDER if name in history] + sorted(set(history) - set(_ORDER))
-    drawn = (chart.draw(name, history[name]) for name in names)
+    steps = [incident["step"] for incident in report["incidents"] if incident["stage"] == "train"]
+    drawn = (chart.draw(name, history[name], steps, report["run"]["steps"]) for name in names)
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes]) -> Drawings:
+    steps = [route.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
+    shown = (gallery.show(picture, files) for picture in item.get("pictures") or ())
+    back = item.get("look_back") or {"steps": [], "layers": []}
+    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or ()) for name, title in _MAPS)
+    return Drawings(
+        path=route.draw(steps, incident.headline, clean(item["symptom"]["what"])),
+        pictures=tuple(picture for picture in shown if picture is not None),
+        terms=_terms(back),
+        maps=tuple(drawn for drawn in maps if drawn is not None),
+    )
+
+
+def _terms(back: Mapping[str, Any]) -> lines.Lines | None:
+    """Return the loss terms over the last steps; a loss without terms is in the history already."""
+    terms = back.get("terms") or {}
+    return lines.draw("loss terms", back["steps"], terms) if len(terms) > 1 else None
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the findings of a data set as rows of clean text, worst first as they come."""
+    findings = [item for item in data.get("findings") or () if isinstance(item, dict)]
+    rows = [
+        {
+            key: clean(item.get(key) if item.get(key) is not None else "")
+            for key in ("severity", "check", "file", "message")
+        }
+        for item in findings[:_MOST_FINDINGS]
+    ]
+    counts = data.get("counts") if isinstance(data.get("counts"), dict) else {}
+    facts = [f"{number(value)} {clean(name)}" for name, value in (counts or {}).items() if isinstance(value, int)]
+    return {"path": clean(data.get("path") or ""), "facts": facts, "rows": rows, "n": len(findings)}
+
+
+@cache
+def _script() -> str:
+    return (resources.files("whynan.report") / "templates" / "report.js").read_text("utf-8").strip()
+
+
+def _hash(script: str) -> str:
+    """Return a script's hash as a content security policy names it: no other script runs."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 @cache
 def _template() -> Template:
-    text = (resources.files("whynan.report") / "templates" / "report.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+    environment = Environment(
+        loader=PackageLoader("whynan.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")

@@ -83,6 +83,29 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One experiment as a row; `state` is "control", "yes", "no" or "untried"."""
+
+    change: str
+    slug: str | None
+    steps: str
+    loss: str
+    grad_norm: str
+    state: str
+    mark: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the five questions of the first screen with its answer; `state` as for a remedy, "" where it is none."""
+
+    question: str
+    text: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
 class Incident:
     """What a reader is told about one incident, in the order in which it matters."""
 
@@ -102,6 +125,8 @@ class Incident:
     not_restored: tuple[str, ...]
     notes: tuple[str, ...]
     action: str | None
+    answers: tuple[Answer, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,33 @@ def _incident(item: Json, report: Json, roots: Sequence[Path]) -> Incident:
         not_restored=tuple(clean(name) for name in item["replay"].get("not_restored") or ()),
         notes=tuple(clean(note) for note in item.get("notes") or ()),
         action=_optional(item["action"].get("detail")),
+        answers=tuple(Answer(*answer) for answer in phrases.answers(item, report["outcome"])),
+        trials=tuple(_trial(trial) for trial in item.get("experiments") or ()),
     )
+
+
+def _trial(trial: Json) -> Trial:
+    state, mark = {
+        "control": ("control", "control"),
+        "confirmed": ("yes", "confirmed"),
+        "refuted": ("no", "did not help"),
+    }.get(trial["verdict"], ("untried", "says nothing"))
+    n, finite = trial.get("n_steps"), trial.get("finite")
+    steps = "" if n is None or finite is None else f"{words.plural(n, 'step')} finite" if finite else "failed"
+    return Trial(
+        change=clean(trial["change"]),
+        slug=_optional(trial.get("remedy")),
+        steps=steps,
+        loss="" if trial.get("loss") is None else words.number(_rounded(trial["loss"])),
+        grad_norm="" if trial.get("grad_norm") is None else words.number(_rounded(trial["grad_norm"])),
+        state=state,
+        mark=mark,
+        outcome=clean(trial.get("outcome") or ""),
+    )
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _origin(origin: Json, roots: Sequence[Path]) -> Origin:

@@ -32,8 +32,51 @@ def run_headline(report: Json) -> str:
 def headline(incident: Json, outcome: str) -> str:
     """Return "loss is NaN at step 1417 (epoch 3)"."""
     unit = "validation batch" if incident["stage"] == "validation" else "step"
+    origin = incident.get("origin") or {}
+    if incident["symptom"]["what"] == "input" and origin.get("framework_op") == "guard":
+        # A library has looked at the batch and would not have it: nothing was computed, and nothing is NaN yet.
+        return f"the batch was refused for its {clean(incident['symptom']['name'])} at {unit} {incident['step']}"
     epoch = f" (epoch {incident['epoch']})" if incident.get("epoch") is not None else ""
     return f"{symptom(incident['symptom'], outcome)} at {unit} {incident['step']}{epoch}"
+
+
+def answers(incident: Json, outcome: str) -> list[tuple[str, str, str]]:
+    """Return what, where, why, which sample and what fixes it, each with its answer and how it was found."""
+    origin = incident["origin"]
+    rows = [("What", headline(incident, outcome), "")]
+    if origin:
+        at = words.place(origin) or "a line that is not known"
+        function = f" in {clean(origin['function'])}" if origin.get("function") else ""
+        rows.append(("Where", f"{operation(origin)} at {at}{function}", ""))
+    else:
+        rows.append(("Where", no_origin(incident), ""))
+    causes = incident["causes"]
+    rows.append(("Why", clean(causes[0]["title"]) if causes else "not known; no cause fits what was measured", ""))
+    samples = incident["samples"]
+    if samples:
+        more = f", and {len(samples) - 1} more" if len(samples) > 1 else ""
+        rows.append(("Which sample", sample({**samples[0], "why": ""}) + more, ""))
+    else:
+        rows.append(("Which sample", _no_sample(incident), ""))
+    rows.append(("What fixes it", *_fix(incident)))
+    return rows
+
+
+def _no_sample(incident: Json) -> str:
+    note = next((str(note) for note in incident.get("notes") or () if "no single sample" in str(note)), None)
+    return clean(note) if note else "none was found to be guilty by itself"
+
+
+def _fix(incident: Json) -> tuple[str, str]:
+    """Return the best remedy and whether it was proved."""
+    remedies = incident["remedies"]
+    if not remedies:
+        return "nothing is proposed", ""
+    # The sample's absence shows which one it was; what a reader wants first is the change to the program.
+    best = next((r for r in remedies if r["proved"] and r["slug"] != "drop-sample"), remedies[0])
+    state, _ = remedy_mark(best, incident["replay"])
+    where = f" at {clean(best['where'])}" if best.get("where") else ""
+    return f"{clean(best['title'])}{where}", state
 
 
 def symptom(found: Json, outcome: str) -> str:
@@ -67,6 +110,8 @@ def replay_warning(replay: Json) -> str | None:
 def operation(op: Json) -> str:
     """Return an operation with its phase where that is not forward: "backward of sqrt"."""
     name = clean(op["op"])
+    if name == op["phase"] == "data":
+        return "the batch itself"
     return {
         "backward": f"backward of {name}",
         "optimizer": f"{name} in the optimizer",

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whynan.errors import OutputError
 from whynan.records import Recording
 from whynan.records.numbers import to_jsonable
+from whynan.report.beside import read_data, read_pictures
 from whynan.report.npz import to_npz
 from whynan.report.source import add_contexts
 
@@ -27,10 +28,13 @@ def save(recording: Recording, out: Path, *, roots: Sequence[Path] = (Path(),)) 
     report = recording.to_json()
     add_contexts(report, roots)
     failures = []
+    pictures = recording.files()
+    _remove_old_pictures(out, pictures)
     for name, make in (
+        *((name, lambda content=content: content) for name, content in pictures.items()),
         (REPORT, lambda: to_json_text(report).encode("ascii")),
         (HISTORY, lambda: to_npz(recording.history) if recording.history else None),
-        (PAGE, lambda: _page(report, recording.history)),
+        (PAGE, lambda: _page(report, recording.history, pictures, data=read_data(out))),
     ):
         try:
             _write_made(out / name, make)
@@ -44,7 +48,8 @@ def save_page(
     report: dict[str, Any], history: dict[str, tuple[float, ...]], out: Path, roots: Sequence[Path] = ()
 ) -> None:
     """Write report.html again from a report that was read. Raises OutputError."""
-    _write_made(out / PAGE, lambda: _page(report, history, roots))
+    pictures = read_pictures(report, out)
+    _write_made(out / PAGE, lambda: _page(report, history, pictures, roots, read_data(out)))
 
 
 def to_json_text(report: dict[str, Any]) -> str:
@@ -61,11 +66,25 @@ def _plain(value: object) -> Any:
         return str(value)
 
 
-def _page(report: dict[str, Any], history: dict[str, tuple[float, ...]], roots: Sequence[Path] = ()) -> bytes:
+def _page(
+    report: dict[str, Any],
+    history: dict[str, tuple[float, ...]],
+    pictures: Mapping[str, bytes],
+    roots: Sequence[Path] = (),
+    data: dict[str, Any] | None = None,
+) -> bytes:
     # Imported here: report.json must not depend on the page, not even on its templates being there.
     from whynan.report.html import render
 
-    return render(json.loads(to_json_text(report)), history, roots).encode("utf-8", "backslashreplace")
+    page = render(json.loads(to_json_text(report)), history, roots, pictures, data)
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _remove_old_pictures(out: Path, wanted: Mapping[str, bytes]) -> None:
+    """Take away the pictures of a report that is about to be replaced: they would belong to nothing."""
+    for path in out.glob("incident-*-picture-*.png"):
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
 
 
 def _make(out: Path) -> None:

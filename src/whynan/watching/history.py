@@ -1,6 +1,7 @@
 """Series of numbers over the steps of a run: bounded in memory, recent values exact, older ones thinned."""
 
 from collections import deque
+from collections.abc import Callable
 
 _RECENT = 2048
 _OLD = 4096
@@ -31,6 +32,10 @@ class Series:
         while len(self._recent) > length:
             self._recent.pop()
 
+    def last(self) -> float | None:
+        """Return the latest value."""
+        return self._recent[-1] if self._recent else None
+
     @property
     def n_recent(self) -> int:
         return len(self._recent)
@@ -44,22 +49,31 @@ class Series:
 
 
 class RunHistory:
-    """Loss, global gradient norm and learning rate, one value for each optimizer step (or backward pass)."""
+    """Loss, global gradient norm, learning rate, loss scale: a value for each optimizer step (or backward pass)."""
 
     def __init__(self) -> None:
         self.loss = Series()
         self.grad_norm = Series()
         self.lr = Series()
+        self.scale = Series()
+        """The factor of a gradient scaler, where there is one."""
+        self.on_step: Callable[[RunHistory], None] | None = None
+        """Told after each step that counts, not of a replay's."""
 
-    def lengths(self) -> tuple[int, int, int]:
+    def ended_step(self) -> None:
+        """Say that all of a step's values have been appended."""
+        if self.on_step is not None:
+            self.on_step(self)
+
+    def lengths(self) -> tuple[int, ...]:
         """Return how long the series are, for `cut`."""
-        return self.loss.n_recent, self.grad_norm.n_recent, self.lr.n_recent
+        return tuple(series.n_recent for series in (self.loss, self.grad_norm, self.lr, self.scale))
 
-    def cut(self, lengths: tuple[int, int, int]) -> None:
+    def cut(self, lengths: tuple[int, ...]) -> None:
         """Take back what steps that do not count have appended."""
-        for series, length in zip((self.loss, self.grad_norm, self.lr), lengths):
+        for series, length in zip((self.loss, self.grad_norm, self.lr, self.scale), lengths):
             series.cut(length)
 
     def as_dict(self) -> dict[str, tuple[float, ...]]:
-        series = {"loss": self.loss, "grad_norm": self.grad_norm, "lr": self.lr}
+        series = {"loss": self.loss, "grad_norm": self.grad_norm, "lr": self.lr, "scale": self.scale}
         return {name: values.values() for name, values in series.items() if len(values)}

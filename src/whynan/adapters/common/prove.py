@@ -10,6 +10,7 @@ from typing import Protocol
 
 from whynan.adapters.common.dialect import Change, changes_for
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
+from whynan.experiments.table import rows
 from whynan.experiments.verdict import Measured, Verdict, judge
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident
@@ -77,6 +78,7 @@ def prove(incident: Incident, evidence: Evidence, bench: Bench, deadline: float,
         incident,
         remedies=conclude_remedies(incident.remedies, best),
         causes=conclude_causes(incident.causes, best),
+        experiments=rows(incident, verdicts),
     )
 
 

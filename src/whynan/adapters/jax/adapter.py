@@ -9,6 +9,7 @@ from whynan.adapters.jax.host import JaxHost
 from whynan.launch import host as launch_host
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
+from whynan.live.pulse import Pulse
 from whynan.records import Incident
 
 
@@ -50,6 +51,9 @@ class JaxAdapter:
 
     def n_steps(self) -> int:
         return self.host.run.n_steps
+
+    def live(self, pulse: Pulse) -> None:
+        self.host.run.history.on_step = pulse.step
 
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.run.history.as_dict()

@@ -53,6 +53,7 @@ class JaxHost:
         loss = _loss_of(call)
         if loss is not None:
             self.run.note_loss(loss)
+            self.run.history.ended_step()
         self.window.note(call, self.run.n_steps == 0)
         call.step = self.run.n_steps
         self.run.n_steps += 1

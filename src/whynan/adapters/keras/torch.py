@@ -99,8 +99,12 @@ class KerasOnTorch:
         def copies() -> TensorCopies:
             return TensorCopies(v.value for v in trainer.variables if not v.trainable and v.value.numel() <= _SMALL)
 
-        with self.host.known.also_saving(copies):
-            yield
+        self.host.words = "keras"
+        try:
+            with self.host.known.also_saving(copies):
+                yield
+        finally:
+            self.host.words = "torch"
 
     # What is running --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import numpy as np
 from whynan.adapters.numpy.host import NumpyHost
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
+from whynan.live.pulse import Pulse
 from whynan.records import Incident
 
 
@@ -32,6 +33,9 @@ class NumpyAdapter:
 
     def n_steps(self) -> int:
         return self.host.run.n_steps
+
+    def live(self, pulse: Pulse) -> None:
+        self.host.run.history.on_step = pulse.step
 
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.run.history.as_dict()

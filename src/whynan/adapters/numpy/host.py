@@ -71,6 +71,7 @@ class NumpyHost:
         loss_name, loss = _loss_in(values, current.before.values, owner.site)
         if loss is not None:
             self.run.note_loss(loss)
+            self.run.history.ended_step()
         bad: tuple[str, Any] | None = None
         if loss is not None and not math.isfinite(loss):
             bad = (loss_name, loss)

@@ -67,6 +67,7 @@ class TensorFlowHost:
         self.watch.is_eager_loop = True
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
+        self.run.history.ended_step()
         current = self.loops.active
         if told.is_bad:
             self.eager_incident(current, told)
@@ -139,6 +140,7 @@ class TensorFlowHost:
             self._remember_start(closure)
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
+        self.run.history.ended_step()
         if told.is_bad:
             self.incident(closure, told)
         else:

@@ -10,9 +10,11 @@ from whynan.adapters.torch import trainers
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.inline import InlineTrace
+from whynan.adapters.torch.terms_now import terms_now
 from whynan.launch import host as launch_host
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
+from whynan.live.pulse import Pulse
 from whynan.records import Incident
 from whynan.replay.rerun import Request
 
@@ -66,6 +68,10 @@ class TorchAdapter:
     def n_steps(self) -> int:
         return self.host.watch.n_steps
 
+    def live(self, pulse: Pulse) -> None:
+        self.host.watch.history.on_step = pulse.step
+        pulse.terms_now = terms_now
+
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.watch.history.as_dict()
 
@@ -80,6 +86,7 @@ class TorchAdapter:
 
     def detach(self) -> None:
         self.host.is_over = True
+        self.host.first_proposals.stop()
         self.host.watch.enabled = False
         self._trainers.undo()
         if self._keras is not None:

@@ -78,6 +78,7 @@ def gather(
     return Evidence(
         symptom=plan.pending.symptom(),
         replay=replay,
+        framework=plan.host.words,
         origin=origin,
         path=path,
         bad_leaf=bad_leaf,
@@ -108,6 +109,7 @@ def gather_without_replay(plan: "Plan", replay: ReplayResult) -> Evidence:
     return Evidence(
         symptom=plan.pending.symptom(),
         replay=replay,
+        framework=plan.host.words,
         origin=origin,
         history=history_of(plan),
         optimizer=optimizer_of(plan),

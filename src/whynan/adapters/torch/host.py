@@ -18,6 +18,7 @@ from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.leaving import Leaving
 from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.plan import Plan
+from whynan.adapters.torch.proposals import FirstProposals
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.sites import Loops, Pass, Site
@@ -37,6 +38,8 @@ class TorchHost:
         self.options = options
         self.record = record
         self.known = KnownState()
+        self.first_proposals = FirstProposals(options.boxes_of)
+        self.known.on_module = self.first_proposals.meet
         self.watch = Watch(self.known, self.notify)
         self.watch.before_step = self.before_step
         self.watch.after_step = self.after_step
@@ -60,6 +63,8 @@ class TorchHost:
         self.n_undone = 0
         """How many training steps a recovery has undone."""
         self.steps_under_way = 0
+        self.words = "torch"
+        """The framework in whose words changes are written: Keras' inside of its `fit`."""
         self.stopped: Callable[[], BaseException] | None = None
         """What a stopped run raises in a program that runs by itself; None: whynan's own way out."""
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
@@ -217,6 +222,8 @@ class TorchHost:
         """End an attempt that has come past the symptom without meeting it."""
         if self.inline is not None and not self.is_over:
             self.inline.begin_if_due(self.watch.n_steps + 1)
+        if not self.first_proposals.is_over:
+            self.first_proposals.end_step(self.watch.n_steps)
         if self.plan is None:
             return
         if (self.plan.pending.what != "buffer" or self.plan.is_attempt_over()) and self.plan.is_past_symptom():

@@ -16,6 +16,7 @@ from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
+from whynan.adapters.torch.lookback import Looking
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
@@ -325,15 +326,24 @@ class Plan:
             self.progress.stage("looking for the sample")
             yield from search.attempts()
         incident = self._known = explain.incident(self, traced, search)
-        if traced.is_finite or not self._is_to_be_proved(incident):
+        if traced.is_finite:
             return self._decide(incident)
-        assert self.evidence is not None
-        experiments = Experiments(self, traced, search, incident, self.evidence)
-        yield from self._step_experiments(experiments)
+        experiments = None
+        if self._is_to_be_proved(incident):
+            assert self.evidence is not None
+            experiments = Experiments(self, traced, search, incident, self.evidence)
+            yield from self._step_experiments(experiments)
+        looking = Looking(self, search, incident)
+        if self._is_looked_back():
+            yield from looking.attempts()
+        if experiments is None:
+            return self._decide(looking.added(incident))
+        experiments.incident = looking.added(experiments.incident)
+        self._known = experiments.concluded()
         outer = self._outer_for(experiments)
         if outer is not None:
-            return Decision("experiment", experiments.concluded(), outer, experiments)
-        return self._decide(experiments.concluded())
+            return Decision("experiment", self._known, outer, experiments)
+        return self._decide(self._known)
 
     def _is_to_be_proved(self, incident: Incident) -> bool:
         """Whether remedies are to be tried: not for what has been diagnosed before in this run."""
@@ -350,6 +360,10 @@ class Plan:
         if experiments.wants_window():
             yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
         self._known = experiments.concluded()
+
+    def _is_looked_back(self) -> bool:
+        """Whether the steps before are run once more to be looked into: only where the run ends anyway."""
+        return self.host.options.policy == "stop" and not self._goes_on() and not self.is_out_of_time()
 
     def causes(self) -> tuple[CauseFound, ...]:
         """Return the causes found so far."""

@@ -198,6 +198,8 @@ class KnownState:
         self._more_buffers: dict[int, Any] = {}
         self._users_modules: list[Any] | None = None
         self._parameters: list[Any] | None = None
+        self.on_module: Callable[[str, Any], None] = lambda name, module: None
+        """Told of each module that is met."""
 
     @contextmanager
     def also_saving(self, saver: Callable[[], "Restorable"]) -> Iterator[None]:
@@ -250,6 +252,7 @@ class KnownState:
                 self.names[id(value)] = name
                 self._buffers = self._users_modules = self._parameters = None
                 self._met[id(value)] = value
+                self.on_module(name, value)
         elif isinstance(value, torch.optim.Optimizer):
             self.add_optimizer(value)
             self._met[id(value)] = value

@@ -333,6 +333,10 @@ class Watch:
         rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         if rates:
             self.history.lr.append(max(rates))
+        if self.scaler.scale is not None:
+            self.history.scale.append(self.scaler.scale)
+        if not self.thorough:
+            self.history.ended_step()
 
     # Numbers that the script reads ------------------------------------------------------------------------------------
 

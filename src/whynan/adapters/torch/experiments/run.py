@@ -13,6 +13,7 @@ from whynan.adapters.torch.experiments.shrink import Shrinking
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
 from whynan.experiments.patch import patched_source, unified_diff
+from whynan.experiments.table import rows
 from whynan.experiments.verdict import Measured, Verdict, judge
 from whynan.launch.host import tell
 from whynan.records import Incident
@@ -68,6 +69,8 @@ class Experiments:
         self.later: list[Change] = []
         self.patches: dict[str, bool] = {}
         """Whether the step is finite with a remedy's own line in place of the user's, where that was tried."""
+        self.controls: list[Measured] = []
+        """Replays of several steps with nothing changed."""
         self.seconds = 0.0
 
     # One step -----------------------------------------------------------------------------------------------------
@@ -239,6 +242,10 @@ class Experiments:
             self.notes.append(
                 "the steps before the failure, replayed, gave losses that differ from the run's in their last digits"
             )
+        failure = f"the {event.what} {event.name} is {event.kind}" if event is not None else None
+        error = plan.outcome.error
+        words = f"{type(error).__name__}: {str(error)[:80]}" if error is not None else None
+        self.controls.append(Measured(max(expected, 0) + 1, failure=failure, error=words))
         return max(expected, 0), seconds
 
     def _is_bit_for_bit(self) -> bool:
@@ -277,7 +284,8 @@ class Experiments:
         remedies = tuple(self._with_diff(remedy) if remedy.proved else remedy for remedy in remedies)
         causes = conclude_causes(self.incident.causes, verdicts)
         notes = (*self.incident.notes, *dict.fromkeys(self.notes))
-        return replace(self.incident, causes=causes, remedies=remedies, notes=notes)
+        table = rows(self.incident, self.verdicts, self.controls)
+        return replace(self.incident, causes=causes, remedies=remedies, notes=notes, experiments=table)
 
     def _with_diff(self, remedy: Any) -> Any:
         """Write the patch of a remedy that helped as a unified diff, where its line can be replaced."""
