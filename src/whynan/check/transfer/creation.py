@@ -30,11 +30,12 @@ def leaf(node: Node, context: Context) -> Range:
         return parameter(lo, hi, node, context)
     if node.kind == "gradient":
         reach = 16 * measured.magnitude if measured.magnitude else 1.0
-        return Range(-reach, reach, soft=True)
+        return Range(-reach, reach, soft=True, grad=bool(node.attrs.get("requires_grad")))
     if node.kind == "state":
         reach = context.growth or 1.0
         return Range(lo * reach if lo < 0 else 0.0, hi * reach, nonzero=False, integer=integer)
-    return Range(lo, hi, nonzero=lo > 0 or hi < 0, integer=integer, masked=bool(node.attrs.get("has_minus_inf")))
+    return Range(lo, hi, nonzero=lo > 0 or hi < 0, integer=integer, masked=bool(node.attrs.get("has_minus_inf")),
+                 grad=bool(node.attrs.get("requires_grad")))  # fmt: skip
 
 
 def parameter(lo: float, hi: float, node: Node, context: Context) -> Range:

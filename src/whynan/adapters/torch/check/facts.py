@@ -1,6 +1,7 @@
 """What the review asks about besides the graph: modules, optimizers, the scaler, gradients, the first losses."""
 
 import gc
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +122,13 @@ class Facts:
             n_parameters=sum(p.numel() for p in tensors),
             n_without_gradient=sum(p.grad is None for p in tensors),
         )
+
+    def has_failed(self) -> bool:
+        """Whether a loss or a parameter of these steps is non-finite."""
+        if any(not math.isfinite(loss) for loss in self.losses):
+            return True
+        tensors = [p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+        return any(not bool(torch.isfinite(p.detach()).all()) for p in tensors if p.is_floating_point())
 
     def after_step(self, optimizer: Any) -> None:
         facts = self.optimizer_facts.get(id(optimizer))

@@ -176,8 +176,8 @@ class TorchCheck:
     def backward_from(self, roots: Any, is_step: bool) -> None:
         self.n_backward += 1
         self.n_events += is_step
+        self.facts.first_losses(roots)
         if self.recorder.graph is None:
-            self.facts.first_losses(roots)
             return
         for root in roots:
             index = self.recorder.node_of(root) if isinstance(root, torch.Tensor) else None

@@ -55,7 +55,9 @@ class TorchRecording(TorchCheck):
         progress("")
 
     def _measured(self) -> list[Suspect]:
-        """What became non-finite in the first steps already."""
+        """What became non-finite in the first steps already, where the loss or a parameter did too."""
+        if not self.facts.has_failed():
+            return []
         found = []
         for name, place, kind in self.recorder.births.values():
             hazard = Hazard(-1, "", f"{name} gave {kind} in the first steps of this run", (), certainty=0.99)

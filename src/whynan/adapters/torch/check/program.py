@@ -52,7 +52,9 @@ class Program:
             if index in env:
                 continue
             node = graph.nodes[index]
-            if index in self.same_as:
+            if index in values:
+                env[index] = values[index]
+            elif index in self.same_as:
                 env[index] = env[self.same_as[index]]
             elif index in self.calls:
                 call = self.calls[index]
@@ -60,8 +62,6 @@ class Program:
                     out = call.func(*_filled(call.args, value), **_filled(call.kwargs, value))
                 for number, tensor in zip(call.outputs, [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]):
                     env[number] = tensor
-            elif index in values:
-                env[index] = values[index]
             elif index in self.leaves:
                 leaf = self.leaves[index]
                 env[index] = leaf.clone() if node.attrs.get("mutated") else leaf

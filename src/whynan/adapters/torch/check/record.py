@@ -31,6 +31,13 @@ from whynan.adapters.torch.opfacts import written_arguments
 from whynan.check.graph import Asked, Graph, Measured, Node, Place
 
 _READS = frozenset(("_local_scalar_dense", "is_nonzero", "equal", "item"))
+_BORN = frozenset(
+    "log log2 log10 log1p div div_ reciprocal rsqrt sqrt exp expm1 pow pow_ acos asin mean std var std_mean var_mean "
+    "_softmax _log_softmax native_batch_norm native_layer_norm native_group_norm addmm mm bmm convolution sub mul sum "
+    "nll_loss_forward nll_loss2d_forward mse_loss smooth_l1_loss l1_loss _ctc_loss binary_cross_entropy atanh acosh prod "
+    "linalg_vector_norm cumprod square".split()
+)
+"""Operations that make what is non-finite of finite operands by themselves; a mask of -inf is made on purpose."""
 _MAX_NODES = 60_000
 _CLONED_BYTES = 512 * 2**20
 _SMALL = 16
@@ -142,10 +149,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             inputs.insert(0, self.graph.constant(float(args[0])).index)
         refs = tree_map(lambda leaf: Ref(self._find(leaf)) if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))  # type: ignore[arg-type]
         path, _ = self.modules.current()
-        return tuple(inputs), refs, places, path, phase, custom
+        return tuple(inputs), refs, places, path, phase, custom, torch.is_grad_enabled()
 
     def _after(self, func: Any, name: str, before: Any, args: Any, kwargs: Any, out: Any, written: list[Any]) -> None:
-        inputs, refs, places, path, phase, custom = before
+        inputs, refs, places, path, phase, custom, is_differentiable = before
         assert self.graph is not None
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         if not outputs:
@@ -162,15 +169,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             kind = "op"
         first = outputs[0]
         node = self.graph.add(
-            name, inputs=inputs if kind in ("op", "random") else (), attrs=attrs, shape=tuple(first.shape),
+            name, inputs=inputs, attrs=attrs, shape=tuple(first.shape),
             dtype=dtype_of(first), kind=kind, stack=places, module=path, phase=phase, custom=custom,
-            differentiable=torch.is_grad_enabled() or phase == "backward", in_place=bool(written),
+            differentiable=is_differentiable and phase != "backward", in_place=bool(written),
         )  # fmt: skip
-        if phase == "backward":
-            node.differentiable = False
+        if self.is_fetching:
+            node.attrs["fetched"] = True
         self._measure(node, first)
-        if custom is None:
-            node.custom = None
         numbers = [node.index]
         for place, tensor in enumerate(outputs[1:], 1):
             other = self.graph.add("item", inputs=(node.index,), attrs={"index": place}, shape=tuple(tensor.shape),
@@ -222,8 +227,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         """Note an operation that made NaN or +-inf of finite inputs; a mask of -inf is made on purpose."""
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.numel() == 0 or tensor.is_meta:
             return
-        if name in ("masked_fill", "masked_fill_", "full", "where", "fill_", "scalar_tensor", "full_like", "detach", "view",
-                    "new_full", "lift_fresh", "clone", "copy_", "index_put_", "_to_copy"):  # fmt: skip
+        if name not in _BORN:
             return
         if bool(torch.isfinite(tensor).all()) or any(
             t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in inputs if t.layout == torch.strided
@@ -322,7 +326,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         elif origin == "constant" and not self.is_fetching:
             kind = "constant"
         node = self.graph.add("leaf", kind=kind, shape=tuple(tensor.shape), dtype=dtype_of(tensor), stack=places, name=name)
-        node.differentiable = True
+        if tensor.requires_grad:
+            node.attrs["requires_grad"] = True
         if pointer in self.empty and not _expired(self.empty[pointer][0]) and kind == "parameter":
             node.attrs["uninitialized"] = True
             node.stack = self.empty[pointer][1] or node.stack

@@ -18,6 +18,8 @@ from whynan.check.hazards import Hazard
 from whynan.check.witness import Witness
 
 _STEPS = 40
+_MOST_S = 4.0
+"""For one suspect."""
 Values = dict[int, Any]
 
 
@@ -26,7 +28,22 @@ class TorchSearch:
 
     def __init__(self, context: Context, program: Program) -> None:
         self.context, self.graph, self.program = context, context.graph, program
-        self.reason = ""
+        self.batch = self._batch()
+
+    def _batch(self) -> Values:
+        """Return what the loader handed over, by node: values that are changed as a whole and not sample by sample."""
+        nodes = self.graph.nodes
+        handed = {i for node in nodes if not node.attrs.get("fetched") for i in node.inputs if nodes[i].attrs.get("fetched")}
+        if not handed:
+            return {}
+        wanted = set().union(*(self.graph.ancestors(i) for i in handed))
+        try:
+            env = self.program.run(wanted, {}, self.graph)
+        except (RuntimeError, IndexError, ValueError, TypeError, KeyError):
+            return {}
+        found = {i: env[i] for i in sorted(handed) if i in env}
+        self.program.leaves.update(found)
+        return found
 
     def find(self, hazard: Hazard, phase: str, seconds: float) -> Witness:
         """Look for a witness of a hazard for `seconds` at most."""
@@ -36,9 +53,9 @@ class TorchSearch:
                            effect="the parameter holds whatever was in memory")  # fmt: skip
         if node.index not in self.program.calls:
             return Witness("not searched", "the operation can't be run by itself")
-        until = time.monotonic() + seconds
+        until = time.monotonic() + min(seconds, _MOST_S)
         wanted = self.graph.ancestors(node.index)
-        leaves = self._leaves(wanted)
+        leaves = self._leaves(self._above(node.index) if node.index not in self.batch else wanted)
         tries = 0
         with torch.random.fork_rng(devices=[]):
             for how, values in self._candidates(hazard, wanted, leaves, until):
@@ -51,20 +68,32 @@ class TorchSearch:
                         return Witness("found", how, tries, self._changes(values), effect, self._named(values))
                 if time.monotonic() > until:
                     break
-        return Witness("not found", f"{tries} tries in {seconds:.1f} s" if tries else "no values to try", tries)
+        return Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
 
     # What may change ----------------------------------------------------------------------------------------------------
+
+    def _above(self, index: int) -> set[int]:
+        """Return the ancestors of a node up to the batch, which stands for all that it was made from."""
+        seen: set[int] = set()
+        todo = [index]
+        while todo:
+            current = todo.pop()
+            if current not in seen:
+                seen.add(current)
+                if current not in self.batch:
+                    todo.extend(self.graph.nodes[current].inputs)
+        return seen
 
     def _leaves(self, wanted: set[int]) -> list[int]:
         found = []
         for index in sorted(wanted):
             node = self.graph.nodes[index]
-            if node.kind in ("data", "parameter", "gradient") and index in self.program.leaves:
+            if index in self.batch or (node.kind in ("data", "parameter", "gradient") and index in self.program.leaves):
                 found.append(index)
         return found
 
     def _data(self, leaves: list[int]) -> list[int]:
-        return [i for i in leaves if self.graph.nodes[i].kind in ("data", "gradient") and self.graph.nodes[i].measured is not None]
+        return [i for i in leaves if self.graph.nodes[i].kind != "parameter" and self.graph.nodes[i].measured is not None]
 
     def _bounds(self, index: int) -> tuple[float, float]:
         value = self.context.values[index]
@@ -198,7 +227,7 @@ class TorchSearch:
             return "the value of the operation"
         root = roots[-1]
         wanted = self.graph.ancestors(root)
-        parameters = [i for i in sorted(wanted) if self.graph.nodes[i].kind == "parameter" and i in self.program.leaves
+        parameters = [i for i in sorted(wanted) if self.graph.nodes[i].kind in ("parameter", "gradient") and i in self.program.leaves
                       and self.program.leaves[i].is_floating_point()]  # fmt: skip
         given = dict(values)
         tracked = {}
