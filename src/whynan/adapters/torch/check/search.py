@@ -254,7 +254,7 @@ class TorchSearch:
     def _name(self, index: int) -> str:
         node = self.graph.nodes[index]
         shape = "x".join(map(str, node.shape)) or "a number"
-        return node.name or f"{node.kind} {shape} {node.dtype}"
+        return node.name or f"{'batch' if index in self.batch else node.kind} {shape} {node.dtype}"
 
     def _changes(self, values: Values) -> tuple[str, ...]:
         found = []
