@@ -15,6 +15,12 @@ SHAPES = frozenset(
 )
 """Operations that change how elements lie and not what they are."""
 
+KEEPING = frozenset(
+    "alias detach clone _to_copy contiguous convert_element_type stop_gradient copy identity lift_fresh lift_fresh_copy to "
+    "reduce_precision optimization_barrier resolve_conj resolve_neg name expand view reshape _unsafe_view flatten".split()
+)
+"""Of these, those that leave every element in its place where they leave the shape."""
+
 
 @dataclass
 class Context:
@@ -47,8 +53,8 @@ class Context:
         return None
 
     def is_same(self, a: int, b: int) -> bool:
-        """Whether two operands hold the same elements, however they are laid out."""
-        return self.same.get(self.maker(a).index, -1) == self.same.get(self.maker(b).index, -2)
+        """Whether two operands hold the same elements in the same places."""
+        return self.same[a] == self.same[b]
 
     def learn(self, node: Node) -> None:
         """Give the node the number of the first one that computes the same from the same."""
@@ -58,9 +64,13 @@ class Context:
             else:
                 self.same[node.index] = node.index
             return
-        of = tuple(self.same.get(self.maker(i).index, i) for i in node.inputs)
+        if node.op in KEEPING and node.shape == self.graph.nodes[node.inputs[0]].shape:
+            self.same[node.index] = self.same[node.inputs[0]]
+            return
+        of = tuple(self.same[i] for i in node.inputs)
         attrs = tuple(sorted((k, repr(v)) for k, v in node.attrs.items()))
-        self.same[node.index] = self._known.setdefault((node.op, of, attrs, node.in_place and node.index), node.index)
+        key = (node.op, of, attrs, node.shape, node.in_place and node.index)
+        self.same[node.index] = self._known.setdefault(key, node.index)
 
     def find(self, index: int, ops: Sequence[str], depth: int = 1) -> Node | None:
         """Return the nearest maker of an operand that is one of these operations, through `depth` operations at most."""

@@ -17,6 +17,12 @@ def difference_from_extreme(left: int, right: int, context: Context) -> Literal[
     maker = context.maker(right)
     if maker.op == "item" and maker.attrs.get("index", 0) == 0:
         maker = context.maker(maker.inputs[0])
+    if maker.op in ("where", "select_n") and context.maker(maker.inputs[0]).op in ("isfinite", "is_finite"):
+        # A maximum that was made finite first: where it is -inf, so is all it is taken from.
+        branches = [context.maker(i) for i in maker.inputs[1:]]
+        maker = next((b for b in branches if b.op in MAXIMA), maker)
+    if maker.op in ("maximum",) and any(context.number(i) == float("-inf") for i in maker.inputs):
+        maker = next((m for i in maker.inputs if (m := context.maker(i)).op in MAXIMA), maker)
     if maker.op in MAXIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
         return "below"
     if maker.op in MINIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
@@ -71,3 +77,27 @@ def is_unit_vectors(index: int, context: Context) -> bool:
     if divisor.op in ("linalg_vector_norm", "norm"):
         return True
     return divisor.op == "sqrt" and context.find(divisor.index, ("sum", "reduce_sum"), 3) is not None
+
+
+def mask_varies(node: Node, context: Context) -> bool:
+    """Whether some -inf on the way to this node was put where data, and no constant, said so."""
+    todo, seen = [node.inputs[0]], set()
+    while todo:
+        index = todo.pop()
+        if index in seen or not context.values[index].masked:
+            continue
+        seen.add(index)
+        maker = context.node(index)
+        if maker.op in ("masked_fill", "masked_fill_", "where", "select_n"):
+            which = 0 if maker.op in ("where", "select_n") else 1
+            others = [i for k, i in enumerate(maker.inputs) if k != which and context.number(i) is None]
+            mask = context.values[maker.inputs[which]]
+            numbers = [context.number(i) for i in maker.inputs]
+            if float("-inf") in numbers and mask.varies:
+                return True
+            todo.extend(others)
+        elif maker.kind == "data" and maker.attrs.get("has_minus_inf"):
+            return True
+        else:
+            todo.extend(maker.inputs)
+    return False

@@ -44,8 +44,8 @@ class Recording(Protocol):
 
     def detach(self) -> None: ...
 
-    def judge(self, options: CheckOptions, result: CheckResult, progress: Progress) -> None:
-        """Fill suspects and review of a result."""
+    def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
+        """Fill suspects and review of a result. `has_raised`: the program ended by an exception of its own."""
 
     def seen(self) -> str:
         """Say in words what was seen of the program, for a check that has nothing to judge."""
@@ -99,12 +99,13 @@ class Session:
         result = CheckResult(self.options.script)
         for adapter in self.adapters.values():
             adapter.detach()
+        has_raised = error is not None and not isinstance(error, (Unwind, SystemExit, KeyboardInterrupt))
         adapter = max(self.adapters.values(), key=lambda a: a.n_iterations, default=None)
         if adapter is not None:
             result.framework = adapter.framework
             result.steps = adapter.n_iterations
             with own_imports():
-                adapter.judge(self.options, result, progress)
+                adapter.judge(self.options, result, progress, has_raised)
         result.problem = self._problem(adapter, error, result)
         self._accept(result)
         result.seconds = time.monotonic() - self.began

@@ -6,6 +6,7 @@ from whynan.check.context import Context
 from whynan.check.graph import Node
 from whynan.check.hazards import Hazard, hazards_of
 from whynan.check.ranges import Range
+from whynan.check.relations import mask_varies
 
 
 @hazards_of("_softmax", "softmax", "_log_softmax", "log_softmax")
@@ -29,27 +30,3 @@ def logsumexp(node: Node, ins: Sequence[Range], out: Range, context: Context) ->
     if ins[0].masked and ins[0].varies and out.grad and mask_varies(node, context) and not node.attrs.get("guarded"):
         yield Hazard(node.index, "fully-masked-softmax", "a row of -inf only has no derivative of logsumexp",
                      ("mask-fix",), phase="backward", certainty=0.5)  # fmt: skip
-
-
-def mask_varies(node: Node, context: Context) -> bool:
-    """Whether some -inf on the way to this node was put where data, and no constant, said so."""
-    todo, seen = [node.inputs[0]], set()
-    while todo:
-        index = todo.pop()
-        if index in seen or not context.values[index].masked:
-            continue
-        seen.add(index)
-        maker = context.node(index)
-        if maker.op in ("masked_fill", "masked_fill_", "where", "select_n"):
-            which = 0 if maker.op in ("where", "select_n") else 1
-            others = [i for k, i in enumerate(maker.inputs) if k != which and context.number(i) is None]
-            mask = context.values[maker.inputs[which]]
-            numbers = [context.number(i) for i in maker.inputs]
-            if float("-inf") in numbers and mask.varies:
-                return True
-            todo.extend(others)
-        elif maker.kind == "data" and maker.attrs.get("has_minus_inf"):
-            return True
-        else:
-            todo.extend(maker.inputs)
-    return False

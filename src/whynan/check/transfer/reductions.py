@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from whynan.check.context import Context
 from whynan.check.graph import Node
 from whynan.check.ranges import INF, Range, of, times, widen_down, widen_up
-from whynan.check.relations import is_unit_vectors
+from whynan.check.relations import is_unit_vectors, mask_varies
 from whynan.check.transfer import transfers
 
 
@@ -75,8 +75,9 @@ def mean(node: Node, ins: Sequence[Range], context: Context) -> Range:
            "topk", "kthvalue", "quantile", "mode", "cummax", "cummin", "aminmax", "_aminmax")  # fmt: skip
 def extreme(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
-    # A row that is -inf as a whole has -inf for its maximum: so long as the mask varies that may come about.
-    return of(x.lo, x.hi, x, masked=x.masked and x.varies, nonzero=x.nonzero, integer=x.integer)
+    # A row that is -inf as a whole has -inf for its maximum: where data put the -inf there that may come about.
+    whole = x.masked and (mask_varies(node, context) or bool(node.measured and node.measured.n_nonfinite))
+    return of(x.lo, x.hi, x, masked=whole, nonzero=x.nonzero, integer=x.integer)
 
 
 @transfers("prod", "reduce_prod", "cumprod")
@@ -126,7 +127,8 @@ def norm(node: Node, ins: Sequence[Range], context: Context) -> Range:
 def logsumexp(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
     n = n_reduced(node, context) if node.op == "logsumexp" else max(context.node(node.inputs[0]).shape, default=1)
-    return of(x.lo, x.hi + math.log(max(n, 1)), x, masked=x.masked and x.varies)
+    whole = x.masked and (mask_varies(node, context) or bool(node.measured and node.measured.n_nonfinite))
+    return of(x.lo, x.hi + math.log(max(n, 1)), x, masked=whole)
 
 
 @transfers("argmax", "argmin", "argsort", "count_nonzero", "searchsorted", "bucketize")

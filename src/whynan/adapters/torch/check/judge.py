@@ -30,13 +30,13 @@ class TorchRecording(TorchCheck):
                  f"{self.n_updates} optimizer steps", f"{self.n_iterations} whole iterations"]  # fmt: skip
         return "seen were " + ", ".join(parts)
 
-    def judge(self, options: CheckOptions, result: CheckResult, progress: Progress) -> None:
+    def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
         graphs = [(g, p) for g, p in self.graphs if g.roots][:_MAX_GRAPHS]
         if self.recorder.graph is not None and not graphs and self.recorder.graph.roots:
             graphs.append(self.recorder.end())  # the script ended in the middle of its second step
         if self.recorder.n_failed:
             result.notes.append(f"{self.recorder.n_failed} operations could not be recorded: {self.recorder.failure}")
-        suspects = list(self._measured())
+        suspects = list(self._measured(has_raised))
         widen(graphs)
         contexts = []
         for number, (graph, program) in enumerate(graphs):
@@ -54,9 +54,9 @@ class TorchRecording(TorchCheck):
             result.review = review(self._facts(contexts[0][0], contexts[0][1]))
         progress("")
 
-    def _measured(self) -> list[Suspect]:
+    def _measured(self, has_raised: bool) -> list[Suspect]:
         """What became non-finite in the first steps already, where the loss or a parameter did too."""
-        if not self.facts.has_failed():
+        if not has_raised and not self.facts.has_failed():
             return []
         found = []
         for name, place, kind in self.recorder.births.values():
