@@ -33,11 +33,26 @@ def check(script: Path, budget: float) -> dict[str, Any]:
     """Run `whynan check` on a script; returns what it wrote as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "check.json"
-        command = [sys.executable, "-m", "whynan", "check", "--quiet", "--budget", str(budget), "--json", str(out), script.name]
+        command = [
+            sys.executable,
+            "-m",
+            "whynan",
+            "check",
+            "--quiet",
+            "--budget",
+            str(budget),
+            "--json",
+            str(out),
+            script.name,
+        ]
         began = time.monotonic()
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, env=environment, timeout=300)
-        found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"suspects": [], "review": [], "problem": done.stderr[-400:]}
+        found: dict[str, Any] = (
+            json.loads(out.read_text())
+            if out.exists()
+            else {"suspects": [], "review": [], "problem": done.stderr[-400:]}
+        )
         found["wall"] = time.monotonic() - began
     return found
 
@@ -75,7 +90,9 @@ def main() -> None:
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
     cases = sorted({path.parent for folder in options.folders for path in folder.rglob("case.json")})
-    total = dict.fromkeys(("cases", "found", "fixed", "left", "suspects", "true", "witnessed", "witnessed_true", "controls", "alarms"), 0)
+    total = dict.fromkeys(
+        ("cases", "found", "fixed", "left", "suspects", "true", "witnessed", "witnessed_true", "controls", "alarms"), 0
+    )
     for case in cases:
         truth = json.loads((case / "case.json").read_text())
         if truth["framework"] not in options.framework or (options.only and case.name not in options.only):
@@ -110,7 +127,9 @@ def main() -> None:
         if options.verbose:
             for s in suspects:
                 mark = "*" if s in hits else " "
-                print(f"   {mark}{'W' if s['witness'] else ' '} {s['line']:4} {s['op']:12} {s['phase'][:3]} {s['cause']:24} {s['code'][:60]}")
+                print(
+                    f"   {mark}{'W' if s['witness'] else ' '} {s['line']:4} {s['op']:12} {s['phase'][:3]} {s['cause']:24} {s['code'][:60]}"
+                )
                 print(f"        {s['why'][:150]} | {s['search'] and s['search']['how'][:60]}")
             for s in left or []:
                 print(f"   STILL {s['line']:4} {s['op']:12} {s['cause']:24} {s['code'][:70]}\n        {s['why'][:150]}")

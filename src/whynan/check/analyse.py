@@ -10,7 +10,9 @@ from whynan.check.transfer import load
 from whynan.check.transfer.creation import leaf
 from whynan.check.transfer.shapes import estimated
 
-RANDOM = frozenset("rand randn rand_like randn_like normal normal_ uniform_ bernoulli bernoulli_ randint randperm".split())
+RANDOM = frozenset(
+    "rand randn rand_like randn_like normal normal_ uniform_ bernoulli bernoulli_ randint randperm".split()
+)
 
 
 def analyse(graph: Graph, growth: float | None = 16.0) -> Context:

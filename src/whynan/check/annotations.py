@@ -10,7 +10,9 @@ def annotations(result: CheckResult) -> Iterator[str]:
     """Yield one command for each suspect and finding that stands."""
     for suspect in result.standing:
         level = "error" if suspect.has_witness else "warning"
-        text = f"{suspect.why}" + (f" (fails: {suspect.witness.how})" if suspect.witness and suspect.witness.found else "")
+        text = f"{suspect.why}" + (
+            f" (fails: {suspect.witness.how})" if suspect.witness and suspect.witness.found else ""
+        )
         yield command(level, suspect.place.file, suspect.place.line, suspect.cause, text)
     for finding in result.review:
         if finding.accepted is None:

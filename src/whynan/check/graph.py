@@ -97,7 +97,9 @@ class Graph:
             kind="constant",
             attrs={"value": number},
             dtype="bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float64",
-            measured=Measured(number, number, abs(number)) if number == number and abs(number) != float("inf") else None,
+            measured=Measured(number, number, abs(number))
+            if number == number and abs(number) != float("inf")
+            else None,
         )
 
     def ancestors(self, index: int) -> set[int]:
@@ -114,7 +116,10 @@ class Graph:
     def relevant(self) -> set[int]:
         """Return the nodes that reach a root or belong to a hand-written derivative."""
         found: set[int] = set()
-        todo = [*self.roots, *(node.index for node in self.nodes if node.custom is not None and node.phase == "backward")]
+        todo = [
+            *self.roots,
+            *(node.index for node in self.nodes if node.custom is not None and node.phase == "backward"),
+        ]
         while todo:
             current = todo.pop()
             if current not in found:

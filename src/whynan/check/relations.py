@@ -93,11 +93,21 @@ def mask_varies(node: Node, context: Context) -> bool:
             others = [i for k, i in enumerate(maker.inputs) if k != which and context.number(i) is None]
             mask = context.values[maker.inputs[which]]
             numbers = [context.number(i) for i in maker.inputs]
-            if float("-inf") in numbers and mask.varies:
+            if float("-inf") in numbers and mask.varies and not _is_kept_open(maker.inputs[which], context):
                 return True
             todo.extend(others)
         elif maker.kind == "data" and maker.attrs.get("has_minus_inf"):
             return True
         else:
             todo.extend(maker.inputs)
+    return False
+
+
+def _is_kept_open(mask: int, context: Context) -> bool:
+    """Whether a part of a mask was set to False: then no row that it is part of is masked as a whole."""
+    node = context.maker(mask)
+    while node.op in ("written", "slice", "select", "alias", "bitwise_and", "logical_and") and node.inputs:
+        if node.op == "written" and len(node.inputs) > 1 and context.number(node.inputs[1]) == 0:
+            return True
+        node = context.maker(node.inputs[0])
     return False

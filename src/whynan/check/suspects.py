@@ -30,6 +30,8 @@ class Suspect:
     module: str | None = None
     witness: Witness | None = None
     also: tuple[str, ...] = field(default=())
+    is_in_library: bool = False
+    """Whether the operation is that of an installed library which the user's line calls."""
     accepted: str | None = None
     """The reason that a comment on the line gives for accepting it."""
 
@@ -87,7 +89,11 @@ def find_suspects(context: Context) -> list[Suspect]:
             for hazard in hazards:
                 if hazard.goal in _GUARDED and is_asked_first(node, hazard, context):
                     continue
-                if hazard.cause == "division-by-zero" and ins[hazard.operand].integer and is_asked_first(node, hazard, context):
+                if (
+                    hazard.cause == "division-by-zero"
+                    and ins[hazard.operand].integer
+                    and is_asked_first(node, hazard, context)
+                ):
                     continue
                 found.append(_suspect(node, hazard, ins, out, context, consumers))
     return merged(found)
@@ -96,7 +102,12 @@ def find_suspects(context: Context) -> list[Suspect]:
 def _suspect(
     node: Node, hazard: Hazard, ins: Sequence[Range], out: Range, context: Context, consumers: dict[int, list[int]]
 ) -> Suspect:
-    if hazard.phase == "forward" and out.grad and node.phase == "forward" and is_selected_away(node, context, consumers):
+    if (
+        hazard.phase == "forward"
+        and out.grad
+        and node.phase == "forward"
+        and is_selected_away(node, context, consumers)
+    ):
         hazard = replace(
             hazard,
             cause="where-gradient-trap",
@@ -111,7 +122,8 @@ def _suspect(
     operand = ins[hazard.operand] if hazard.operand < len(ins) else out
     assert node.place is not None
     return Suspect(node.op.rstrip("_") or node.op, hazard.phase, node.place, cause, remedies, hazard.why, operand, node.dtype,
-                   hazard, node.module, also=(hazard.cause,) if cause != hazard.cause else ())  # fmt: skip
+                   hazard, node.module, also=(hazard.cause,) if cause != hazard.cause else (),
+                   is_in_library=bool(node.attrs.get("library")))  # fmt: skip
 
 
 def _consumers(nodes: Sequence[Node]) -> dict[int, list[int]]:
@@ -150,7 +162,11 @@ def is_selected_away(node: Node, context: Context, consumers: dict[int, list[int
 def is_asked_first(node: Node, hazard: Hazard, context: Context) -> bool:
     """Whether the program read a number made from the same data and decided by it, before this node was made."""
     graph = context.graph
-    wanted = {i for i in graph.ancestors(node.inputs[hazard.operand]) if graph.nodes[i].kind == "data" or graph.nodes[i].dtype == "bool"}
+    wanted = {
+        i
+        for i in graph.ancestors(node.inputs[hazard.operand])
+        if graph.nodes[i].kind == "data" or graph.nodes[i].dtype == "bool"
+    }
     for asked in graph.asked:
         if asked.before > node.index or asked.place is None:
             continue
@@ -173,6 +189,10 @@ def merged(suspects: Iterable[Suspect]) -> list[Suspect]:
             continue
         first, second = (suspect, other) if _worse(suspect, other) else (other, suspect)
         causes = {first.cause, *first.also}
+        if first.hazard.node < 0 <= second.hazard.node and first.op == second.op:
+            # What was measured to happen, and the ranges' reason for it.
+            first = replace(second, witness=first.witness)
+            causes = {first.cause, *first.also}
         extra = tuple(c for c in (second.cause, *second.also) if c not in causes)
         best[key] = replace(first, also=(*first.also, *extra))
     return ranked(best.values())

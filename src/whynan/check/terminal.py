@@ -33,7 +33,9 @@ def render(result: CheckResult, stream: Any) -> None:
         console.print("\n[bold]Review of the first step[/]")
         for finding in review:
             where = f"{_relative(finding.file)}:{finding.line} " if finding.file and finding.line else ""
-            console.print(f"  [{_STYLE[finding.severity]}]{finding.severity:8}[/] {escape(where + finding.message)}  [dim]\\[{finding.check}][/]")
+            console.print(
+                f"  [{_STYLE[finding.severity]}]{finding.severity:8}[/] {escape(where + finding.message)}  [dim]\\[{finding.check}][/]"
+            )
     n_accepted = len(result.suspects) - len(standing) + len(result.review) - len(review)
     console.print()
     for note in result.notes:

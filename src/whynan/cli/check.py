@@ -19,16 +19,22 @@ INTERRUPTED = 130
 
 
 @click.command(cls=_ProgramCommand, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]")
-@click.option("--steps", type=click.IntRange(min=2), default=3, show_default=True, metavar="N", help="Iterations to run.")
+@click.option(
+    "--steps", type=click.IntRange(min=2), default=3, show_default=True, metavar="N", help="Iterations to run."
+)
 @click.option("--budget", type=click.FloatRange(min=0), default=20.0, show_default=True, metavar="SECONDS",
               help="Seconds for all searches for witnesses; 0 for none.")  # fmt: skip
 @click.option("--wait", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="SECONDS",
               help="Seconds that the script may take to its last step.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
+)
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
 @click.option("--sarif", "sarif_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Write SARIF 2.1.0, for code scanning.")  # fmt: skip
-@click.option("--github/--no-github", default=None, help="Print GitHub annotations.  [default: where GITHUB_ACTIONS is set]")
+@click.option(
+    "--github/--no-github", default=None, help="Print GitHub annotations.  [default: where GITHUB_ACTIONS is set]"
+)
 @click.option("--quiet", is_flag=True, help="Swallow what the script prints.")
 @click.option("-m", "module", metavar="MODULE", help="Check a module, as `python -m MODULE` would run it.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")

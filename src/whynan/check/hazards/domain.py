@@ -16,7 +16,11 @@ def inverse(node: Node, ins: Sequence[Range], out: Range, context: Context) -> I
     beyond = x.lo < -1 or x.hi > 1
     if not beyond and not out.grad:
         return
-    slope = "the value is NaN outside of [-1, 1] and the slope infinite at its ends" if beyond else "at 1 the slope is infinite"
+    slope = (
+        "the value is NaN outside of [-1, 1] and the slope infinite at its ends"
+        if beyond
+        else "at 1 the slope is infinite"
+    )
     yield Hazard(node.index, "domain-error", f"{node.op} takes x in {say(x)}: {slope}", ("clamp-or-eps",),
                  phase="forward" if beyond or node.op == "atanh" else "backward",
                  goal="high" if x.hi >= 1 else "low", bound=1.0 if x.hi >= 1 else -1.0, certainty=0.85)  # fmt: skip

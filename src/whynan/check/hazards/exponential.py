@@ -15,7 +15,9 @@ def overflow(node: Node, ins: Sequence[Range], out: Range, context: Context) -> 
     x, limit = ins[0], exp_limit(node.dtype)
     if node.op == "exp2":
         limit /= 0.6931471805599453
-    if x.varies and x.hi > limit:
+    # What a hand-written derivative is given only training tells; nobody has guarded it for the framework's users.
+    reach = 4 if node.custom is not None and x.soft else 1
+    if x.varies and x.hi * reach > limit:
         yield Hazard(node.index, "exp-overflow" if node.dtype != "float16" else "half-precision-overflow",
                      f"{node.op} takes x in {say(x)}; above {number(limit)} it overflows {node.dtype}",
                      ("clamp-or-eps", "stable-loss"), phase="backward" if node.phase == "backward" else "forward",
@@ -31,7 +33,8 @@ def product(node: Node, ins: Sequence[Range], out: Range, context: Context) -> I
         if p is None or float(p) < 2:
             return
     top = largest(node.dtype)
-    if all(r.steep and r.varies and r.magnitude > top**0.5 for r in factors):
+    root = top ** (0.125 if node.custom is not None else 0.5)
+    if all(r.steep and r.varies and r.magnitude > root for r in factors):
         yield Hazard(node.index, "exp-overflow", f"a product of two exponentials, each up to {number(factors[0].magnitude)}, "
                      f"overflows {node.dtype}", ("stable-loss", "clamp-or-eps"), goal="high", bound=top,
                      phase="backward" if node.phase == "backward" else "forward", certainty=0.6)  # fmt: skip

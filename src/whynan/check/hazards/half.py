@@ -17,7 +17,11 @@ def overflow(node: Node, ins: Sequence[Range], out: Range, context: Context) -> 
     if not is_half(node.dtype) or node.kind != "op" or node.op in _QUIET or not out.varies or node.measured is None:
         return
     top = largest(node.dtype)
-    if out.magnitude > top and node.measured.magnitude > top / 4096 and all(r.magnitude <= top for r in ins if r.varies):
+    if (
+        out.magnitude > top
+        and node.measured.magnitude > top / 4096
+        and all(r.magnitude <= top for r in ins if r.varies)
+    ):
         yield Hazard(node.index, "half-precision-overflow",
                      f"{node.op} gave up to {number(node.measured.magnitude)} in this step and may reach "
                      f"{number(out.magnitude)}; float16 ends at 65504",

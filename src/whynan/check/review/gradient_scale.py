@@ -17,9 +17,14 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         elif optimizer.kind == "SGD" and optimizer.weight_norm > 0:
             ratio = rate * optimizer.gradient_norm / optimizer.weight_norm
             if ratio > 0.5:
-                yield Finding("gradient-scale", "warning",
-                              f"the first update is {ratio:.2g} of the weights: learning rate {rate:g} times gradient norm "
-                              f"{optimizer.gradient_norm:.3g}, weights' norm {optimizer.weight_norm:.3g}",
-                              value=f"{ratio:.3g}", cause="learning-rate-too-high", **where)  # type: ignore[arg-type]
+                yield Finding(
+                    "gradient-scale",
+                    "warning",
+                    f"the first update is {ratio:.2g} of the weights: learning rate {rate:g} times gradient norm "
+                    f"{optimizer.gradient_norm:.3g}, weights' norm {optimizer.weight_norm:.3g}",
+                    value=f"{ratio:.3g}",
+                    cause="learning-rate-too-high",
+                    **where,
+                )  # type: ignore[arg-type]
         if optimizer.n_parameters and optimizer.gradient_norm == 0:
             yield Finding("gradient-scale", "warning", "the first gradient is 0: nothing is learned", **where)  # type: ignore[arg-type]

@@ -16,6 +16,12 @@ def find(facts: StepFacts) -> Iterator[Finding]:
     where = {"line": place.line if place else None, "file": place.file if place else None}
     better = [r for r, value in tried[:-1] if math.isfinite(value) and value < start]
     if (not math.isfinite(loss) or loss > 2 * abs(start) + 1e-3) and better:
-        yield Finding("learning-rate", "warning",
-                      f"one step of learning rate {rate:g} takes this batch's loss from {start:.3g} to {loss:.3g}; with "
-                      f"{better[-1]:g} it falls", value=f"{rate:g}", cause="learning-rate-too-high", **where)  # type: ignore[arg-type]
+        yield Finding(
+            "learning-rate",
+            "warning",
+            f"one step of learning rate {rate:g} takes this batch's loss from {start:.3g} to {loss:.3g}; with "
+            f"{better[-1]:g} it falls",
+            value=f"{rate:g}",
+            cause="learning-rate-too-high",
+            **where,
+        )  # type: ignore[arg-type]

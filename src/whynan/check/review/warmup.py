@@ -12,9 +12,20 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         where = {"line": place.line if place else None, "file": place.file if place else None}
         rates = optimizer.later_rates
         if rates and rates[0] == 0:
-            yield Finding("warmup", "note", "the first step has learning rate 0: the warm-up begins at 0 and not at its first step",
-                          value="0", **where)  # type: ignore[arg-type]
+            yield Finding(
+                "warmup",
+                "note",
+                "the first step has learning rate 0: the warm-up begins at 0 and not at its first step",
+                value="0",
+                **where,
+            )  # type: ignore[arg-type]
         if len(rates) >= 2 and rates[0] > 0 and rates[1] > 9 * rates[0]:
-            yield Finding("warmup", "warning",
-                          f"the learning rate goes from {rates[0]:g} to {rates[1]:g} in one step: is the warm-up counted in "
-                          "epochs where steps were meant?", value=f"{rates[1]:g}", cause="learning-rate-too-high", **where)  # type: ignore[arg-type]
+            yield Finding(
+                "warmup",
+                "warning",
+                f"the learning rate goes from {rates[0]:g} to {rates[1]:g} in one step: is the warm-up counted in "
+                "epochs where steps were meant?",
+                value=f"{rates[1]:g}",
+                cause="learning-rate-too-high",
+                **where,
+            )  # type: ignore[arg-type]

@@ -16,7 +16,12 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             share = rate * decay / max(1 - optimizer.momentum, 1e-3)
             if share >= 0.1:
                 severity = "error" if rate * decay >= 2 or share >= 2 else "warning"
-                yield Finding("weight-decay", severity,  # type: ignore[arg-type]
-                              f"learning rate {rate:g} times weight decay {decay:g} takes {share:.2g} of every weight each step"
-                              + (": it turns their sign, and they grow" if share >= 2 else ""),
-                              value=f"{share:.3g}", cause="excessive-regularization", **where)  # type: ignore[arg-type]
+                yield Finding(
+                    "weight-decay",
+                    severity,  # type: ignore[arg-type]
+                    f"learning rate {rate:g} times weight decay {decay:g} takes {share:.2g} of every weight each step"
+                    + (": it turns their sign, and they grow" if share >= 2 else ""),
+                    value=f"{share:.3g}",
+                    cause="excessive-regularization",
+                    **where,
+                )  # type: ignore[arg-type]

@@ -16,7 +16,9 @@ def add(node: Node, ins: Sequence[Range], context: Context) -> Range:
     scale = float(node.attrs.get("alpha", 1) or 1)
     b = b if scale == 1 else scaled(b, scale)
     masked = a.masked or b.masked or -INF in (context.number(i) for i in node.inputs[:2])
-    nonzero = (a.lo >= 0 and b.lo >= 0 and (a.nonzero or b.nonzero)) or (a.hi <= 0 and b.hi <= 0 and (a.nonzero or b.nonzero))
+    nonzero = (a.lo >= 0 and b.lo >= 0 and (a.nonzero or b.nonzero)) or (
+        a.hi <= 0 and b.hi <= 0 and (a.nonzero or b.nonzero)
+    )
     lo, hi = a.lo + b.lo, a.hi + b.hi
     return of(lo, hi, a, b, masked=masked, nonzero=nonzero or lo > 0 or hi < 0, integer=a.integer and b.integer)
 
@@ -144,7 +146,9 @@ def constant_power(x: Range, p: float) -> Range:
         hi = safe(lambda v: v**p, x.magnitude)
         return of(widen_down(lo), widen_up(hi), x, nonzero=lo > 0 or (x.nonzero and x.soft), integer=x.integer)
     if p == int(p):
-        return of(_odd(x.lo, p, widen_down), _odd(x.hi, p, widen_up), x, integer=x.integer, nonzero=x.nonzero and p == 1)
+        return of(
+            _odd(x.lo, p, widen_down), _odd(x.hi, p, widen_up), x, integer=x.integer, nonzero=x.nonzero and p == 1
+        )
     return of(widen_down(safe(lambda v: v**p, max(x.lo, 0.0))), widen_up(safe(lambda v: v**p, max(x.hi, 0.0))), x,
               nonzero=x.lo > 0)  # fmt: skip
 

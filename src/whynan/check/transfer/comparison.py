@@ -60,7 +60,9 @@ def no(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return truth(a, always=a.hi == 0, never=a.lo == 1)
 
 
-@transfers("isnan", "isinf", "isfinite", "is_finite", "any", "all", "reduce_or", "reduce_and", "bitwise_xor", "logical_xor")
+@transfers(
+    "isnan", "isinf", "isfinite", "is_finite", "any", "all", "reduce_or", "reduce_and", "bitwise_xor", "logical_xor"
+)
 def asked(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return truth(*ins)
 

@@ -186,6 +186,7 @@ def hardtanh(node: Node, ins: Sequence[Range], context: Context) -> Range:
 @transfers("softplus")
 def softplus(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
+
     def function(v: float) -> float:
         return v if v > 30 else math.log1p(math.exp(v)) if v > -700 else 0.0
 

@@ -7,6 +7,7 @@ from whynan.check.context import Context
 from whynan.check.graph import Node
 from whynan.check.ranges import INF, Range, of, times
 from whynan.check.transfer import transfers
+from whynan.check.transfer.comparison import refined
 
 
 def may_pick_none(node: Node, ins: Sequence[Range], context: Context) -> bool:
@@ -27,6 +28,8 @@ def picked(node: Node, ins: Sequence[Range], context: Context) -> Range:
     picks = node.op in ("index", "masked_select", "index_select")
     empty = x.empty or (picks and may_pick_none(node, ins, context))
     varies = any(r.varies for r in ins)
+    if node.op in ("index", "masked_select") and len(node.inputs) > 1 and context.node(node.inputs[1]).dtype == "bool":
+        x = refined(x, node.inputs[0], node.inputs[1], True, context)
     return replace(x, empty=empty, varies=varies)
 
 

@@ -45,7 +45,15 @@ def selected(node: Node, ins: Sequence[Range], context: Context) -> Range:
 def item(node: Node, ins: Sequence[Range], context: Context) -> Range:
     maker, x = context.node(node.inputs[0]), ins[0]
     index = int(node.attrs.get("index", 0))
-    if index == 0 or maker.op in ("split", "split_with_sizes", "unbind", "chunk", "tensor_split", "unsafe_split", "aminmax"):
+    if index == 0 or maker.op in (
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "chunk",
+        "tensor_split",
+        "unsafe_split",
+        "aminmax",
+    ):
         return x
     if maker.op in ("var_mean", "std_mean"):
         return replace(context.values[maker.inputs[0]], masked=False, empty=False)

@@ -24,7 +24,9 @@ _NAMES = {
     "add_any": "add", "reduce_precision": "clone", "stop_gradient": "detach", "split": "split", "square": "square",
 }  # fmt: skip
 _CONSTANT = frozenset(("iota",))
-_RANDOM = frozenset("random_bits threefry2x32 random_wrap random_unwrap random_seed random_fold_in random_split rng_uniform".split())
+_RANDOM = frozenset(
+    "random_bits threefry2x32 random_wrap random_unwrap random_seed random_fold_in random_split rng_uniform".split()
+)
 _LONGEST_SCAN = 16
 _SMALL = 64
 _DATA = ("batch", "target", "data")
@@ -66,7 +68,9 @@ class Recorder(Interpreter):
               stack: tuple[Frame, ...]) -> list[Value]:  # fmt: skip
         index = len(self.graph.nodes)
         found = super()._note(eqn, primitive, given, outputs, arrays, stack)
-        self.seen[index] = Seen(primitive, tuple(n for _, n in given), tuple(n for _, n in found), arrays, dict(eqn.params))
+        self.seen[index] = Seen(
+            primitive, tuple(n for _, n in given), tuple(n for _, n in found), arrays, dict(eqn.params)
+        )
         return found
 
     def _derived(self, name: str, given: list[Value], value: Any, stack: tuple[Frame, ...]) -> Value:
@@ -120,8 +124,12 @@ def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> Non
             if array is not None and array.ndim == 0 and array.dtype.kind in "fiub":
                 at[number] = graph.constant(array.item()).index
             else:
-                kind: Any = "constant" if array is None or array.size <= _SMALL or number not in recorder.constants else "data"
-                node = graph.add("leaf", kind=kind, shape=np.shape(value) if value is not None else (), dtype=dtype_of(value))
+                kind: Any = (
+                    "constant" if array is None or array.size <= _SMALL or number not in recorder.constants else "data"
+                )
+                node = graph.add(
+                    "leaf", kind=kind, shape=np.shape(value) if value is not None else (), dtype=dtype_of(value)
+                )
                 node.measured, minus = measure(array)
                 node.attrs["has_minus_inf"] = minus
                 at[number] = node.index
@@ -139,7 +147,9 @@ def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> Non
             inputs = [inputs[1], inputs[0], inputs[2]]
             attrs.update(min_input=1, max_input=2)
         kind: Any = "constant" if op in _CONSTANT else "random" if op in _RANDOM else "op"
-        places = tuple(Place(f.file, f.line, f.function, linecache.getline(f.file, f.line).strip()) for f in source.stack[:6])
+        places = tuple(
+            Place(f.file, f.line, f.function, linecache.getline(f.file, f.line).strip()) for f in source.stack[:6]
+        )
         for number, (output, array) in enumerate(zip(seen.outputs, seen.arrays)):
             about: Any = dict(shape=np.shape(array) if array is not None else (), dtype=dtype_of(array), stack=places,
                               phase="backward" if is_custom else "forward", custom=source.custom,

@@ -52,7 +52,9 @@ class JaxRecording:
         self.watch.is_enabled = False
 
     def seen(self) -> str:
-        return f"seen were {self.n_calls} calls of compiled functions, {len(self.calls)} of them with a derivative in them"
+        return (
+            f"seen were {self.n_calls} calls of compiled functions, {len(self.calls)} of them with a derivative in them"
+        )
 
     def _called(self, call: Call) -> None:
         self.n_calls += 1
@@ -73,7 +75,9 @@ class JaxRecording:
         for place, index in built.leaves.items():
             node = built.graph.nodes[index]
             if node.kind == "data":
-                node.measured = _widened(node.measured, [c.leaves[place] for c in self.calls if len(c.leaves) == len(call.leaves)])
+                node.measured = _widened(
+                    node.measured, [c.leaves[place] for c in self.calls if len(c.leaves) == len(call.leaves)]
+                )
         context = analyse(built.graph, options.growth)
         result.n_nodes = len(built.graph.nodes)
         suspects = find_suspects(context)
@@ -90,7 +94,9 @@ class JaxRecording:
                     try:
                         witness = search.find(suspect.hazard, suspect.phase, left / (len(suspects) - number + 1) * 1.5)
                     except Exception as error:
-                        witness = Witness("not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200])
+                        witness = Witness(
+                            "not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200]
+                        )
                 searched.append(replace(suspect, witness=witness))
             suspects = searched
         result.suspects = ranked(suspects)
@@ -109,4 +115,6 @@ def _widened(measured: Measured | None, leaves: list[Any]) -> Measured | None:
     found = [m for leaf in leaves if (m := measure(to_numpy(leaf))[0]) is not None]
     if measured is None or not found:
         return measured
-    return Measured(min(m.lo for m in found), max(m.hi for m in found), min(m.least for m in found), measured.n_nonfinite)
+    return Measured(
+        min(m.lo for m in found), max(m.hi for m in found), min(m.least for m in found), measured.n_nonfinite
+    )

@@ -61,7 +61,9 @@ class Facts:
         """Find the models: modules that no other module holds."""
         if self.roots:
             return
-        modules = [obj for obj in gc.get_objects() if isinstance(type(obj), type) and issubclass(type(obj), torch.nn.Module)]
+        modules = [
+            obj for obj in gc.get_objects() if isinstance(type(obj), type) and issubclass(type(obj), torch.nn.Module)
+        ]
         inner = {id(child) for module in modules for child in module.__dict__.get("_modules", {}).values()}
         self.roots = [module for module in modules if id(module) not in inner and "_parameters" in module.__dict__]
 
@@ -127,7 +129,9 @@ class Facts:
         """Whether a loss or a parameter of these steps is non-finite."""
         if any(not math.isfinite(loss) for loss in self.losses):
             return True
-        tensors = [p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]]
+        tensors = [
+            p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]
+        ]
         return any(not bool(torch.isfinite(p.detach()).all()) for p in tensors if p.is_floating_point())
 
     def after_step(self, optimizer: Any) -> None:
@@ -162,7 +166,9 @@ class Facts:
                     x = output.detach().float()
                     rms = float(x.pow(2).mean().sqrt())
                     zeros = float((x == 0).float().mean())
-                    saturated = float((x.abs() > 0.999).float().mean()) if type(module).__name__ in ("Tanh", "Sigmoid") else 0.0
+                    saturated = (
+                        float((x.abs() > 0.999).float().mean()) if type(module).__name__ in ("Tanh", "Sigmoid") else 0.0
+                    )
                 self.layers[path] = LayerFacts(path, type(module).__name__, rms, zeros, saturated)
             finally:
                 recorder.is_muted = was

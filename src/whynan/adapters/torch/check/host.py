@@ -69,6 +69,7 @@ class TorchCheck:
         self.n_handled = 0
         self.n_backward = 0
         self.n_updates = 0
+        self.n_optimizers = 0
         self.n_iterations = 0
         self.is_over = False
         self._undo: list[Callable[[], None]] = []
@@ -114,13 +115,23 @@ class TorchCheck:
         first = torch.autograd.grad
 
         def grad(outputs: Any, *args: Any, **kwargs: Any) -> Any:
-            self.backward_from(outputs if isinstance(outputs, (list, tuple)) else [outputs], is_step=False)
+            # Without an optimizer the gradients are what an update by hand is made of.
+            is_step = self.n_optimizers == 0 and not kwargs.get("create_graph")
+            self.backward_from(outputs if isinstance(outputs, (list, tuple)) else [outputs], is_step)
             return first(outputs, *args, **kwargs)
 
         self._swap(torch.autograd, "grad", grad)
 
     def _wrap_optimizers(self) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+        init, host = torch.optim.Optimizer.__init__, self
+
+        def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            host.n_optimizers += 1
+            init(optimizer, *args, **kwargs)
+
+        self._swap(torch.optim.Optimizer, "__init__", __init__)
 
         def before(optimizer: Any, args: Any, kwargs: Any) -> None:
             self.recorder.in_optimizer += 1
@@ -231,5 +242,3 @@ class TorchCheck:
 
 def _not_compiled(model: Any = None, **options: Any) -> Any:
     return model if model is not None else lambda function: function
-
-

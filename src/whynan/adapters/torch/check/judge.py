@@ -9,6 +9,7 @@ from whynan.adapters.torch.check.program import Program
 from whynan.adapters.torch.check.search import TorchSearch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
+from whynan.check.dtypes import SMALLEST
 from whynan.check.graph import Graph, Measured
 from whynan.check.hazards import Hazard
 from whynan.check.ranges import Range
@@ -45,10 +46,11 @@ class TorchRecording(TorchCheck):
             contexts.append((context, program))
             suspects += [replace(s, hazard=replace(s.hazard)) for s in tagged(find_suspects(context), number)]
             result.n_nodes += len(graph.nodes)
-        suspects = merged(suspects)
+        suspects = merged([*suspects, *self._of_optimizers(), *self._unscaled(contexts)])
         if options.search and suspects:
             suspects = self._searched(suspects, contexts, options, progress)
-        result.suspects = ranked(suspects)
+        # What a library guards in ways that ranges don't see is its own business, until it is shown to fail.
+        result.suspects = ranked(s for s in suspects if s.has_witness or not s.is_in_library)
         if contexts:
             progress("review")
             result.review = review(self._facts(contexts[0][0], contexts[0][1]))
@@ -59,16 +61,63 @@ class TorchRecording(TorchCheck):
         if not has_raised and not self.facts.has_failed():
             return []
         found = []
-        for name, place, kind in self.recorder.births.values():
+        for name, place, kind, dtype in self.recorder.births.values():
             hazard = Hazard(-1, "", f"{name} gave {kind} in the first steps of this run", (), certainty=0.99)
-            cause, remedies = _CAUSES.get(name, ("bad-input-values", ("clamp-or-eps",)))
+            cause, remedies = _CAUSES.get(name, ("bad-initialization", ("better-init", "normalize-inputs")))
+            if kind == "inf" and dtype == "float16":
+                cause, remedies = "half-precision-overflow", ("full-precision",)
+            elif kind == "nan" and name in ("sub", "add"):
+                cause, remedies = "inf-minus-inf", ("mask-fix",)
+            elif kind == "inf" and name == "pow":
+                cause, remedies = "bad-initialization", ("better-init", "normalize-inputs")
             witness = Witness("found", "measured: it happened in the first steps", effect=f"{name} gave {kind}")
-            found.append(Suspect(name, "forward", place, cause, remedies, hazard.why, Range(), "float32",
+            found.append(Suspect(name, "forward", place, cause, remedies, hazard.why, Range(), dtype,
                                  replace(hazard, cause=cause), witness=witness))  # fmt: skip
         return found
 
+    def _of_optimizers(self) -> list[Suspect]:
+        """An update that divides by the root of a mean square, and adds nothing to it."""
+        found = []
+        for facts in self.facts.optimizer_facts.values():
+            smallest = max((SMALLEST.get(dtype, 0.0) for dtype in facts.dtypes), default=0.0)
+            eps = min(facts.eps, default=1.0)
+            if facts.place is None or eps >= max(smallest, 1e-300):
+                continue
+            why = (f"{facts.kind} divides by the root of the gradients' mean square plus eps, and eps {eps:g} is 0 in "
+                   f"{', '.join(facts.dtypes)}: a parameter whose gradient is 0 becomes 0 / 0")  # fmt: skip
+            half = eps > 0
+            hazard = Hazard(
+                -1, "half-precision-underflow" if half else "optimizer-epsilon", why, ("larger-eps",), certainty=0.95
+            )
+            found.append(Suspect("addcdiv", "optimizer", facts.place, hazard.cause, hazard.remedies, why, Range(0.0),
+                                 facts.dtypes[0], hazard, also=("optimizer-epsilon",) if half else (),
+                                 witness=Witness("not searched", "the update is not run again")))  # fmt: skip
+        return found
+
+    def _unscaled(self, contexts: list[tuple[Context, Program]]) -> list[Suspect]:
+        """The last product in float16 before a loss that no scaler scales: gradients underflow and overflow there first."""
+        if self.facts.is_scaled or not contexts:
+            return []
+        context = contexts[0][0]
+        relevant = context.graph.relevant()
+        products = [n for n in context.graph.nodes if n.dtype == "float16" and n.index in relevant and n.place is not None
+                    and n.op in _PRODUCTS and context.values[n.index].grad]  # fmt: skip
+        if not products:
+            return []
+        node = products[-1]
+        assert node.place is not None
+        why = "its gradient is computed in float16, and no GradScaler scales the loss: small ones become 0, large ones inf"
+        hazard = Hazard(node.index, "missing-grad-scaling", why, ("grad-scaler", "full-precision"), phase="backward",
+                        certainty=0.6)  # fmt: skip
+        return [Suspect(node.op, "backward", node.place, hazard.cause, hazard.remedies, why, context.values[node.index],
+                        node.dtype, hazard, node.module, witness=Witness("not searched", "a matter of the gradients' scale"))]  # fmt: skip
+
     def _searched(
-        self, suspects: list[Suspect], contexts: list[tuple[Context, Program]], options: CheckOptions, progress: Progress
+        self,
+        suspects: list[Suspect],
+        contexts: list[tuple[Context, Program]],
+        options: CheckOptions,
+        progress: Progress,
     ) -> list[Suspect]:
         until = time.monotonic() + options.budget
         searches = [TorchSearch(context, program) for context, program in contexts]
@@ -87,7 +136,9 @@ class TorchRecording(TorchCheck):
                 try:
                     witness = searches[which].find(replace(suspect.hazard, node=node), suspect.phase, share)
                 except Exception as error:  # a step that can't be run again is judged by its ranges alone
-                    witness = Witness("not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200])
+                    witness = Witness(
+                        "not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200]
+                    )
             found.append(replace(suspect, witness=witness))
         return found
 
@@ -104,6 +155,7 @@ class TorchRecording(TorchCheck):
                          facts.clipped_before_unscale, facts.n_clipped, tested)  # fmt: skip
 
 
+_PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")
 GRAPH_STRIDE = 10_000_000
 _CAUSES = {
     "log": ("log-of-zero", ("clamp-or-eps",)),

@@ -54,7 +54,11 @@ def attributes(func: Any, args: Any, kwargs: Any, name: str) -> dict[str, Any]:
         elif isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value):
             place += sum(isinstance(v, torch.Tensor) for v in value)
         elif isinstance(value, (int, float, bool, str, list, tuple)):
-            if name in BINARY and isinstance(value, (int, float)) and argument.name in ("self", "other", "exponent", "value"):
+            if (
+                name in BINARY
+                and isinstance(value, (int, float))
+                and argument.name in ("self", "other", "exponent", "value")
+            ):
                 if not (name.startswith("addc") and argument.name == "value"):
                     place += 1
                     continue
@@ -75,7 +79,11 @@ def operands(func: Any, args: Any, kwargs: Any, name: str) -> list[Any]:
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found.extend(v for v in value if isinstance(v, torch.Tensor))
-        elif name in BINARY and isinstance(value, (int, float)) and argument.name in ("self", "other", "exponent", "value"):
+        elif (
+            name in BINARY
+            and isinstance(value, (int, float))
+            and argument.name in ("self", "other", "exponent", "value")
+        ):
             if not (name.startswith("addc") and argument.name == "value"):
                 found.append(value)
     return found

@@ -30,7 +30,9 @@ def rate_test(graph: Graph, program: Program, optimizer: OptimizerFacts) -> tupl
         gradients = torch.autograd.grad(loss.sum(), list(given.values()), allow_unused=True)
         found = [(0.0, float(loss.detach().sum()))]
         for factor in _FACTORS:
-            moved = {i: _stepped(v.detach(), g, rate * factor, optimizer) for (i, v), g in zip(given.items(), gradients)}
+            moved = {
+                i: _stepped(v.detach(), g, rate * factor, optimizer) for (i, v), g in zip(given.items(), gradients)
+            }
             torch.manual_seed(0)
             value = program.run(wanted, moved, graph)[root]
             found.append((rate * factor, float(value.sum())))

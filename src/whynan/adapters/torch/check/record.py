@@ -6,6 +6,7 @@ alone, and whether it is non-finite although its inputs are not.
 
 import linecache
 import math
+import os
 import sys
 import weakref
 from typing import Any
@@ -29,6 +30,7 @@ from whynan.adapters.torch.frames import custom_backward_frames, is_optimizer_in
 from whynan.adapters.torch.modules import ModuleStack
 from whynan.adapters.torch.opfacts import written_arguments
 from whynan.check.graph import Asked, Graph, Measured, Node, Place
+from whynan.launch.host import is_user_file
 
 _READS = frozenset(("_local_scalar_dense", "is_nonzero", "equal", "item"))
 _BORN = frozenset(
@@ -57,7 +59,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.n_ops = 0
         self.n_failed = 0
         self.failure: str | None = None
-        self.births: dict[tuple[str, int], tuple[str, Place, str]] = {}
+        self.births: dict[tuple[str, int], tuple[str, Place, str, str]] = {}
         self.lineage: dict[int, tuple[Any, str]] = {}
         self.empty: dict[int, tuple[Any, tuple[Place, ...]]] = {}
         self.parameters: dict[int, str] = {}
@@ -175,6 +177,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         )  # fmt: skip
         if self.is_fetching:
             node.attrs["fetched"] = True
+        if phase == "forward" and is_library(sys._getframe(2)):
+            node.attrs["library"] = True
         self._measure(node, first)
         numbers = [node.index]
         for place, tensor in enumerate(outputs[1:], 1):
@@ -210,17 +214,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         else:
             origins = {self.origin(t) for t in inputs}
             origin = "constant" if origins <= {"constant"} else "data"
+        if self.in_optimizer:
+            return  # an update makes nothing of what was there before
         for tensor in written:
             self.empty.pop(_pointer(tensor), None)
+            if origin == "data":
+                self.lineage[_pointer(tensor)] = (_weak(tensor), origin)
         for tensor in outputs:
             pointer = _pointer(tensor)
-            if pointer in pointers and not written:
+            if pointer in pointers:
                 continue
             self.lineage[pointer] = (_weak(tensor), origin)
             self.empty.pop(pointer, None)
             if name in UNINITIALIZED and tensor.is_floating_point() and tensor.numel():
                 self.empty[pointer] = (_weak(tensor), tuple(place_of(f) for f in user_frames(sys._getframe(2))[:6]))
-            if name not in UNINITIALIZED and not self.in_optimizer:
+            if name not in UNINITIALIZED:
                 self._note_birth(name, tensor, inputs)
 
     def _note_birth(self, name: str, tensor: Any, inputs: list[Any]) -> None:
@@ -237,7 +245,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if stack:
             place = place_of(stack[0])
             kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
-            self.births.setdefault((place.file, place.line), (name, place, kind))
+            self.births.setdefault((place.file, place.line), (name, place, kind, dtype_of(tensor)))
 
     # Which node a tensor is of ------------------------------------------------------------------------------------------
 
@@ -308,7 +316,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         base = self._by_key.get(pointer)
         if base and not _expired(self._alive.get(pointer)):  # a view that was made out of sight
             newest = max(index for index, _ in base.values())
-            node = self.graph.add("alias", inputs=(newest,), shape=tuple(tensor.shape), dtype=dtype_of(tensor), stack=places)
+            node = self.graph.add(
+                "alias", inputs=(newest,), shape=tuple(tensor.shape), dtype=dtype_of(tensor), stack=places
+            )
             self._measure(node, tensor)
             self.program.leaves[node.index] = tensor.detach()
             self._bind(tensor, node.index)
@@ -325,7 +335,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             kind = "gradient"
         elif origin == "constant" and not self.is_fetching:
             kind = "constant"
-        node = self.graph.add("leaf", kind=kind, shape=tuple(tensor.shape), dtype=dtype_of(tensor), stack=places, name=name)
+        node = self.graph.add(
+            "leaf", kind=kind, shape=tuple(tensor.shape), dtype=dtype_of(tensor), stack=places, name=name
+        )
         if tensor.requires_grad:
             node.attrs["requires_grad"] = True
         if pointer in self.empty and not _expired(self.empty[pointer][0]) and kind == "parameter":
@@ -351,7 +363,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
 def measure(tensor: Any) -> tuple[Measured | None, bool]:
     """Return the range of a tensor's finite elements, and whether it holds -inf."""
-    if tensor.numel() == 0 or tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+    if (
+        tensor.numel() == 0
+        or tensor.layout != torch.strided
+        or tensor.is_meta
+        or tensor.is_complex()
+        or tensor.is_quantized
+    ):
         return None, False
     x = tensor.detach()
     if x.dtype == torch.bool:
@@ -375,6 +393,21 @@ def measure(tensor: Any) -> tuple[Measured | None, bool]:
 def place_of(frame: Any) -> Place:
     """Return a frame's line as a place, with its source text."""
     return Place(frame.file, frame.line, frame.function, linecache.getline(frame.file, frame.line).strip())
+
+
+def is_library(frame: Any) -> bool:
+    """Whether an operation is the doing of an installed library on top of the framework, and not of the user's code."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_user_file(file):
+            return False
+        if "site-packages" in file and _TORCH not in file:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_TORCH = f"site-packages{os.sep}torch{os.sep}"
 
 
 def dtype_of(tensor: Any) -> str:

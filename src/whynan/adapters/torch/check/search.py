@@ -33,7 +33,9 @@ class TorchSearch:
     def _batch(self) -> Values:
         """Return what the loader handed over, by node: values that are changed as a whole and not sample by sample."""
         nodes = self.graph.nodes
-        handed = {i for node in nodes if not node.attrs.get("fetched") for i in node.inputs if nodes[i].attrs.get("fetched")}
+        handed = {
+            i for node in nodes if not node.attrs.get("fetched") for i in node.inputs if nodes[i].attrs.get("fetched")
+        }
         if not handed:
             return {}
         wanted = set().union(*(self.graph.ancestors(i) for i in handed))
@@ -93,13 +95,17 @@ class TorchSearch:
         return found
 
     def _data(self, leaves: list[int]) -> list[int]:
-        return [i for i in leaves if self.graph.nodes[i].kind != "parameter" and self.graph.nodes[i].measured is not None]
+        return [
+            i for i in leaves if self.graph.nodes[i].kind != "parameter" and self.graph.nodes[i].measured is not None
+        ]
 
     def _bounds(self, index: int) -> tuple[float, float]:
         value = self.context.values[index]
         return value.lo, value.hi
 
-    def _candidates(self, hazard: Hazard, wanted: set[int], leaves: list[int], until: float) -> Iterator[tuple[str, Values]]:
+    def _candidates(
+        self, hazard: Hazard, wanted: set[int], leaves: list[int], until: float
+    ) -> Iterator[tuple[str, Values]]:
         yield "the batch as it was", {}
         data = self._data(leaves)
         for group, name in ((data, "data"), *(([i], self._name(i)) for i in data[:8] if len(data) > 1)):
@@ -156,7 +162,12 @@ class TorchSearch:
                 return
             given = {i: v.clone().requires_grad_() for i, v in values.items()}
             try:
-                env = self.program.run(needed, {i: v * 1 if self.graph.nodes[i].kind != "x" else v for i, v in given.items()}, self.graph, grad=True)
+                env = self.program.run(
+                    needed,
+                    {i: v * 1 if self.graph.nodes[i].kind != "x" else v for i, v in given.items()},
+                    self.graph,
+                    grad=True,
+                )
                 x = env[target]
                 if not x.is_floating_point() or not x.requires_grad or x.numel() == 0:
                     return
@@ -178,7 +189,10 @@ class TorchSearch:
                 moved[index] = torch.minimum(torch.maximum(new, low), high)
             values = moved
             if step >= 3 and (step % 4 == 3 or step == _STEPS - 1) or _is_near(x, hazard):
-                yield ("by gradient, within the data's range" + (" and the parameters' own size" if parameters else "")), values
+                yield (
+                    ("by gradient, within the data's range" + (" and the parameters' own size" if parameters else "")),
+                    values,
+                )
 
     def _ends(self, index: int, value: Any) -> tuple[Any, Any]:
         node = self.graph.nodes[index]
@@ -200,7 +214,9 @@ class TorchSearch:
                 operands = [env[i] for i in node.inputs if i in env]
                 if any(bool(torch.isnan(x).any()) for x in operands if x.is_floating_point()):
                     return False
-                if not _allows_inf(hazard) and any(bool(torch.isinf(x).any()) for x in operands if x.is_floating_point()):
+                if not _allows_inf(hazard) and any(
+                    bool(torch.isinf(x).any()) for x in operands if x.is_floating_point()
+                ):
                     return False
             is_slope = phase == "backward" and node.phase == "forward"
             if not is_slope:
@@ -262,7 +278,11 @@ class TorchSearch:
             old = self.program.leaves[index]
             if value.shape == old.shape and not bool(torch.equal(value, old)):
                 x = value.float()
-                found.append(f"{self._name(index)}: now in [{float(x.min()):.4g}, {float(x.max()):.4g}]" if x.numel() else self._name(index))
+                found.append(
+                    f"{self._name(index)}: now in [{float(x.min()):.4g}, {float(x.max()):.4g}]"
+                    if x.numel()
+                    else self._name(index)
+                )
         return tuple(found)
 
     def _named(self, values: Values) -> dict[str, Any]:
