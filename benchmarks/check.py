@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--framework", nargs="*", default=list(FRAMEWORKS))
     parser.add_argument("--budget", type=float, default=10.0)
     parser.add_argument("--no-fixed", action="store_true")
+    parser.add_argument("--counted", action="store_true", help="only the cases that are counted")
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
     cases = sorted({path.parent for folder in options.folders for path in folder.rglob("case.json")})
@@ -96,6 +97,8 @@ def main() -> None:
     for case in cases:
         truth = json.loads((case / "case.json").read_text())
         if truth["framework"] not in options.framework or (options.only and case.name not in options.only):
+            continue
+        if options.counted and truth.get("cause") not in COUNTED:
             continue
         source = (case / "train.py").read_text().splitlines()
         result = check(case / "train.py", options.budget)

@@ -87,7 +87,8 @@ def find_suspects(context: Context) -> list[Suspect]:
             except (ArithmeticError, ValueError, IndexError, TypeError, KeyError):
                 continue
             for hazard in hazards:
-                if hazard.goal in _GUARDED and is_asked_first(node, hazard, context):
+                is_guardable = hazard.goal in _GUARDED or node.attrs.get("library")
+                if is_guardable and is_asked_first(node, hazard, context):
                     continue
                 if (
                     hazard.cause == "division-by-zero"

@@ -139,7 +139,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             for tensor in (a for a in args if isinstance(a, torch.Tensor)):
                 index = self._find(tensor)
                 if index is not None:
-                    self.graph.asked.append(Asked(index, len(self.graph.nodes), places[0] if places else None))
+                    self.graph.asked.append(Asked(index, len(self.graph.nodes), asking_place(frame)))
             return None
         inputs = []
         for operand in operands(func, args, kwargs, name):
@@ -393,6 +393,17 @@ def measure(tensor: Any) -> tuple[Measured | None, bool]:
 def place_of(frame: Any) -> Place:
     """Return a frame's line as a place, with its source text."""
     return Place(frame.file, frame.line, frame.function, linecache.getline(frame.file, frame.line).strip())
+
+
+def asking_place(frame: Any) -> Place | None:
+    """Return the line that reads a number: the user's or a library's, and not the framework's own."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_user_file(file) or ("site-packages" in file and _TORCH not in file):
+            text = linecache.getline(file, frame.f_lineno).strip()
+            return Place(file, frame.f_lineno, frame.f_code.co_name, text)
+        frame = frame.f_back
+    return None
 
 
 def is_library(frame: Any) -> bool:
