@@ -4,8 +4,8 @@
     python benchmarks/check.py tests/cases --only gan-minimax -v
 
 Counted are cases whose cause lies in the mathematics, the precision, the loss or the architecture: there the line is at
-fault. `recall`: train.py's true line is among the suspects. `repaired`: the same line of fixed.py is not. `true`: of all
-suspects of those cases' train.py (and of those with a witness) the share on true lines; the rest has to be read by
+fault. `recall`: train.py's true line is among the suspects. `repaired`: the same line of fixed.py is not. `true`: of
+all suspects of those cases' train.py (and of those with a witness) the share on true lines; the rest has to be read by
 somebody. Of controls, which are healthy, and of the other cases only the number of suspects is given.
 """
 
@@ -21,11 +21,23 @@ from pathlib import Path
 from typing import Any
 
 COUNTED = {
-    "log-of-zero", "division-by-zero", "sqrt-at-zero", "exp-overflow", "domain-error", "fully-masked-softmax",
-    "where-gradient-trap", "inf-minus-inf", "empty-reduction", "half-precision-overflow", "half-precision-underflow",
-    "missing-grad-scaling", "normalization-zero-variance", "custom-backward", "uninitialized-memory",
+    "log-of-zero",
+    "division-by-zero",
+    "sqrt-at-zero",
+    "exp-overflow",
+    "domain-error",
+    "fully-masked-softmax",
+    "where-gradient-trap",
+    "inf-minus-inf",
+    "empty-reduction",
+    "half-precision-overflow",
+    "half-precision-underflow",
+    "missing-grad-scaling",
+    "normalization-zero-variance",
+    "custom-backward",
+    "uninitialized-memory",
     "loss-input-mismatch",
-}  # fmt: skip
+}
 FRAMEWORKS = ("torch", "jax", "keras-torch", "keras-jax")
 
 
@@ -124,14 +136,19 @@ def main() -> None:
         elif truth.get("cause") in (None, "none"):
             total["controls"] += 1
             total["alarms"] += sum(s["witness"] for s in suspects)
-        print(f"{case.name:32} {str(truth.get('cause')):28} {'FOUND' if hits else 'missed' if counted else '-':7}"
-              f"{'' if left is None else 'repaired' if not left else 'STILL':9} {len(suspects):2} suspects, "
-              f"{sum(s['witness'] for s in suspects)} with witness {result['wall']:5.1f} s {result.get('problem') or ''}", flush=True)  # fmt: skip
+        print(
+            f"{case.name:32} {truth.get('cause')!s:28} {'FOUND' if hits else 'missed' if counted else '-':7}"
+            f"{'' if left is None else 'repaired' if not left else 'STILL':9} {len(suspects):2} suspects, "
+            f"{sum(s['witness'] for s in suspects)} with witness {result['wall']:5.1f} s "
+            f"{result.get('problem') or ''}",
+            flush=True,
+        )
         if options.verbose:
             for s in suspects:
                 mark = "*" if s in hits else " "
                 print(
-                    f"   {mark}{'W' if s['witness'] else ' '} {s['line']:4} {s['op']:12} {s['phase'][:3]} {s['cause']:24} {s['code'][:60]}"
+                    f"   {mark}{'W' if s['witness'] else ' '} {s['line']:4} {s['op']:12} {s['phase'][:3]} "
+                    f"{s['cause']:24} {s['code'][:60]}"
                 )
                 print(f"        {s['why'][:150]} | {s['search'] and s['search']['how'][:60]}")
             for s in left or []:

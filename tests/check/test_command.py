@@ -66,7 +66,13 @@ def test_json(failing: tuple[Path, Any]) -> None:
     assert found["script"] == "train.py"
     assert found["steps"] == 3
     first = found["suspects"][0]
-    assert (first["op"], first["line"], first["cause"], first["witness"], first["rank"]) == ("log", 14, "log-of-zero", True, 1)
+    assert (first["op"], first["line"], first["cause"], first["witness"], first["rank"]) == (
+        "log",
+        14,
+        "log-of-zero",
+        True,
+        1,
+    )
     assert first["phase"] in ("forward", "backward")
     assert first["range"]["input"] == [0.0, 1.0] and first["range"]["dtype"] == "float32"
     assert {"file", "function", "code", "why", "remedies"} <= set(first)

@@ -37,27 +37,42 @@ SUSPECT: dict[str, tuple[str, Callable[[], Any]]] = {
     "fractional power": ("sqrt-at-zero", lambda: (torch.relu(logits()) ** 0.5).mean()),
     "fractional power below zero": ("domain-error", lambda: (logits() ** 0.7).mean()),
     "divided by a count": ("division-by-zero", lambda: logits().sum() / masks().sum()),
-    "divided by a spread": ("division-by-zero", lambda: ((data(6, 3) - 0.1) / data(6, 3).std(1, keepdim=True) * logits()).sum()),
+    "divided by a spread": (
+        "division-by-zero",
+        lambda: ((data(6, 3) - 0.1) / data(6, 3).std(1, keepdim=True) * logits()).sum(),
+    ),
     "divided by a norm": ("division-by-zero", lambda: (logits() / logits().norm(dim=1, keepdim=True)).sum()),
     "mean of what a mask picks": ("empty-reduction", lambda: logits()[masks()].mean()),
     "loss of what a mask picks": ("empty-reduction", lambda: F.smooth_l1_loss(logits()[masks()], data(6, 3)[masks()])),
     "targets all ignored": ("empty-reduction", lambda: F.cross_entropy(logits(), torch.tensor([0, 1, 2, -100, 0, 1]))),
     "spread of one": ("empty-reduction", lambda: (logits()[:1, 0].std() + 1).log()),
     "exp of a large linear output": ("exp-overflow", lambda: torch.exp(40 * logits()).mean()),
-    "softmax over a mask of data": ("fully-masked-softmax",
-                                    lambda: torch.softmax(logits().masked_fill(~masks(), -torch.inf), 1).sum()),
+    "softmax over a mask of data": (
+        "fully-masked-softmax",
+        lambda: torch.softmax(logits().masked_fill(~masks(), -torch.inf), 1).sum(),
+    ),
     "acos of a cosine": ("domain-error", lambda: torch.acos(F.cosine_similarity(logits(), data(6, 3))).mean()),
-    "trap of where": ("where-gradient-trap",
-                      lambda: (lambda d: torch.where(d > 0, torch.log(d), torch.zeros_like(d)).sum())(logits())),
+    "trap of where": (
+        "where-gradient-trap",
+        lambda: (lambda d: torch.where(d > 0, torch.log(d), torch.zeros_like(d)).sum())(logits()),
+    ),
     "norm without eps": ("normalization-zero-variance", lambda: F.group_norm(logits()[..., None], 3, eps=0.0).sum()),
-    "eps that float16 rounds away": ("half-precision-underflow", lambda: (logits().half().abs() + 1e-9).float().log().sum()),
-    "sums in float16": ("half-precision-overflow", lambda: ((600 * logits()).half() * (600 * logits()).half()).float().mean()),
-}  # fmt: skip
+    "eps that float16 rounds away": (
+        "half-precision-underflow",
+        lambda: (logits().half().abs() + 1e-9).float().log().sum(),
+    ),
+    "sums in float16": (
+        "half-precision-overflow",
+        lambda: ((600 * logits()).half() * (600 * logits()).half()).float().mean(),
+    ),
+}
 CLEAN: dict[str, Callable[[], Any]] = {
     "logsigmoid": lambda: -F.logsigmoid(logits()).mean(),
     "log_softmax": lambda: -F.log_softmax(logits(), 1).mean(),
     "a logsumexp by hand": lambda: (lambda x: (x - x.amax(1, keepdim=True)).exp().sum(1).log().mean())(logits()),
-    "a softmax by hand": lambda: (lambda x: (lambda e: e / e.sum(1, keepdim=True))((x - x.amax(1, keepdim=True)).exp()).sum())(logits()),
+    "a softmax by hand": lambda: (
+        lambda x: (lambda e: e / e.sum(1, keepdim=True))((x - x.amax(1, keepdim=True)).exp()).sum()
+    )(logits()),
     "a log of what is clamped": lambda: -torch.log(torch.sigmoid(logits()).clamp(1e-6, 1 - 1e-6)).mean(),
     "a log of what has something added": lambda: -torch.log(torch.sigmoid(logits()) + 1e-6).mean(),
     "a root with an eps": lambda: (logits().pow(2).sum(1) + 1e-8).sqrt().mean(),
@@ -78,13 +93,15 @@ CLEAN: dict[str, Callable[[], Any]] = {
         (logits() @ logits().T).masked_fill(torch.ones(6, 6).tril() == 0, -torch.inf), 1
     ).sum(),
     "a mask of a large number": lambda: torch.softmax(logits().masked_fill(~masks(), -1e9), 1).sum(),
-    "binary cross-entropy, which is guarded inside": lambda: F.binary_cross_entropy(torch.sigmoid(logits()), data(6, 3, lo=0.0)),
+    "binary cross-entropy, which is guarded inside": lambda: F.binary_cross_entropy(
+        torch.sigmoid(logits()), data(6, 3, lo=0.0)
+    ),
     "cross-entropy": lambda: F.cross_entropy(logits(), torch.tensor([0, 1, 2, 2, 0, 1])),
     "a square, of any size": lambda: ((1e6 * logits()) ** 2).mean(),
     "layer norm": lambda: F.layer_norm(logits(), [3]).sum(),
     "an atan2, whose slope at the origin is 0": lambda: torch.atan2(logits(), logits()).sum(),
     "a spread of nobody's interest": lambda: (logits().sum(), (data(6, 3) / data(6, 3).std())[0])[0],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SUSPECT)
@@ -118,8 +135,16 @@ def test_memory_that_was_written_in_place_is_what_was_written() -> None:
     assert suspects_of(step) == []
 
 
-WITNESSED = ["log of a sigmoid", "root of a sum of squares", "divided by a count", "mean of what a mask picks",
-             "softmax over a mask of data", "trap of where", "exp of a large linear output", "targets all ignored"]  # fmt: skip
+WITNESSED = [
+    "log of a sigmoid",
+    "root of a sum of squares",
+    "divided by a count",
+    "mean of what a mask picks",
+    "softmax over a mask of data",
+    "trap of where",
+    "exp of a large linear output",
+    "targets all ignored",
+]
 
 
 @pytest.mark.parametrize("name", WITNESSED)

@@ -11,7 +11,19 @@ from whynan.check.transfer.creation import leaf
 from whynan.check.transfer.shapes import estimated
 
 RANDOM = frozenset(
-    "rand randn rand_like randn_like normal normal_ uniform_ bernoulli bernoulli_ randint randperm".split()
+    [
+        "rand",
+        "randn",
+        "rand_like",
+        "randn_like",
+        "normal",
+        "normal_",
+        "uniform_",
+        "bernoulli",
+        "bernoulli_",
+        "randint",
+        "randperm",
+    ]
 )
 
 
@@ -49,8 +61,16 @@ def _range_of(node: Node, ins: Sequence[Range], context: Context, transfers: dic
     if ins and not any(r.varies for r in ins) and node.op not in RANDOM and node.kind == "op" and measured is not None:
         # Made of constants alone it is the same each time: what was measured is all there is.
         masked = out.masked or bool(node.attrs.get("has_minus_inf"))
-        return replace(out, lo=measured.lo, hi=measured.hi, nonzero=measured.least > 0, varies=False, masked=masked,
-                       empty=False, steep=False)  # fmt: skip
+        return replace(
+            out,
+            lo=measured.lo,
+            hi=measured.hi,
+            nonzero=measured.least > 0,
+            varies=False,
+            masked=masked,
+            empty=False,
+            steep=False,
+        )
     return out
 
 

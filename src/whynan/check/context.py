@@ -8,16 +8,74 @@ from whynan.check.graph import Graph, Node
 from whynan.check.ranges import Range
 
 SHAPES = frozenset(
-    "view reshape _unsafe_view expand unsqueeze squeeze transpose t permute alias detach clone _to_copy contiguous "
-    "flatten broadcast_in_dim convert_element_type stop_gradient copy identity lift_fresh lift_fresh_copy to copy_ "
-    "reduce_precision optimization_barrier expand_as view_as movedim swapaxes unflatten name pjit "
-    "expand_dims resolve_conj resolve_neg _conj real_view".split()
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "transpose",
+        "t",
+        "permute",
+        "alias",
+        "detach",
+        "clone",
+        "_to_copy",
+        "contiguous",
+        "flatten",
+        "broadcast_in_dim",
+        "convert_element_type",
+        "stop_gradient",
+        "copy",
+        "identity",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "to",
+        "copy_",
+        "reduce_precision",
+        "optimization_barrier",
+        "expand_as",
+        "view_as",
+        "movedim",
+        "swapaxes",
+        "unflatten",
+        "name",
+        "pjit",
+        "expand_dims",
+        "resolve_conj",
+        "resolve_neg",
+        "_conj",
+        "real_view",
+    ]
 )
 """Operations that change how elements lie and not what they are."""
 
 KEEPING = frozenset(
-    "alias detach clone _to_copy contiguous convert_element_type stop_gradient copy identity lift_fresh lift_fresh_copy to "
-    "reduce_precision optimization_barrier resolve_conj resolve_neg name expand view reshape _unsafe_view flatten".split()
+    [
+        "alias",
+        "detach",
+        "clone",
+        "_to_copy",
+        "contiguous",
+        "convert_element_type",
+        "stop_gradient",
+        "copy",
+        "identity",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "to",
+        "reduce_precision",
+        "optimization_barrier",
+        "resolve_conj",
+        "resolve_neg",
+        "name",
+        "expand",
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "flatten",
+    ]
 )
 """Of these, those that leave every element in its place where they leave the shape."""
 
@@ -73,7 +131,7 @@ class Context:
         self.same[node.index] = self._known.setdefault(key, node.index)
 
     def find(self, index: int, ops: Sequence[str], depth: int = 1) -> Node | None:
-        """Return the nearest maker of an operand that is one of these operations, through `depth` operations at most."""
+        """Return the nearest maker of an operand that is one of these, through `depth` operations at most."""
         node = self.maker(index)
         for _ in range(depth):
             if node.op in ops:

@@ -1,4 +1,4 @@
-"""What two operands know of each other: a maximum subtracted from its own tensor, a share of a sum, a vector by its norm."""
+"""What two operands know of each other: a tensor and its maximum, a share and its sum, a vector and its norm."""
 
 from collections.abc import Sequence
 from typing import Literal

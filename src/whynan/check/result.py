@@ -23,8 +23,15 @@ class Finding:
     accepted: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"check": self.check, "severity": self.severity, "file": self.file, "line": self.line,
-                                 "message": self.message, "value": self.value, "cause": self.cause}  # fmt: skip
+        found: dict[str, Any] = {
+            "check": self.check,
+            "severity": self.severity,
+            "file": self.file,
+            "line": self.line,
+            "message": self.message,
+            "value": self.value,
+            "cause": self.cause,
+        }
         if self.accepted is not None:
             found["accepted"] = self.accepted
         return found

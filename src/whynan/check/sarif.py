@@ -22,26 +22,37 @@ def sarif(result: CheckResult) -> dict[str, Any]:
         text = f"{suspect.op}: {suspect.why}"
         if suspect.witness is not None and suspect.witness.found:
             text += f". It fails: {suspect.witness.how}, {suspect.witness.effect} is non-finite"
-        results.append(_result(suspect.cause, level, text, suspect.place.file, suspect.place.line, suspect.accepted,
-                               suspect.place.code))  # fmt: skip
+        results.append(
+            _result(
+                suspect.cause, level, text, suspect.place.file, suspect.place.line, suspect.accepted, suspect.place.code
+            )
+        )
     results += [_result(f.check, f.severity, f.message, f.file, f.line, f.accepted, None) for f in result.review]
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {
-                "name": "whynan",
-                "version": whynan.__version__,
-                "semanticVersion": whynan.__version__,
-                "informationUri": "https://whynan.readthedocs.io",
-                "rules": _rules(sorted({r["ruleId"] for r in results})),
-            }},
-            "columnKind": "unicodeCodePoints",
-            "invocations": [{"executionSuccessful": result.problem is None,
-                             **({"exitCodeDescription": result.problem} if result.problem else {})}],
-            "results": results,
-        }],
-    }  # fmt: skip
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "whynan",
+                        "version": whynan.__version__,
+                        "semanticVersion": whynan.__version__,
+                        "informationUri": "https://whynan.readthedocs.io",
+                        "rules": _rules(sorted({r["ruleId"] for r in results})),
+                    }
+                },
+                "columnKind": "unicodeCodePoints",
+                "invocations": [
+                    {
+                        "executionSuccessful": result.problem is None,
+                        **({"exitCodeDescription": result.problem} if result.problem else {}),
+                    }
+                ],
+                "results": results,
+            }
+        ],
+    }
 
 
 def _rules(slugs: list[str]) -> list[dict[str, Any]]:
@@ -54,8 +65,9 @@ def _rules(slugs: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _result(rule: str, level: str, text: str, file: str | None, line: int | None, accepted: str | None,
-            code: str | None) -> dict[str, Any]:  # fmt: skip
+def _result(
+    rule: str, level: str, text: str, file: str | None, line: int | None, accepted: str | None, code: str | None
+) -> dict[str, Any]:
     found: dict[str, Any] = {"ruleId": rule, "level": level, "message": {"text": text}}
     if file and line:
         region: dict[str, Any] = {"startLine": line}

@@ -40,7 +40,9 @@ class Recording(Protocol):
     """What an adapter offers once it is attached to the program."""
 
     framework: str
-    n_iterations: int
+
+    @property
+    def n_iterations(self) -> int: ...
 
     def detach(self) -> None: ...
 
@@ -97,8 +99,8 @@ class Session:
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_REAL, 0)
         result = CheckResult(self.options.script)
-        for adapter in self.adapters.values():
-            adapter.detach()
+        for attached in self.adapters.values():
+            attached.detach()
         has_raised = error is not None and not isinstance(error, (Unwind, SystemExit, KeyboardInterrupt))
         adapter = max(self.adapters.values(), key=lambda a: a.n_iterations, default=None)
         if adapter is not None:
@@ -123,8 +125,10 @@ class Session:
             return f"the script ended before its second step with {type(error).__name__}: {first_line(error)}"
         if adapter is None:
             if self.refused:
-                return ("the script trains with TensorFlow, whose graphs are not checked; PyTorch and JAX are, "
-                        "and Keras on these backends")  # fmt: skip
+                return (
+                    "the script trains with TensorFlow, whose graphs are not checked; PyTorch and JAX are, "
+                    "and Keras on these backends"
+                )
             return "the script imported neither PyTorch nor JAX, whose steps can be checked"
         return f"the script ended before its second training step: {adapter.seen()}"
 

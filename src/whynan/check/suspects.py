@@ -114,7 +114,8 @@ def _suspect(
             cause="where-gradient-trap",
             phase="backward",
             remedies=("double-where",),
-            why=f"{hazard.why}; `where` leaves that value out, but its derivative is multiplied by 0, and 0 * inf is NaN",
+            why=f"{hazard.why}; `where` leaves that value out, but its derivative is multiplied by 0, and 0 * inf is "
+            "NaN",
         )
     elif hazard.cause == "sqrt-at-zero" and is_selected_away(node, context, consumers):
         hazard = replace(hazard, remedies=("double-where", *hazard.remedies))
@@ -122,9 +123,20 @@ def _suspect(
     remedies = ("fix-custom-op", *hazard.remedies) if node.custom is not None else hazard.remedies
     operand = ins[hazard.operand] if hazard.operand < len(ins) else out
     assert node.place is not None
-    return Suspect(node.op.rstrip("_") or node.op, hazard.phase, node.place, cause, remedies, hazard.why, operand, node.dtype,
-                   hazard, node.module, also=(hazard.cause,) if cause != hazard.cause else (),
-                   is_in_library=bool(node.attrs.get("library")))  # fmt: skip
+    return Suspect(
+        node.op.rstrip("_") or node.op,
+        hazard.phase,
+        node.place,
+        cause,
+        remedies,
+        hazard.why,
+        operand,
+        node.dtype,
+        hazard,
+        node.module,
+        also=(hazard.cause,) if cause != hazard.cause else (),
+        is_in_library=bool(node.attrs.get("library")),
+    )
 
 
 def _consumers(nodes: Sequence[Node]) -> dict[int, list[int]]:

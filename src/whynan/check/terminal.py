@@ -34,7 +34,8 @@ def render(result: CheckResult, stream: Any) -> None:
         for finding in review:
             where = f"{_relative(finding.file)}:{finding.line} " if finding.file and finding.line else ""
             console.print(
-                f"  [{_STYLE[finding.severity]}]{finding.severity:8}[/] {escape(where + finding.message)}  [dim]\\[{finding.check}][/]"
+                f"  [{_STYLE[finding.severity]}]{finding.severity:8}[/] {escape(where + finding.message)}  "
+                f"[dim]\\[{finding.check}][/]"
             )
     n_accepted = len(result.suspects) - len(standing) + len(result.review) - len(review)
     console.print()
@@ -42,19 +43,26 @@ def render(result: CheckResult, stream: Any) -> None:
         console.print(f"note: {escape(note)}")
     n_witnesses = sum(s.has_witness for s in standing)
     counts = Counter(f.severity for f in review)
-    parts = [f"{plural(len(standing), 'suspect')}, {n_witnesses} with a witness",
-             ", ".join(plural(counts[s], s) for s in ("error", "warning", "note") if counts[s]) or "nothing in the review"]  # fmt: skip
+    parts = [
+        f"{plural(len(standing), 'suspect')}, {n_witnesses} with a witness",
+        ", ".join(plural(counts[s], s) for s in ("error", "warning", "note") if counts[s]) or "nothing in the review",
+    ]
     if n_accepted:
         parts.append(f"{n_accepted} accepted by a comment")
-    console.print(f"{'; '.join(parts)}. {plural(result.steps, 'step')} of {escape(result.script)}, "
-                  f"{result.n_nodes} operations, {result.seconds:.1f} s")  # fmt: skip
+    console.print(
+        f"{'; '.join(parts)}. {plural(result.steps, 'step')} of {escape(result.script)}, "
+        f"{result.n_nodes} operations, {result.seconds:.1f} s"
+    )
 
 
 def _suspect(console: Console, rank: int, suspect: Suspect) -> None:
     place = suspect.place
     mark = "[bold red]witness[/]" if suspect.has_witness else "[yellow]possible[/]"
-    console.print(f"\n{rank:3}. {mark} [bold]{escape(_relative(place.file))}:{place.line}[/] in {escape(place.function)}   "
-                  f"[dim]\\[{suspect.cause}][/]")  # fmt: skip
+    console.print(
+        f"\n{rank:3}. {mark} [bold]{escape(_relative(place.file))}:{place.line}[/] in "
+        f"{escape(place.function)}   "
+        f"[dim]\\[{suspect.cause}][/]"
+    )
     console.print(f"       {escape(place.code)}")
     console.print(f"     {'in the backward pass, ' if suspect.phase == 'backward' else ''}{escape(suspect.why)}")
     witness = suspect.witness

@@ -24,8 +24,13 @@ class Witness:
         return self.outcome == "found"
 
     def to_json(self) -> dict[str, Any]:
-        return {"outcome": self.outcome, "how": self.how, "tries": self.tries, "changes": list(self.changes),
-                "effect": self.effect}  # fmt: skip
+        return {
+            "outcome": self.outcome,
+            "how": self.how,
+            "tries": self.tries,
+            "changes": list(self.changes),
+            "effect": self.effect,
+        }
 
 
 class Search(Protocol):

@@ -22,16 +22,33 @@ INTERRUPTED = 130
 @click.option(
     "--steps", type=click.IntRange(min=2), default=3, show_default=True, metavar="N", help="Iterations to run."
 )
-@click.option("--budget", type=click.FloatRange(min=0), default=20.0, show_default=True, metavar="SECONDS",
-              help="Seconds for all searches for witnesses; 0 for none.")  # fmt: skip
-@click.option("--wait", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="SECONDS",
-              help="Seconds that the script may take to its last step.")  # fmt: skip
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds for all searches for witnesses; 0 for none.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds that the script may take to its last step.",
+)
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
 )
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
-@click.option("--sarif", "sarif_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write SARIF 2.1.0, for code scanning.")  # fmt: skip
+@click.option(
+    "--sarif",
+    "sarif_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write SARIF 2.1.0, for code scanning.",
+)
 @click.option(
     "--github/--no-github", default=None, help="Print GitHub annotations.  [default: where GITHUB_ACTIONS is set]"
 )
@@ -52,10 +69,10 @@ def check(
 ) -> Callable[[], None]:
     """Ask a training script where it could go NaN, before it does.
 
-    SCRIPT runs up to its first steps and is ended there; checkpoints that it saves with torch.save are not written. What
-    it prints goes to standard error. Each operation of a step is then asked whether its value or its derivative could be
-    non-finite, for data between what was seen and parameters near where they are. Such an operation is a suspect; for
-    each a witness is looked for: values for which the recorded step really fails.
+    SCRIPT runs up to its first steps and is ended there; checkpoints that it saves with torch.save are not written.
+    What it prints goes to standard error. Each operation of a step is then asked whether its value or its derivative
+    could be non-finite, for data between what was seen and parameters near where they are. Such an operation is a
+    suspect; for each a witness is looked for: values for which the recorded step really fails.
 
     \b
     whynan check train.py --epochs 3             suspects, worst first, and a review of the first step
@@ -82,14 +99,23 @@ def check(
         module=module,
         root=Path(execfile.user_root(script)),
     )
-    outputs = {name: place.absolute() if place is not None else None
-               for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file))}  # fmt: skip
+    outputs = {
+        name: place.absolute() if place is not None else None
+        for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file))
+    }
     is_github = bool(os.environ.get("GITHUB_ACTIONS")) if github is None else github
     return lambda: launch(run, steps, budget, wait, outputs, is_github, quiet)
 
 
-def launch(run: RunOptions, steps: int, budget: float, wait: float, outputs: dict[str, Path | None], is_github: bool,
-           is_quiet: bool) -> None:  # fmt: skip
+def launch(
+    run: RunOptions,
+    steps: int,
+    budget: float,
+    wait: float,
+    outputs: dict[str, Path | None],
+    is_github: bool,
+    is_quiet: bool,
+) -> None:
     """Run the program up to its first steps, judge them, say what was found, end with the status."""
     if run.script is not None:
         try:

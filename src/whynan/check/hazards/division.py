@@ -51,6 +51,13 @@ def _by(node: Node, divisor: Range, operand: int, context: Context) -> Iterator[
     crossing = divisor.lo < 0 < divisor.hi
     # A learned number that crosses zero is a risk; one that ends at zero is where things stop.
     certainty = 0.35 if crossing and divisor.soft else 0.55 if crossing else 0.85
-    yield Hazard(node.index, "division-by-zero", why, ("clamp-or-eps", "skip-empty" if divisor.integer else "larger-eps"),
-                 phase="backward" if node.phase == "backward" else "forward", operand=operand, goal="zero",
-                 certainty=certainty)  # fmt: skip
+    yield Hazard(
+        node.index,
+        "division-by-zero",
+        why,
+        ("clamp-or-eps", "skip-empty" if divisor.integer else "larger-eps"),
+        phase="backward" if node.phase == "backward" else "forward",
+        operand=operand,
+        goal="zero",
+        certainty=certainty,
+    )

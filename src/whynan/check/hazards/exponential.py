@@ -16,12 +16,18 @@ def overflow(node: Node, ins: Sequence[Range], out: Range, context: Context) -> 
     if node.op == "exp2":
         limit /= 0.6931471805599453
     # What a hand-written derivative is given only training tells; nobody has guarded it for the framework's users.
-    reach = 4 if node.custom is not None and x.soft else 1
-    if x.varies and x.hi * reach > limit:
-        yield Hazard(node.index, "exp-overflow" if node.dtype != "float16" else "half-precision-overflow",
-                     f"{node.op} takes x in {say(x)}; above {number(limit)} it overflows {node.dtype}",
-                     ("clamp-or-eps", "stable-loss"), phase="backward" if node.phase == "backward" else "forward",
-                     goal="high", bound=limit, certainty=0.7)  # fmt: skip
+    is_open = node.custom is not None and x.soft and x.hi > 0
+    if x.varies and (x.hi > limit or is_open):
+        yield Hazard(
+            node.index,
+            "exp-overflow" if node.dtype != "float16" else "half-precision-overflow",
+            f"{node.op} takes x in {say(x)}; above {number(limit)} it overflows {node.dtype}",
+            ("clamp-or-eps", "stable-loss"),
+            phase="backward" if node.phase == "backward" else "forward",
+            goal="high",
+            bound=limit,
+            certainty=0.7,
+        )
 
 
 @hazards_of("mul", "mul_", "square", "pow", "integer_pow")
@@ -35,14 +41,28 @@ def product(node: Node, ins: Sequence[Range], out: Range, context: Context) -> I
     top = largest(node.dtype)
     root = top ** (0.125 if node.custom is not None else 0.5)
     if all(r.steep and r.varies and r.magnitude > root for r in factors):
-        yield Hazard(node.index, "exp-overflow", f"a product of two exponentials, each up to {number(factors[0].magnitude)}, "
-                     f"overflows {node.dtype}", ("stable-loss", "clamp-or-eps"), goal="high", bound=top,
-                     phase="backward" if node.phase == "backward" else "forward", certainty=0.6)  # fmt: skip
+        yield Hazard(
+            node.index,
+            "exp-overflow",
+            f"a product of two exponentials grows faster than either, and overflows {node.dtype} before they do",
+            ("stable-loss", "clamp-or-eps"),
+            goal="high",
+            bound=top,
+            phase="backward" if node.phase == "backward" else "forward",
+            certainty=0.6,
+        )
 
 
 @hazards_of("pow", "pow_")
 def variable_exponent(node: Node, ins: Sequence[Range], out: Range, context: Context) -> Iterator[Hazard]:
     base = context.number(node.inputs[0]) if node.inputs else None
     if base is not None and base > 1 and ins[1].varies and out.hi > largest(node.dtype):
-        yield Hazard(node.index, "exp-overflow", f"{number(base)} ** y takes y in {say(ins[1])}: it overflows {node.dtype}",
-                     ("clamp-or-eps",), operand=1, goal="high", bound=ins[1].hi * 0.9)  # fmt: skip
+        yield Hazard(
+            node.index,
+            "exp-overflow",
+            f"{number(base)} ** y takes y in {say(ins[1])}: it overflows {node.dtype}",
+            ("clamp-or-eps",),
+            operand=1,
+            goal="high",
+            bound=ins[1].hi * 0.9,
+        )

@@ -22,10 +22,16 @@ def overflow(node: Node, ins: Sequence[Range], out: Range, context: Context) -> 
         and node.measured.magnitude > top / 4096
         and all(r.magnitude <= top for r in ins if r.varies)
     ):
-        yield Hazard(node.index, "half-precision-overflow",
-                     f"{node.op} gave up to {number(node.measured.magnitude)} in this step and may reach "
-                     f"{number(out.magnitude)}; float16 ends at 65504",
-                     ("full-precision", "normalize-inputs"), goal="high", bound=top, certainty=0.6)  # fmt: skip
+        yield Hazard(
+            node.index,
+            "half-precision-overflow",
+            f"{node.op} gave up to {number(node.measured.magnitude)} in this step and may reach "
+            f"{number(out.magnitude)}; float16 ends at 65504",
+            ("full-precision", "normalize-inputs"),
+            goal="high",
+            bound=top,
+            certainty=0.6,
+        )
 
 
 @hazards_of("add", "add_", "clamp", "clamp_min", "clamp_", "maximum")
@@ -37,7 +43,11 @@ def vanishing_constant(node: Node, ins: Sequence[Range], out: Range, context: Co
     if value is None and len(node.inputs) > 1:
         value = context.number(node.inputs[1])
     if value is not None and 0 < abs(float(value)) < SMALLEST[node.dtype] / 2:
-        yield Hazard(node.index, "half-precision-underflow",
-                     f"{number(float(value))} is 0 in float16, whose smallest number is {number(SMALLEST['float16'])}: "
-                     f"it guards nothing against x in {say(ins[0])}",
-                     ("larger-eps", "full-precision"), certainty=0.9)  # fmt: skip
+        yield Hazard(
+            node.index,
+            "half-precision-underflow",
+            f"{number(float(value))} is 0 in float16, whose smallest number is {number(SMALLEST['float16'])}: "
+            f"it guards nothing against x in {say(ins[0])}",
+            ("larger-eps", "full-precision"),
+            certainty=0.9,
+        )

@@ -7,8 +7,12 @@ from whynan.check.graph import Node
 from whynan.check.hazards import Hazard, hazards_of, say
 from whynan.check.ranges import Range
 
-_NAMES = {"sigmoid": "a sigmoid reaches 0 and 1 by rounding", "logistic": "a sigmoid reaches 0 and 1 by rounding",
-          "_softmax": "a softmax reaches 0 by underflow", "softmax": "a softmax reaches 0 by underflow"}  # fmt: skip
+_NAMES = {
+    "sigmoid": "a sigmoid reaches 0 and 1 by rounding",
+    "logistic": "a sigmoid reaches 0 and 1 by rounding",
+    "_softmax": "a softmax reaches 0 by underflow",
+    "softmax": "a softmax reaches 0 by underflow",
+}
 
 
 @hazards_of("log", "log2", "log10", "log1p", "log_")
@@ -18,8 +22,14 @@ def log_of_zero(node: Node, ins: Sequence[Range], out: Range, context: Context) 
     if is_safe or not x.varies:
         return
     if x.nonzero and edge == 0 and x.lo < 0:
-        yield Hazard(node.index, "domain-error", f"{node.op} takes x in {say(x)}, which may be negative: the value is NaN",
-                     ("clamp-or-eps",), goal="low", bound=0.0)  # fmt: skip
+        yield Hazard(
+            node.index,
+            "domain-error",
+            f"{node.op} takes x in {say(x)}, which may be negative: the value is NaN",
+            ("clamp-or-eps",),
+            goal="low",
+            bound=0.0,
+        )
         return
     source = _source(node, context)
     negative = x.lo < edge
@@ -47,5 +57,11 @@ def _source(node: Node, context: Context) -> str:
 def xlogy(node: Node, ins: Sequence[Range], out: Range, context: Context) -> Iterator[Hazard]:
     y = ins[1]
     if y.varies and y.lo < 0:
-        yield Hazard(node.index, "domain-error", f"the logarithm is taken of {say(y)}, which may be negative",
-                     ("clamp-or-eps",), operand=1, goal="low")  # fmt: skip
+        yield Hazard(
+            node.index,
+            "domain-error",
+            f"the logarithm is taken of {say(y)}, which may be negative",
+            ("clamp-or-eps",),
+            operand=1,
+            goal="low",
+        )

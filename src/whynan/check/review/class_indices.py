@@ -16,6 +16,12 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         if is_float(target.dtype) or target.dtype == "bool" or measured is None:
             continue
         if measured.lo >= 0 and 2 <= measured.hi <= 1000:
-            yield finding("regression-on-classes", "note",
-                          f"{node.op} gets whole numbers {measured.lo:g} to {measured.hi:g} for its target: are they classes? "
-                          "A regression takes class 2 to lie between 1 and 3", node, cause="loss-input-mismatch")  # fmt: skip
+            yield finding(
+                "regression-on-classes",
+                "note",
+                f"{node.op} gets whole numbers {measured.lo:g} to {measured.hi:g} for its target: are they "
+                "classes? "
+                "A regression takes class 2 to lie between 1 and 3",
+                node,
+                cause="loss-input-mismatch",
+            )

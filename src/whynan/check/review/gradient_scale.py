@@ -10,10 +10,15 @@ from whynan.check.review.facts import StepFacts
 def find(facts: StepFacts) -> Iterator[Finding]:
     for optimizer in facts.optimizers:
         place = optimizer.place
-        where = {"line": place.line if place else None, "file": place.file if place else None}
         rate = max(optimizer.rates, default=0.0)
         if not math.isfinite(optimizer.gradient_norm):
-            yield Finding("gradient-scale", "error", f"the first gradient is {optimizer.gradient_norm}", **where)  # type: ignore[arg-type]
+            yield Finding(
+                "gradient-scale",
+                "error",
+                f"the first gradient is {optimizer.gradient_norm}",
+                line=place.line if place else None,
+                file=place.file if place else None,
+            )
         elif optimizer.kind == "SGD" and optimizer.weight_norm > 0:
             ratio = rate * optimizer.gradient_norm / optimizer.weight_norm
             if ratio > 0.5:
@@ -24,7 +29,14 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                     f"{optimizer.gradient_norm:.3g}, weights' norm {optimizer.weight_norm:.3g}",
                     value=f"{ratio:.3g}",
                     cause="learning-rate-too-high",
-                    **where,
-                )  # type: ignore[arg-type]
+                    line=place.line if place else None,
+                    file=place.file if place else None,
+                )
         if optimizer.n_parameters and optimizer.gradient_norm == 0:
-            yield Finding("gradient-scale", "warning", "the first gradient is 0: nothing is learned", **where)  # type: ignore[arg-type]
+            yield Finding(
+                "gradient-scale",
+                "warning",
+                "the first gradient is 0: nothing is learned",
+                line=place.line if place else None,
+                file=place.file if place else None,
+            )

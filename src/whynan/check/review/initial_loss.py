@@ -17,9 +17,15 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         n = shape[1]
         fresh = math.log(n)
         if n > 1 and measured.hi > 3 * fresh + 1:
-            yield finding("initial-loss", "warning",
-                          f"the cross-entropy of the second step is {measured.hi:.3g}; a fresh model with {n} classes shows "
-                          f"log({n}) = {fresh:.3g}: the output layer or the inputs are too large", node,
-                          value=f"{measured.hi:.4g}", cause="bad-initialization")  # fmt: skip
+            yield finding(
+                "initial-loss",
+                "warning",
+                f"the cross-entropy of the second step is {measured.hi:.3g}; a fresh model with {n} classes "
+                "shows "
+                f"log({n}) = {fresh:.3g}: the output layer or the inputs are too large",
+                node,
+                value=f"{measured.hi:.4g}",
+                cause="bad-initialization",
+            )
     if facts.losses and not math.isfinite(facts.losses[0]):
         yield Finding("initial-loss", "error", f"the very first loss is {facts.losses[0]}", value=str(facts.losses[0]))

@@ -16,9 +16,19 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             continue
         n, ignored = shape[1], int(node.attrs.get("ignore_index", -100))
         if target.hi < n // 2 and n > 3 and target.hi < n - 1:
-            yield finding("label-range", "note",
-                          f"the head has {n} classes, and the labels of these batches end at {target.hi:g}", node,
-                          value=f"{target.hi:g}")  # fmt: skip
+            yield finding(
+                "label-range",
+                "note",
+                f"the head has {n} classes, and the labels of these batches end at {target.hi:g}",
+                node,
+                value=f"{target.hi:g}",
+            )
         if target.lo < 0 and target.lo != ignored:
-            yield finding("label-range", "error", f"a label is {target.lo:g}, and ignore_index is {ignored}", node,
-                          value=f"{target.lo:g}", cause="label-out-of-range")  # fmt: skip
+            yield finding(
+                "label-range",
+                "error",
+                f"a label is {target.lo:g}, and ignore_index is {ignored}",
+                node,
+                value=f"{target.lo:g}",
+                cause="label-out-of-range",
+            )

@@ -13,7 +13,6 @@ def find(facts: StepFacts) -> Iterator[Finding]:
     (_, start), *tried = facts.rate_test
     rate, loss = tried[-1]
     place = facts.optimizers[0].place
-    where = {"line": place.line if place else None, "file": place.file if place else None}
     better = [r for r, value in tried[:-1] if math.isfinite(value) and value < start]
     if (not math.isfinite(loss) or loss > 2 * abs(start) + 1e-3) and better:
         yield Finding(
@@ -23,5 +22,6 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             f"{better[-1]:g} it falls",
             value=f"{rate:g}",
             cause="learning-rate-too-high",
-            **where,
-        )  # type: ignore[arg-type]
+            line=place.line if place else None,
+            file=place.file if place else None,
+        )

@@ -10,7 +10,6 @@ from whynan.check.review.facts import StepFacts
 def find(facts: StepFacts) -> Iterator[Finding]:
     for optimizer in facts.optimizers:
         place = optimizer.place
-        where = {"line": place.line if place else None, "file": place.file if place else None}
         for eps in sorted(set(optimizer.eps)):
             if eps == 0:
                 yield Finding(
@@ -20,8 +19,9 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                     "parameter whose gradient is 0 becomes 0 / 0",
                     value="0",
                     cause="optimizer-epsilon",
-                    **where,
-                )  # type: ignore[arg-type]
+                    line=place.line if place else None,
+                    file=place.file if place else None,
+                )
                 continue
             for dtype in optimizer.dtypes:
                 if eps < SMALLEST.get(dtype, 0.0):
@@ -32,5 +32,6 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                         f"{SMALLEST[dtype]:.2g}",
                         value=f"{eps:g}",
                         cause="optimizer-epsilon",
-                        **where,
-                    )  # type: ignore[arg-type]
+                        line=place.line if place else None,
+                        file=place.file if place else None,
+                    )

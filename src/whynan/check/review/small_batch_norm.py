@@ -17,7 +17,13 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             continue
         n = context.node(node.inputs[0]).size // max(shape[1], 1)
         if n <= _FEW:
-            yield finding("batch-norm-batch", "warning",
-                          f"BatchNorm takes mean and variance of {n} values a channel (input {'x'.join(map(str, shape))}); with 1 "
-                          "it fails, with few they are noise: GroupNorm, or larger batches", node, value=str(n),
-                          cause="normalization-zero-variance")  # fmt: skip
+            yield finding(
+                "batch-norm-batch",
+                "warning",
+                f"BatchNorm takes mean and variance of {n} values a channel (input "
+                f"{'x'.join(map(str, shape))}); with 1 "
+                "it fails, with few they are noise: GroupNorm, or larger batches",
+                node,
+                value=str(n),
+                cause="normalization-zero-variance",
+            )

@@ -9,7 +9,6 @@ from whynan.check.review.facts import StepFacts
 def find(facts: StepFacts) -> Iterator[Finding]:
     for optimizer in facts.optimizers:
         place = optimizer.place
-        where = {"line": place.line if place else None, "file": place.file if place else None}
         rates = optimizer.later_rates
         if rates and rates[0] == 0:
             yield Finding(
@@ -17,8 +16,9 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                 "note",
                 "the first step has learning rate 0: the warm-up begins at 0 and not at its first step",
                 value="0",
-                **where,
-            )  # type: ignore[arg-type]
+                line=place.line if place else None,
+                file=place.file if place else None,
+            )
         if len(rates) >= 2 and rates[0] > 0 and rates[1] > 9 * rates[0]:
             yield Finding(
                 "warmup",
@@ -27,5 +27,6 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                 "epochs where steps were meant?",
                 value=f"{rates[1]:g}",
                 cause="learning-rate-too-high",
-                **where,
-            )  # type: ignore[arg-type]
+                line=place.line if place else None,
+                file=place.file if place else None,
+            )

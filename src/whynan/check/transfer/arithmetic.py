@@ -58,8 +58,15 @@ def product(a: Range, b: Range) -> Range:
     # Two small factors may underflow; what is far from the smallest number of the type does not.
     least = _least(a) * _least(b)
     nonzero = a.nonzero and b.nonzero and (least > 1e-37 or (a.soft or b.soft))
-    return of(lo, hi, a, b, nonzero=nonzero or lo > 0 or hi < 0, integer=a.integer and b.integer,
-              masked=a.masked and b.lo > 0 or b.masked and a.lo > 0)  # fmt: skip
+    return of(
+        lo,
+        hi,
+        a,
+        b,
+        nonzero=nonzero or lo > 0 or hi < 0,
+        integer=a.integer and b.integer,
+        masked=(a.masked and b.lo > 0) or (b.masked and a.lo > 0),
+    )
 
 
 def scaled(a: Range, factor: float) -> Range:
@@ -88,9 +95,15 @@ def quotient(a: Range, b: Range, context: Context | None) -> Range:
     """Return the range of a quotient; where the divisor may be 0 it has no end on the sides it can be reached from."""
     if b.lo > 0 or b.hi < 0:
         ends = [_over(x, y) for x in (a.lo, a.hi) for y in (b.lo, b.hi)]
-        return of(widen_down(min(ends)), widen_up(max(ends)), a, b, integer=False,
-                  nonzero=a.nonzero and (a.lo > 0 or a.hi < 0) and math.isfinite(b.hi) and math.isfinite(b.lo),
-                  masked=a.masked and b.lo > 0)  # fmt: skip
+        return of(
+            widen_down(min(ends)),
+            widen_up(max(ends)),
+            a,
+            b,
+            integer=False,
+            nonzero=a.nonzero and (a.lo > 0 or a.hi < 0) and math.isfinite(b.hi) and math.isfinite(b.lo),
+            masked=a.masked and b.lo > 0,
+        )
     lo = 0.0 if (a.lo >= 0 and b.lo >= 0) or (a.hi <= 0 and b.hi <= 0) else -INF
     hi = 0.0 if (a.lo >= 0 and b.hi <= 0) or (a.hi <= 0 and b.lo >= 0) else INF
     return of(lo, hi, a, b, integer=False, nonzero=False)
@@ -107,12 +120,19 @@ def remainder(node: Node, ins: Sequence[Range], context: Context) -> Range:
     a, b = ins[:2]
     if node.op == "floor_divide":
         r = quotient(a, b, context)
-        return of(math.floor(r.lo) if math.isfinite(r.lo) else r.lo, math.ceil(r.hi) if math.isfinite(r.hi) else r.hi,
-                  a, b, nonzero=False, integer=True)  # fmt: skip
+        return of(
+            math.floor(r.lo) if math.isfinite(r.lo) else r.lo,
+            math.ceil(r.hi) if math.isfinite(r.hi) else r.hi,
+            a,
+            b,
+            nonzero=False,
+            integer=True,
+        )
     size = b.magnitude
     lo = 0.0 if (node.op == "remainder" and b.lo >= 0) or (node.op != "remainder" and a.lo >= 0) else -size
-    return of(lo, size if b.hi > 0 or node.op != "remainder" else 0.0, a, b, nonzero=False,
-              integer=a.integer and b.integer)  # fmt: skip
+    return of(
+        lo, size if b.hi > 0 or node.op != "remainder" else 0.0, a, b, nonzero=False, integer=a.integer and b.integer
+    )
 
 
 @transfers("pow", "pow_", "integer_pow", "float_power")
@@ -126,9 +146,15 @@ def power(node: Node, ins: Sequence[Range], context: Context) -> Range:
             ends = [safe(lambda v: base**v, y.lo), safe(lambda v: base**v, y.hi)]
             return of(widen_down(min(ends)), widen_up(max(ends)), y, nonzero=True, steep=y.varies)
         if x.lo >= 0:
-            ends = [safe(lambda v: v**p, b) for b in (x.lo or 1e-300, x.hi) for p in (y.lo, y.hi)]
-            return of(0.0 if x.lo <= 0 else max(widen_down(min(ends)), 0.0), widen_up(max(ends + [1.0])), x, y,
-                      nonzero=x.lo > 0, steep=x.steep)  # fmt: skip
+            ends = [safe(lambda v, p=p: v**p, b) for b in (x.lo or 1e-300, x.hi) for p in (y.lo, y.hi)]  # type: ignore[misc]
+            return of(
+                0.0 if x.lo <= 0 else max(widen_down(min(ends)), 0.0),
+                widen_up(max(ends + [1.0])),
+                x,
+                y,
+                nonzero=x.lo > 0,
+                steep=x.steep,
+            )
         return of(-INF, INF, x, y)
     return constant_power(x, float(exponent))
 
@@ -149,8 +175,12 @@ def constant_power(x: Range, p: float) -> Range:
         return of(
             _odd(x.lo, p, widen_down), _odd(x.hi, p, widen_up), x, integer=x.integer, nonzero=x.nonzero and p == 1
         )
-    return of(widen_down(safe(lambda v: v**p, max(x.lo, 0.0))), widen_up(safe(lambda v: v**p, max(x.hi, 0.0))), x,
-              nonzero=x.lo > 0)  # fmt: skip
+    return of(
+        widen_down(safe(lambda v: v**p, max(x.lo, 0.0))),
+        widen_up(safe(lambda v: v**p, max(x.hi, 0.0))),
+        x,
+        nonzero=x.lo > 0,
+    )
 
 
 def _odd(x: float, p: float, widen: object) -> float:
@@ -161,19 +191,38 @@ def _odd(x: float, p: float, widen: object) -> float:
 @transfers("maximum", "max.other", "fmax", "max_pair")
 def maximum(node: Node, ins: Sequence[Range], context: Context) -> Range:
     a, b = ins[:2]
+    if context.number(node.inputs[0]) == -INF:
+        return b
+    if context.number(node.inputs[1]) == -INF:
+        return a
     lo, hi = max(a.lo, b.lo), max(a.hi, b.hi)
     soft = (a.soft and a.hi >= b.hi) or (b.soft and b.hi >= a.hi) or (a.soft and b.soft)
     nonzero = (a.nonzero and b.nonzero) or (a.lo >= 0 and a.nonzero) or (b.lo >= 0 and b.nonzero)
-    return of(lo, hi, a, b, soft=soft, masked=a.masked and b.masked, nonzero=lo > 0 or hi < 0 or nonzero,
-              integer=a.integer and b.integer)  # fmt: skip
+    return of(
+        lo,
+        hi,
+        a,
+        b,
+        soft=soft,
+        masked=a.masked and b.masked,
+        nonzero=lo > 0 or hi < 0 or nonzero,
+        integer=a.integer and b.integer,
+    )
 
 
 @transfers("minimum", "min.other", "fmin", "min_pair")
 def minimum(node: Node, ins: Sequence[Range], context: Context) -> Range:
     a, b = ins[:2]
     lo, hi = min(a.lo, b.lo), min(a.hi, b.hi)
-    return of(lo, hi, a, b, masked=a.masked or b.masked, nonzero=lo > 0 or hi < 0 or (a.nonzero and b.nonzero),
-              integer=a.integer and b.integer)  # fmt: skip
+    return of(
+        lo,
+        hi,
+        a,
+        b,
+        masked=a.masked or b.masked,
+        nonzero=lo > 0 or hi < 0 or (a.nonzero and b.nonzero),
+        integer=a.integer and b.integer,
+    )
 
 
 @transfers("clamp", "clip", "clamp_", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_")
@@ -185,8 +234,16 @@ def clamp(node: Node, ins: Sequence[Range], context: Context) -> Range:
     nonzero = cut.lo > 0 or cut.hi < 0 or (x.nonzero and not lo <= 0 <= hi)
     if x.nonzero and lo <= 0 <= hi:
         nonzero = lo < 0 < hi
-    return of(cut.lo, cut.hi, x, soft=soft, masked=x.masked and lo == -INF, nonzero=nonzero, integer=x.integer,
-              steep=x.steep and hi == INF)  # fmt: skip
+    return of(
+        cut.lo,
+        cut.hi,
+        x,
+        soft=soft,
+        masked=x.masked and lo == -INF,
+        nonzero=nonzero,
+        integer=x.integer,
+        steep=x.steep and hi == INF,
+    )
 
 
 def bounds_of_clamp(node: Node, ins: Sequence[Range]) -> tuple[float, float]:

@@ -13,8 +13,16 @@ NEGATED = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "eq
 
 def truth(*operands: Range, always: bool = False, never: bool = False) -> Range:
     """Return the range of a mask."""
-    return of(1.0 if always else 0.0, 0.0 if never else 1.0, *operands, integer=True, soft=False, grad=False,
-              steep=False, masked=False)  # fmt: skip
+    return of(
+        1.0 if always else 0.0,
+        0.0 if never else 1.0,
+        *operands,
+        integer=True,
+        soft=False,
+        grad=False,
+        steep=False,
+        masked=False,
+    )
 
 
 @transfers("gt", "lt", "ge", "le", "eq", "ne")
@@ -87,8 +95,16 @@ def where(node: Node, ins: Sequence[Range], context: Context) -> Range:
     kept = [r for r, number in zip((a, b), numbers) if number != -INF]
     out = join(*kept) if kept else of(0.0, 0.0, *ins)
     masked = out.masked or -INF in numbers
-    return of(out.lo, out.hi, *ins, masked=masked, soft=any(r.soft for r in kept), nonzero=out.nonzero,
-              steep=out.steep, integer=out.integer)  # fmt: skip
+    return of(
+        out.lo,
+        out.hi,
+        *ins,
+        masked=masked,
+        soft=any(r.soft for r in kept),
+        nonzero=out.nonzero,
+        steep=out.steep,
+        integer=out.integer,
+    )
 
 
 def refined(value: Range, index: int, condition: int, holds: bool, context: Context) -> Range:
@@ -119,8 +135,7 @@ def refined(value: Range, index: int, condition: int, holds: bool, context: Cont
         return value
     bound = context.values[right]
     if op == "gt":
-        return of(max(value.lo, bound.lo), max(value.hi, bound.lo), value,
-                  nonzero=value.nonzero or bound.lo >= 0)  # fmt: skip
+        return of(max(value.lo, bound.lo), max(value.hi, bound.lo), value, nonzero=value.nonzero or bound.lo >= 0)
     if op == "ge":
         return of(max(value.lo, bound.lo), max(value.hi, bound.lo), value, nonzero=value.nonzero or bound.lo > 0)
     if op == "lt":
@@ -141,5 +156,12 @@ def masked_fill(node: Node, ins: Sequence[Range], context: Context) -> Range:
     kept = refined(x, node.inputs[0], node.inputs[1], False, context)
     if fill == -INF:
         return of(kept.lo, kept.hi, *ins[:2], masked=True, soft=x.soft)
-    return of(min(kept.lo, ins[2].lo), max(kept.hi, ins[2].hi), *ins, soft=x.soft, masked=x.masked,
-              nonzero=kept.nonzero and ins[2].nonzero, integer=x.integer and ins[2].integer)  # fmt: skip
+    return of(
+        min(kept.lo, ins[2].lo),
+        max(kept.hi, ins[2].hi),
+        *ins,
+        soft=x.soft,
+        masked=x.masked,
+        nonzero=kept.nonzero and ins[2].nonzero,
+        integer=x.integer and ins[2].integer,
+    )

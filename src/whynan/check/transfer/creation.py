@@ -34,8 +34,14 @@ def leaf(node: Node, context: Context) -> Range:
     if node.kind == "state":
         reach = context.growth or 1.0
         return Range(lo * reach if lo < 0 else 0.0, hi * reach, nonzero=False, integer=integer)
-    return Range(lo, hi, nonzero=lo > 0 or hi < 0, integer=integer, masked=bool(node.attrs.get("has_minus_inf")),
-                 grad=bool(node.attrs.get("requires_grad")))  # fmt: skip
+    return Range(
+        lo,
+        hi,
+        nonzero=lo > 0 or hi < 0,
+        integer=integer,
+        masked=bool(node.attrs.get("has_minus_inf")),
+        grad=bool(node.attrs.get("requires_grad")),
+    )
 
 
 def parameter(lo: float, hi: float, node: Node, context: Context) -> Range:
@@ -48,26 +54,57 @@ def parameter(lo: float, hi: float, node: Node, context: Context) -> Range:
     return Range(lo - distance, hi + distance, soft=True, grad=True)
 
 
-@transfers("constant", "full", "zeros", "ones", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full",
-           "arange", "linspace", "eye", "scalar_tensor", "fill", "fill_", "zero_", "zero", "iota", "tril_indices",
-           "triu_indices", "hann_window", "logspace", "new_tensor", "empty_filled")  # fmt: skip
+@transfers(
+    "constant",
+    "full",
+    "zeros",
+    "ones",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "arange",
+    "linspace",
+    "eye",
+    "scalar_tensor",
+    "fill",
+    "fill_",
+    "zero_",
+    "zero",
+    "iota",
+    "tril_indices",
+    "triu_indices",
+    "hann_window",
+    "logspace",
+    "new_tensor",
+    "empty_filled",
+)
 def constant(node: Node, ins: Sequence[Range], context: Context) -> Range:
     measured = node.measured
     if measured is None:
         if "value" in node.attrs:
             value = float(node.attrs["value"])
             masked = value == -INF
-            return Range(0.0 if masked else value, 0.0 if masked else value, nonzero=value != 0, varies=False,
-                         masked=masked)  # fmt: skip
+            return Range(
+                0.0 if masked else value, 0.0 if masked else value, nonzero=value != 0, varies=False, masked=masked
+            )
         return Range(varies=False)
-    value = node.attrs.get("fill_value", node.attrs.get("value"))
-    masked = isinstance(value, float) and value == -INF
+    filled = node.attrs.get("fill_value", node.attrs.get("value"))
+    masked = isinstance(filled, float) and filled == -INF
     masked = masked or bool(node.attrs.get("has_minus_inf"))
     varies = node.op.startswith("fill") and len(ins) > 1 and ins[1].varies
     if varies:
         return ins[1]
-    return Range(measured.lo, measured.hi, nonzero=measured.least > 0, integer=not is_float(node.dtype), varies=False,
-                 masked=masked)  # fmt: skip
+    return Range(
+        measured.lo,
+        measured.hi,
+        nonzero=measured.least > 0,
+        integer=not is_float(node.dtype),
+        varies=False,
+        masked=masked,
+    )
 
 
 @transfers(*UNIFORM)

@@ -34,8 +34,13 @@ def log(node: Node, ins: Sequence[Range], context: Context) -> Range:
     lo = function(x.lo) if x.lo > 0 else -INF
     hi = 0.0 if x.hi == 1 else function(x.hi) if 0 < x.hi < INF else INF if x.hi > 0 else -INF
     # Of a positive number of the type, even the smallest, the logarithm is not far down.
-    return of(widen_down(max(lo, -800.0)) if lo > -INF or x.nonzero else -800.0, widen_up(max(hi, -800.0)), x,
-              steep=False, integer=False)  # fmt: skip
+    return of(
+        widen_down(max(lo, -800.0)) if lo > -INF or x.nonzero else -800.0,
+        widen_up(max(hi, -800.0)),
+        x,
+        steep=False,
+        integer=False,
+    )
 
 
 @transfers("log1p")
@@ -134,16 +139,27 @@ def neg(node: Node, ins: Sequence[Range], context: Context) -> Range:
 @transfers("sign", "sgn")
 def sign(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
-    return of(-1.0 if x.lo < 0 else 0.0 if x.may_be_zero else 1.0, 1.0 if x.hi > 0 else 0.0 if x.hi == 0 else -1.0, x,
-              nonzero=x.nonzero, integer=True, soft=False)  # fmt: skip
+    return of(
+        -1.0 if x.lo < 0 else 0.0 if x.may_be_zero else 1.0,
+        1.0 if x.hi > 0 else 0.0 if x.hi == 0 else -1.0,
+        x,
+        nonzero=x.nonzero,
+        integer=True,
+        soft=False,
+    )
 
 
 @transfers("square", "square_", "integer_pow2")
 def square(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
     lo = 0.0 if x.lo <= 0 <= x.hi else min(abs(x.lo), abs(x.hi)) ** 2
-    return of(widen_down(lo), widen_up(safe(lambda v: v**2, x.magnitude)), x, nonzero=x.nonzero and lo > 1e-30,
-              integer=x.integer)  # fmt: skip
+    return of(
+        widen_down(lo),
+        widen_up(safe(lambda v: v**2, x.magnitude)),
+        x,
+        nonzero=x.nonzero and lo > 1e-30,
+        integer=x.integer,
+    )
 
 
 @transfers("floor", "ceil", "round", "trunc", "floor_", "round_")
@@ -154,7 +170,7 @@ def floor(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(lo, hi, x, nonzero=False, integer=True)
 
 
-# Activations --------------------------------------------------------------------------------------------------------
+# Activations -----------------------------------------------------------------------------------------------------
 
 
 @transfers("relu", "relu_")
@@ -163,8 +179,23 @@ def relu(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(max(x.lo, 0.0), max(x.hi, 0.0), x, masked=False, nonzero=x.lo > 0)
 
 
-@transfers("leaky_relu", "leaky_relu_", "elu", "elu_", "gelu", "silu", "silu_", "mish", "hardswish", "hardswish_", "celu",
-           "selu", "prelu", "_prelu_kernel", "rrelu")  # fmt: skip
+@transfers(
+    "leaky_relu",
+    "leaky_relu_",
+    "elu",
+    "elu_",
+    "gelu",
+    "silu",
+    "silu_",
+    "mish",
+    "hardswish",
+    "hardswish_",
+    "celu",
+    "selu",
+    "prelu",
+    "_prelu_kernel",
+    "rrelu",
+)
 def bent(node: Node, ins: Sequence[Range], context: Context) -> Range:
     """An activation that is at most |x| on both sides, give or take a constant."""
     x = ins[0]

@@ -21,8 +21,17 @@ def may_pick_none(node: Node, ins: Sequence[Range], context: Context) -> bool:
     return False
 
 
-@transfers("index", "gather", "index_select", "take", "masked_select", "embedding", "take_along_dim", "take_along_axis",
-           "embedding_bag")  # fmt: skip
+@transfers(
+    "index",
+    "gather",
+    "index_select",
+    "take",
+    "masked_select",
+    "embedding",
+    "take_along_dim",
+    "take_along_axis",
+    "embedding_bag",
+)
 def picked(node: Node, ins: Sequence[Range], context: Context) -> Range:
     x = ins[0]
     picks = node.op in ("index", "masked_select", "index_select")
@@ -47,19 +56,43 @@ def one_hot(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(0.0, 1.0, *ins[:1], integer=True, nonzero=False, soft=False, grad=False)
 
 
-@transfers("scatter_add", "scatter_add_", "index_add", "index_add_", "segment_sum", "scatter_reduce", "bincount",
-           "scatter-add", "histc")  # fmt: skip
+@transfers(
+    "scatter_add",
+    "scatter_add_",
+    "index_add",
+    "index_add_",
+    "segment_sum",
+    "scatter_reduce",
+    "bincount",
+    "scatter-add",
+    "histc",
+)
 def added(node: Node, ins: Sequence[Range], context: Context) -> Range:
     """A sum of as many as happen to fall on a place, none included."""
     if node.op in ("bincount", "histc"):
-        return of(0.0, float(max(context.node(node.inputs[0]).size, 1)), ins[0], integer=True, nonzero=False,
-                  grad=False, soft=False, empty=False)  # fmt: skip
+        return of(
+            0.0,
+            float(max(context.node(node.inputs[0]).size, 1)),
+            ins[0],
+            integer=True,
+            nonzero=False,
+            grad=False,
+            soft=False,
+            empty=False,
+        )
     base, source = ins[0], ins[-1]
     n = max(context.node(node.inputs[-1]).size, 1)
     lo = base.lo + times(n, min(source.lo, 0.0))
     hi = base.hi + times(n, max(source.hi, 0.0))
-    return of(lo, hi, *ins, integer=base.integer and source.integer, soft=base.soft or source.soft, empty=False,
-              nonzero=lo > 0 or hi < 0)  # fmt: skip
+    return of(
+        lo,
+        hi,
+        *ins,
+        integer=base.integer and source.integer,
+        soft=base.soft or source.soft,
+        empty=False,
+        nonzero=lo > 0 or hi < 0,
+    )
 
 
 @transfers("box_iou", "nms")

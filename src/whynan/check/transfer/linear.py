@@ -12,11 +12,34 @@ from whynan.check.transfer.arithmetic import product
 ADDING = ("addmm", "addbmm", "baddbmm", "addmv", "linear", "convolution", "convolution_overrideable")
 
 
-@transfers("mm", "bmm", "matmul", "dot", "mv", "dot_general", "addmm", "baddbmm", "addbmm", "addmv", "linear", "einsum",
-           "convolution", "conv_general_dilated", "_trilinear", "mkldnn_linear", "outer", "vdot",
-           "convolution_overrideable", "_convolution", "conv1d", "conv2d", "_thnn_fused_gru_cell")  # fmt: skip
+@transfers(
+    "mm",
+    "bmm",
+    "matmul",
+    "dot",
+    "mv",
+    "dot_general",
+    "addmm",
+    "baddbmm",
+    "addbmm",
+    "addmv",
+    "linear",
+    "einsum",
+    "convolution",
+    "conv_general_dilated",
+    "_trilinear",
+    "mkldnn_linear",
+    "outer",
+    "vdot",
+    "convolution_overrideable",
+    "_convolution",
+    "conv1d",
+    "conv2d",
+    "_thnn_fused_gru_cell",
+)
 def matmul(node: Node, ins: Sequence[Range], context: Context) -> Range:
-    """A sum of n products lies within n times the largest; where growth is estimated, within that of what was measured."""
+    """A sum of n products lies within n times the largest; with an estimate, within that of what was measured."""
+    bias: Range | None
     if node.op in ("addmm", "baddbmm", "addbmm", "addmv"):
         bias, a, b = ins[0], ins[1], ins[2]
         n = _inner(context.node(node.inputs[1]))
@@ -59,7 +82,7 @@ def _n_products(node: Node, context: Context) -> int:
     if node.op.startswith(("conv", "_conv")):
         return max(second.size // max(second.shape[0] if second.shape else 1, 1), 1)
     if node.op == "dot_general":
-        return max(int(math.isqrt(max(first.size * second.size // max(node.size, 1), 1))), 1) + 1
+        return max(math.isqrt(max(first.size * second.size // max(node.size, 1), 1)), 1) + 1
     return max(_inner(first), 1)
 
 
@@ -69,9 +92,14 @@ def average(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(min(x.lo, 0.0), max(x.hi, 0.0), x, nonzero=False)
 
 
-@transfers("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
-           "_scaled_dot_product_attention_math", "scaled_dot_product_attention", "_scaled_dot_product_flash_attention",
-           "_scaled_dot_product_cudnn_attention")  # fmt: skip
+@transfers(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
 def attention(node: Node, ins: Sequence[Range], context: Context) -> Range:
     """Weights that sum to one of the values."""
     value = ins[2]
@@ -86,7 +114,20 @@ def distance(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(0.0, reach, *ins[:2], nonzero=False)
 
 
-@transfers("linalg_det", "det", "logdet", "slogdet", "linalg_slogdet", "linalg_inv", "inverse", "cholesky",
-           "linalg_cholesky_ex", "linalg_inv_ex", "linalg_solve_ex", "_linalg_svd", "_linalg_eigh")  # fmt: skip
+@transfers(
+    "linalg_det",
+    "det",
+    "logdet",
+    "slogdet",
+    "linalg_slogdet",
+    "linalg_inv",
+    "inverse",
+    "cholesky",
+    "linalg_cholesky_ex",
+    "linalg_inv_ex",
+    "linalg_solve_ex",
+    "_linalg_svd",
+    "_linalg_eigh",
+)
 def decomposed(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(-INF, INF, *ins)

@@ -14,8 +14,17 @@ def binary_cross_entropy(node: Node, ins: Sequence[Range], context: Context) -> 
     return of(0.0, 100.0, *ins[:2], nonzero=False, soft=False)
 
 
-@transfers("binary_cross_entropy_with_logits", "mse_loss", "smooth_l1_loss", "huber_loss", "l1_loss", "soft_margin_loss",
-           "multi_margin_loss", "_ctc_loss", "_use_cudnn_ctc_loss")  # fmt: skip
+@transfers(
+    "binary_cross_entropy_with_logits",
+    "mse_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "l1_loss",
+    "soft_margin_loss",
+    "multi_margin_loss",
+    "_ctc_loss",
+    "_use_cudnn_ctc_loss",
+)
 def nonnegative(node: Node, ins: Sequence[Range], context: Context) -> Range:
     a = ins[0].magnitude
     b = ins[1].magnitude if len(ins) > 1 else 0.0
@@ -26,5 +35,11 @@ def nonnegative(node: Node, ins: Sequence[Range], context: Context) -> Range:
 @transfers("nll_loss_forward", "nll_loss2d_forward", "nll_loss", "nll_loss2d", "nll_loss_nd")
 def nll(node: Node, ins: Sequence[Range], context: Context) -> Range:
     x = ins[0]
-    return of(min(-x.hi, 0.0), max(-x.lo, 0.0) if node.attrs.get("reduction", 1) != 2 else INF, x, nonzero=False,
-              masked=False, empty=False)  # fmt: skip
+    return of(
+        min(-x.hi, 0.0),
+        max(-x.lo, 0.0) if node.attrs.get("reduction", 1) != 2 else INF,
+        x,
+        nonzero=False,
+        masked=False,
+        empty=False,
+    )

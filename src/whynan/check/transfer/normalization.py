@@ -29,13 +29,29 @@ def _n_classes(node: Node, context: Context) -> int:
 def log_softmax(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
     n = _n_classes(node, context)
-    return of(x.lo - x.hi - math.log(n) - 1e-3 if math.isfinite(x.hi - x.lo) else -INF, 0.0, x, masked=x.masked,
-              nonzero=False, steep=False)  # fmt: skip
+    return of(
+        x.lo - x.hi - math.log(n) - 1e-3 if math.isfinite(x.hi - x.lo) else -INF,
+        0.0,
+        x,
+        masked=x.masked,
+        nonzero=False,
+        steep=False,
+    )
 
 
-@transfers("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "native_layer_norm", "native_group_norm",
-           "_native_batch_norm_legit_functional", "batch_norm", "layer_norm", "_fused_rms_norm", "rms_norm",
-           "_batch_norm_with_update")  # fmt: skip
+@transfers(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "cudnn_batch_norm",
+    "native_layer_norm",
+    "native_group_norm",
+    "_native_batch_norm_legit_functional",
+    "batch_norm",
+    "layer_norm",
+    "_fused_rms_norm",
+    "rms_norm",
+    "_batch_norm_with_update",
+)
 def normalized(node: Node, ins: Sequence[Range], context: Context) -> Range:
     """Of n elements with mean 0 and variance 1 none is larger than sqrt(n - 1): then weight and bias."""
     x = ins[0]

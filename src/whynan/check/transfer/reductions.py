@@ -62,7 +62,7 @@ def _has_largest_one(node: Node, context: Context) -> bool:
     shifted = context.maker(maker.inputs[0])
     if shifted.op != "sub" or len(shifted.inputs) < 2 or context.values[shifted.index].masked:
         return False
-    return difference_from_extreme(*shifted.inputs[:2], context) == "below"
+    return difference_from_extreme(shifted.inputs[0], shifted.inputs[1], context) == "below"
 
 
 @transfers("mean", "nanmean", "reduce_mean")
@@ -71,8 +71,27 @@ def mean(node: Node, ins: Sequence[Range], context: Context) -> Range:
     return of(widen_down(x.lo), widen_up(x.hi), x, empty=False, masked=x.masked, nonzero=x.lo > 0 or x.hi < 0)
 
 
-@transfers("amax", "amin", "max", "min", "max.dim", "min.dim", "reduce_max", "reduce_min", "median", "median.dim", "sort",
-           "topk", "kthvalue", "quantile", "mode", "cummax", "cummin", "aminmax", "_aminmax")  # fmt: skip
+@transfers(
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "max.dim",
+    "min.dim",
+    "reduce_max",
+    "reduce_min",
+    "median",
+    "median.dim",
+    "sort",
+    "topk",
+    "kthvalue",
+    "quantile",
+    "mode",
+    "cummax",
+    "cummin",
+    "aminmax",
+    "_aminmax",
+)
 def extreme(node: Node, ins: Sequence[Range], context: Context) -> Range:
     (x,) = ins[:1]
     # A row that is -inf as a whole has -inf for its maximum: where data put the -inf there that may come about.

@@ -9,14 +9,56 @@ from whynan.check.graph import Node
 from whynan.check.ranges import INF, Range, join, of
 from whynan.check.transfer import transfers
 
-SELECTING = (
-    "select slice narrow split split_with_sizes unbind chunk tensor_split unfold as_strided diagonal squeeze_dims flip "
-    "roll repeat tile repeat_interleave unsafe_split dynamic_slice rev real imag view_as_real select_and_gather_add "
-    "max_pool2d_with_indices max_pool2d max_pool1d max_pool3d_with_indices adaptive_max_pool2d "
-    "upsample_nearest2d upsample_nearest1d upsample_bilinear2d upsample_linear1d _upsample_bilinear2d_aa "
-    "pixel_shuffle pixel_unshuffle im2col channel_shuffle reflection_pad1d reflection_pad2d replication_pad1d "
-    "replication_pad2d reduce_window_max movedim diag_embed triu tril diag"
-).split()
+SELECTING = [
+    "select",
+    "slice",
+    "narrow",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "chunk",
+    "tensor_split",
+    "unfold",
+    "as_strided",
+    "diagonal",
+    "squeeze_dims",
+    "flip",
+    "roll",
+    "repeat",
+    "tile",
+    "repeat_interleave",
+    "unsafe_split",
+    "dynamic_slice",
+    "rev",
+    "real",
+    "imag",
+    "view_as_real",
+    "select_and_gather_add",
+    "max_pool2d_with_indices",
+    "max_pool2d",
+    "max_pool1d",
+    "max_pool3d_with_indices",
+    "adaptive_max_pool2d",
+    "upsample_nearest2d",
+    "upsample_nearest1d",
+    "upsample_bilinear2d",
+    "upsample_linear1d",
+    "_upsample_bilinear2d_aa",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "im2col",
+    "channel_shuffle",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "reduce_window_max",
+    "movedim",
+    "diag_embed",
+    "triu",
+    "tril",
+    "diag",
+]
 PADDING = ("triu", "tril", "diag_embed", "diag", "max_pool2d_with_indices")
 
 
@@ -76,13 +118,41 @@ def estimated(node: Node, x: Range, context: Context) -> Range:
     return of(-reach if measured.lo < 0 else 0.0, reach, x, soft=True, nonzero=False, steep=False, masked=False)
 
 
-@transfers("cat", "concatenate", "stack", "hstack", "vstack", "index_put", "index_put_", "index_copy", "index_copy_",
-           "masked_scatter", "slice_scatter", "select_scatter", "scatter", "scatter_", "dynamic_update_slice",
-           "block_diag", "_cat", "index_fill", "index_fill_", "meshgrid")  # fmt: skip
+@transfers(
+    "cat",
+    "concatenate",
+    "stack",
+    "hstack",
+    "vstack",
+    "index_put",
+    "index_put_",
+    "index_copy",
+    "index_copy_",
+    "masked_scatter",
+    "slice_scatter",
+    "select_scatter",
+    "scatter",
+    "scatter_",
+    "dynamic_update_slice",
+    "block_diag",
+    "_cat",
+    "index_fill",
+    "index_fill_",
+    "meshgrid",
+)
 def joined(node: Node, ins: Sequence[Range], context: Context) -> Range:
     """One tensor out of several, or one written into another."""
-    if node.op in ("index_put", "index_put_", "scatter", "scatter_", "index_copy", "index_copy_", "index_fill",
-                   "index_fill_", "masked_scatter"):  # fmt: skip
+    if node.op in (
+        "index_put",
+        "index_put_",
+        "scatter",
+        "scatter_",
+        "index_copy",
+        "index_copy_",
+        "index_fill",
+        "index_fill_",
+        "masked_scatter",
+    ):
         parts = [ins[0], ins[-1]]
         if node.attrs.get("accumulate"):
             return of(-INF, INF, *parts)

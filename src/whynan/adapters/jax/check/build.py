@@ -17,15 +17,44 @@ from whynan.check.graph import Graph, Measured, Place
 from whynan.trace.graph import Frame
 
 _NAMES = {
-    "max": "maximum", "min": "minimum", "reduce_max": "amax", "reduce_min": "amin", "reduce_sum": "sum", "and": "bitwise_and",
-    "or": "bitwise_or", "not": "bitwise_not", "concatenate": "cat", "reduce_prod": "prod", "scatter-add": "scatter_add",
-    "cumlogsumexp": "logcumsumexp", "is_finite": "isfinite", "top_k": "topk", "reshape": "view", "transpose": "permute",
-    "dynamic_update_slice": "dynamic_update_slice", "copy_p": "clone", "real": "select", "scatter": "scatter",
-    "add_any": "add", "reduce_precision": "clone", "stop_gradient": "detach", "split": "split", "square": "square",
-}  # fmt: skip
+    "max": "maximum",
+    "min": "minimum",
+    "reduce_max": "amax",
+    "reduce_min": "amin",
+    "reduce_sum": "sum",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "not": "bitwise_not",
+    "concatenate": "cat",
+    "reduce_prod": "prod",
+    "scatter-add": "scatter_add",
+    "cumlogsumexp": "logcumsumexp",
+    "is_finite": "isfinite",
+    "top_k": "topk",
+    "reshape": "view",
+    "transpose": "permute",
+    "dynamic_update_slice": "dynamic_update_slice",
+    "copy_p": "clone",
+    "real": "select",
+    "scatter": "scatter",
+    "add_any": "add",
+    "reduce_precision": "clone",
+    "stop_gradient": "detach",
+    "split": "split",
+    "square": "square",
+}
 _CONSTANT = frozenset(("iota",))
 _RANDOM = frozenset(
-    "random_bits threefry2x32 random_wrap random_unwrap random_seed random_fold_in random_split rng_uniform".split()
+    [
+        "random_bits",
+        "threefry2x32",
+        "random_wrap",
+        "random_unwrap",
+        "random_seed",
+        "random_fold_in",
+        "random_split",
+        "rng_uniform",
+    ]
 )
 _LONGEST_SCAN = 16
 _SMALL = 64
@@ -64,8 +93,15 @@ class Recorder(Interpreter):
             return self._scan(eqn, given, _stack(eqn, outer, name))
         return super()._evaluate(eqn, given, outer, name)
 
-    def _note(self, eqn: Any, primitive: str, given: list[Value], outputs: list[Any], arrays: list[Any],
-              stack: tuple[Frame, ...]) -> list[Value]:  # fmt: skip
+    def _note(
+        self,
+        eqn: Any,
+        primitive: str,
+        given: list[Value],
+        outputs: list[Any],
+        arrays: list[Any],
+        stack: tuple[Frame, ...],
+    ) -> list[Value]:
         index = len(self.graph.nodes)
         found = super()._note(eqn, primitive, given, outputs, arrays, stack)
         self.seen[index] = Seen(
@@ -151,9 +187,15 @@ def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> Non
             Place(f.file, f.line, f.function, linecache.getline(f.file, f.line).strip()) for f in source.stack[:6]
         )
         for number, (output, array) in enumerate(zip(seen.outputs, seen.arrays)):
-            about: Any = dict(shape=np.shape(array) if array is not None else (), dtype=dtype_of(array), stack=places,
-                              phase="backward" if is_custom else "forward", custom=source.custom,
-                              module=source.module, differentiable=not is_custom)  # fmt: skip
+            about: Any = {
+                "shape": np.shape(array) if array is not None else (),
+                "dtype": dtype_of(array),
+                "stack": places,
+                "phase": "backward" if is_custom else "forward",
+                "custom": source.custom,
+                "module": source.module,
+                "differentiable": not is_custom,
+            }
             if number == 0:
                 node = graph.add(op, inputs=tuple(inputs), attrs=attrs, kind=kind, **about)
                 first = node.index
@@ -180,9 +222,8 @@ def is_numbers(value: Any) -> bool:
 
 def measure(array: Any) -> tuple[Measured | None, bool]:
     """Return the range of an array's finite elements, and whether it holds -inf."""
-    if array is None or array.size == 0 or array.dtype.kind not in "fiub":
-        if array is None or array.size == 0 or array.dtype.kind != "V":
-            return None, False
+    if array is None or array.size == 0 or array.dtype.kind not in "fiubV":
+        return None, False
     x = np.asarray(array, dtype=np.float64)
     good = np.isfinite(x)
     n_bad = int(x.size - good.sum())

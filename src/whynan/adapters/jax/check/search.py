@@ -101,12 +101,17 @@ class JaxSearch:
         signs = (-1.0, 1.0) if self.call.function_returns_gradients else (1.0, -1.0)
         for sign in signs:
             for share in (0.25, 0.5, 1.0):
-                yield (f"parameters moved {'along' if sign == signs[0] else 'against'} the update by {share:g} of their size",
-                       self._shifted({p: sign * share * d for p, d in directions.items()}))  # fmt: skip
+                yield (
+                    f"parameters moved {'along' if sign == signs[0] else 'against'} the update by {share:g} of "
+                    "their size",
+                    self._shifted({p: sign * share * d for p, d in directions.items()}),
+                )
         generator = np.random.default_rng(0)
         for _ in range(12):
-            yield ("parameters moved at random within their own size",
-                   self._shifted({p: np.sign(generator.normal(size=d.shape)) for p, d in directions.items()}))  # fmt: skip
+            yield (
+                "parameters moved at random within their own size",
+                self._shifted({p: np.sign(generator.normal(size=d.shape)) for p, d in directions.items()}),
+            )
 
     def _shifted(self, moves: dict[int, Any]) -> list[Any]:
         leaves = list(self.call.leaves)

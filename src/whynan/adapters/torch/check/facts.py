@@ -55,7 +55,7 @@ class Facts:
         swap(scaler_type, "unscale_", unscaled)
         swap(torch.nn.utils, "clip_grad_norm_", clipped)
 
-    # Modules ------------------------------------------------------------------------------------------------------------
+    # Modules ---------------------------------------------------------------------------------------------------------
 
     def find_modules(self) -> None:
         """Find the models: modules that no other module holds."""
@@ -91,7 +91,7 @@ class Facts:
                     parameters.setdefault(int(tensor.untyped_storage().data_ptr()), f"parameter {number}")
         return parameters, buffers
 
-    # Steps --------------------------------------------------------------------------------------------------------------
+    # Steps -----------------------------------------------------------------------------------------------------------
 
     def first_losses(self, roots: Any) -> None:
         for root in roots:

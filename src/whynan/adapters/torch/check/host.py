@@ -1,6 +1,5 @@
 """Runs along with the script until enough of its steps are recorded, then ends it."""
 
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -75,7 +74,7 @@ class TorchCheck:
         self._undo: list[Callable[[], None]] = []
         self.began = time.monotonic()
 
-    # Attached to the program --------------------------------------------------------------------------------------------
+    # Attached to the program -----------------------------------------------------------------------------------------
 
     def attach(self) -> None:
         self._wrap_backward()
@@ -84,7 +83,7 @@ class TorchCheck:
         self._wrap_writers()
         self.recorder.modules.enter()
         self.facts.attach(self._swap)
-        launch_host.set_host(self)  # type: ignore[arg-type]
+        launch_host.set_host(self)
         self.recorder.__enter__()
 
     def detach(self) -> None:
@@ -157,8 +156,12 @@ class TorchCheck:
         def __init__(loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             # In this process, so that the data set's own operations are seen.
             args = args[:5] + (0,) + args[6:] if len(args) > 5 else args
-            kwargs = {k: v for k, v in kwargs.items() if k not in ("num_workers", "prefetch_factor", "persistent_workers",
-                                                                   "multiprocessing_context", "timeout")}  # fmt: skip
+            kwargs = {
+                k: v
+                for k, v in kwargs.items()
+                if k
+                not in ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
+            }
             init(loader, *args, **kwargs)
 
         self._swap(DataLoader, "__init__", __init__)
@@ -182,7 +185,7 @@ class TorchCheck:
         self._swap(torch, "save", lambda *args, **kwargs: None)
         self._swap(torch, "compile", _not_compiled)
 
-    # Events -------------------------------------------------------------------------------------------------------------
+    # Events ----------------------------------------------------------------------------------------------------------
 
     def backward_from(self, roots: Any, is_step: bool) -> None:
         self.n_backward += 1
@@ -219,7 +222,7 @@ class TorchCheck:
         self.recorder.parameters, self.recorder.buffers = self.facts.names()
         self.recorder.modules.paths = self.facts.paths()
 
-    # What rewritten code calls ------------------------------------------------------------------------------------------
+    # What rewritten code calls ---------------------------------------------------------------------------------------
 
     def new_site(self, site: LoopSite) -> Any:
         return CheckSite(site, self)

@@ -27,8 +27,12 @@ class TorchRecording(TorchCheck):
     """A recorded PyTorch program."""
 
     def seen(self) -> str:
-        parts = [f"{self.recorder.n_ops} PyTorch operations", f"{self.n_backward} backward passes",
-                 f"{self.n_updates} optimizer steps", f"{self.n_iterations} whole iterations"]  # fmt: skip
+        parts = [
+            f"{self.recorder.n_ops} PyTorch operations",
+            f"{self.n_backward} backward passes",
+            f"{self.n_updates} optimizer steps",
+            f"{self.n_iterations} whole iterations",
+        ]
         return "seen were " + ", ".join(parts)
 
     def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
@@ -71,8 +75,20 @@ class TorchRecording(TorchCheck):
             elif kind == "inf" and name == "pow":
                 cause, remedies = "bad-initialization", ("better-init", "normalize-inputs")
             witness = Witness("found", "measured: it happened in the first steps", effect=f"{name} gave {kind}")
-            found.append(Suspect(name, "forward", place, cause, remedies, hazard.why, Range(), dtype,
-                                 replace(hazard, cause=cause), witness=witness))  # fmt: skip
+            found.append(
+                Suspect(
+                    name,
+                    "forward",
+                    place,
+                    cause,
+                    remedies,
+                    hazard.why,
+                    Range(),
+                    dtype,
+                    replace(hazard, cause=cause),
+                    witness=witness,
+                )
+            )
         return found
 
     def _of_optimizers(self) -> list[Suspect]:
@@ -83,34 +99,69 @@ class TorchRecording(TorchCheck):
             eps = min(facts.eps, default=1.0)
             if facts.place is None or eps >= max(smallest, 1e-300):
                 continue
-            why = (f"{facts.kind} divides by the root of the gradients' mean square plus eps, and eps {eps:g} is 0 in "
-                   f"{', '.join(facts.dtypes)}: a parameter whose gradient is 0 becomes 0 / 0")  # fmt: skip
+            why = (
+                f"{facts.kind} divides by the root of the gradients' mean square plus eps, and eps {eps:g} is 0 in "
+                f"{', '.join(facts.dtypes)}: a parameter whose gradient is 0 becomes 0 / 0"
+            )
             half = eps > 0
             hazard = Hazard(
                 -1, "half-precision-underflow" if half else "optimizer-epsilon", why, ("larger-eps",), certainty=0.95
             )
-            found.append(Suspect("addcdiv", "optimizer", facts.place, hazard.cause, hazard.remedies, why, Range(0.0),
-                                 facts.dtypes[0], hazard, also=("optimizer-epsilon",) if half else (),
-                                 witness=Witness("not searched", "the update is not run again")))  # fmt: skip
+            found.append(
+                Suspect(
+                    "addcdiv",
+                    "optimizer",
+                    facts.place,
+                    hazard.cause,
+                    hazard.remedies,
+                    why,
+                    Range(0.0),
+                    facts.dtypes[0],
+                    hazard,
+                    also=("optimizer-epsilon",) if half else (),
+                    witness=Witness("not searched", "the update is not run again"),
+                )
+            )
         return found
 
     def _unscaled(self, contexts: list[tuple[Context, Program]]) -> list[Suspect]:
-        """The last product in float16 before a loss that no scaler scales: gradients underflow and overflow there first."""
+        """The last product in float16 before a loss that no scaler scales: there gradients underflow first."""
         if self.facts.is_scaled or not contexts:
             return []
         context = contexts[0][0]
         relevant = context.graph.relevant()
-        products = [n for n in context.graph.nodes if n.dtype == "float16" and n.index in relevant and n.place is not None
-                    and n.op in _PRODUCTS and context.values[n.index].grad]  # fmt: skip
+        products = [
+            n
+            for n in context.graph.nodes
+            if n.dtype == "float16"
+            and n.index in relevant
+            and n.place is not None
+            and n.op in _PRODUCTS
+            and context.values[n.index].grad
+        ]
         if not products:
             return []
         node = products[-1]
         assert node.place is not None
-        why = "its gradient is computed in float16, and no GradScaler scales the loss: small ones become 0, large ones inf"
-        hazard = Hazard(node.index, "missing-grad-scaling", why, ("grad-scaler", "full-precision"), phase="backward",
-                        certainty=0.6)  # fmt: skip
-        return [Suspect(node.op, "backward", node.place, hazard.cause, hazard.remedies, why, context.values[node.index],
-                        node.dtype, hazard, node.module, witness=Witness("not searched", "a matter of the gradients' scale"))]  # fmt: skip
+        why = "its gradient is computed in float16, and no GradScaler scales the loss: small ones become 0"
+        hazard = Hazard(
+            node.index, "missing-grad-scaling", why, ("grad-scaler", "full-precision"), phase="backward", certainty=0.6
+        )
+        return [
+            Suspect(
+                node.op,
+                "backward",
+                node.place,
+                hazard.cause,
+                hazard.remedies,
+                why,
+                context.values[node.index],
+                node.dtype,
+                hazard,
+                node.module,
+                witness=Witness("not searched", "a matter of the gradients' scale"),
+            )
+        ]
 
     def _searched(
         self,
@@ -151,8 +202,16 @@ class TorchRecording(TorchCheck):
             tested = rate_test(context.graph, program, optimizers[0]) if optimizers else ()
         except Exception:
             tested = ()
-        return StepFacts(context, optimizers, tuple(facts.layers.values()), tuple(facts.losses), facts.is_scaled,
-                         facts.clipped_before_unscale, facts.n_clipped, tested)  # fmt: skip
+        return StepFacts(
+            context,
+            optimizers,
+            tuple(facts.layers.values()),
+            tuple(facts.losses),
+            facts.is_scaled,
+            facts.clipped_before_unscale,
+            facts.n_clipped,
+            tested,
+        )
 
 
 _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")

@@ -5,25 +5,114 @@ from typing import Any
 import torch
 
 BINARY = frozenset(
-    "add add_ sub sub_ rsub mul mul_ div div_ pow pow_ maximum minimum fmod remainder floor_divide gt lt ge le eq ne "
-    "logical_and logical_or bitwise_and bitwise_or where masked_fill masked_fill_ addcmul addcdiv atan2 xlogy lerp "
-    "fill fill_ float_power hypot logaddexp".split()
+    [
+        "add",
+        "add_",
+        "sub",
+        "sub_",
+        "rsub",
+        "mul",
+        "mul_",
+        "div",
+        "div_",
+        "pow",
+        "pow_",
+        "maximum",
+        "minimum",
+        "fmod",
+        "remainder",
+        "floor_divide",
+        "gt",
+        "lt",
+        "ge",
+        "le",
+        "eq",
+        "ne",
+        "logical_and",
+        "logical_or",
+        "bitwise_and",
+        "bitwise_or",
+        "where",
+        "masked_fill",
+        "masked_fill_",
+        "addcmul",
+        "addcdiv",
+        "atan2",
+        "xlogy",
+        "lerp",
+        "fill",
+        "fill_",
+        "float_power",
+        "hypot",
+        "logaddexp",
+    ]
 )
 """Operations whose plain numbers are operands: they become constant nodes."""
 _NAMES = {
-    "__and__": "bitwise_and", "__or__": "bitwise_or", "true_divide": "div", "divide": "div", "log_softmax": "_log_softmax",
-    "softmax": "_softmax", "gt_": "gt", "lt_": "lt", "_safe_softmax": "_safe_softmax",
+    "__and__": "bitwise_and",
+    "__or__": "bitwise_or",
+    "true_divide": "div",
+    "divide": "div",
+    "log_softmax": "_log_softmax",
+    "softmax": "_softmax",
+    "gt_": "gt",
+    "lt_": "lt",
+    "_safe_softmax": "_safe_softmax",
     "native_group_norm": "native_group_norm",
-}  # fmt: skip
-_OVERLOADS = {("max", "dim"): "max.dim", ("min", "dim"): "min.dim", ("max", "other"): "maximum",
-              ("min", "other"): "minimum", ("median", "dim"): "median.dim"}  # fmt: skip
+}
+_OVERLOADS = {
+    ("max", "dim"): "max.dim",
+    ("min", "dim"): "min.dim",
+    ("max", "other"): "maximum",
+    ("min", "other"): "minimum",
+    ("median", "dim"): "median.dim",
+}
 CONSTANT = frozenset(
-    "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor "
-    "zero_ tril_indices triu_indices hann_window logspace".split()
+    [
+        "zeros",
+        "ones",
+        "full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "arange",
+        "linspace",
+        "eye",
+        "scalar_tensor",
+        "zero_",
+        "tril_indices",
+        "triu_indices",
+        "hann_window",
+        "logspace",
+    ]
 )
-RANDOM = frozenset("rand randn rand_like randn_like normal normal_ uniform_ bernoulli bernoulli_ randint randperm multinomial "
-                   "random_ native_dropout normal_functional exponential_ geometric_ log_normal_ cauchy_".split())  # fmt: skip
-UNINITIALIZED = frozenset("empty empty_like new_empty empty_strided new_empty_strided".split())
+RANDOM = frozenset(
+    [
+        "rand",
+        "randn",
+        "rand_like",
+        "randn_like",
+        "normal",
+        "normal_",
+        "uniform_",
+        "bernoulli",
+        "bernoulli_",
+        "randint",
+        "randperm",
+        "multinomial",
+        "random_",
+        "native_dropout",
+        "normal_functional",
+        "exponential_",
+        "geometric_",
+        "log_normal_",
+        "cauchy_",
+    ]
+)
+UNINITIALIZED = frozenset(["empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"])
 LITERAL = frozenset(("lift_fresh", "lift_fresh_copy", "lift"))
 
 
@@ -58,10 +147,9 @@ def attributes(func: Any, args: Any, kwargs: Any, name: str) -> dict[str, Any]:
                 name in BINARY
                 and isinstance(value, (int, float))
                 and argument.name in ("self", "other", "exponent", "value")
-            ):
-                if not (name.startswith("addc") and argument.name == "value"):
-                    place += 1
-                    continue
+            ) and not (name.startswith("addc") and argument.name == "value"):
+                place += 1
+                continue
             found[argument.name] = value
     if name in ("atan2",):
         found["guarded"] = True  # its derivative is masked where both operands are 0
@@ -83,7 +171,6 @@ def operands(func: Any, args: Any, kwargs: Any, name: str) -> list[Any]:
             name in BINARY
             and isinstance(value, (int, float))
             and argument.name in ("self", "other", "exponent", "value")
-        ):
-            if not (name.startswith("addc") and argument.name == "value"):
-                found.append(value)
+        ) and not (name.startswith("addc") and argument.name == "value"):
+            found.append(value)
     return found

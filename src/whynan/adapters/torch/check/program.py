@@ -60,8 +60,7 @@ class Program:
                 call = self.calls[index]
                 with torch.set_grad_enabled(grad and node.differentiable):
                     out = call.func(*_filled(call.args, value), **_filled(call.kwargs, value))
-                for number, tensor in zip(call.outputs, [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]):
-                    env[number] = tensor
+                env.update(zip(call.outputs, [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]))
             elif index in self.leaves:
                 leaf = self.leaves[index]
                 env[index] = leaf.clone() if node.attrs.get("mutated") else leaf

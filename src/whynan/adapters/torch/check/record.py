@@ -34,10 +34,53 @@ from whynan.launch.host import is_user_file
 
 _READS = frozenset(("_local_scalar_dense", "is_nonzero", "equal", "item"))
 _BORN = frozenset(
-    "log log2 log10 log1p div div_ reciprocal rsqrt sqrt exp expm1 pow pow_ acos asin mean std var std_mean var_mean "
-    "_softmax _log_softmax native_batch_norm native_layer_norm native_group_norm addmm mm bmm convolution sub mul sum "
-    "nll_loss_forward nll_loss2d_forward mse_loss smooth_l1_loss l1_loss _ctc_loss binary_cross_entropy atanh acosh prod "
-    "linalg_vector_norm cumprod square".split()
+    [
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "div",
+        "div_",
+        "reciprocal",
+        "rsqrt",
+        "sqrt",
+        "exp",
+        "expm1",
+        "pow",
+        "pow_",
+        "acos",
+        "asin",
+        "mean",
+        "std",
+        "var",
+        "std_mean",
+        "var_mean",
+        "_softmax",
+        "_log_softmax",
+        "native_batch_norm",
+        "native_layer_norm",
+        "native_group_norm",
+        "addmm",
+        "mm",
+        "bmm",
+        "convolution",
+        "sub",
+        "mul",
+        "sum",
+        "nll_loss_forward",
+        "nll_loss2d_forward",
+        "mse_loss",
+        "smooth_l1_loss",
+        "l1_loss",
+        "_ctc_loss",
+        "binary_cross_entropy",
+        "atanh",
+        "acosh",
+        "prod",
+        "linalg_vector_norm",
+        "cumprod",
+        "square",
+    ]
 )
 """Operations that make what is non-finite of finite operands by themselves; a mask of -inf is made on purpose."""
 _MAX_NODES = 60_000
@@ -71,7 +114,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._last_write: dict[int, int] = {}
         self._bytes = 0
 
-    # Recording ----------------------------------------------------------------------------------------------------------
+    # Recording -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         self.graph, self.program = Graph(), Program()
@@ -171,10 +214,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             kind = "op"
         first = outputs[0]
         node = self.graph.add(
-            name, inputs=inputs, attrs=attrs, shape=tuple(first.shape),
-            dtype=dtype_of(first), kind=kind, stack=places, module=path, phase=phase, custom=custom,
-            differentiable=is_differentiable and phase != "backward", in_place=bool(written),
-        )  # fmt: skip
+            name,
+            inputs=inputs,
+            attrs=attrs,
+            shape=tuple(first.shape),
+            dtype=dtype_of(first),
+            kind=kind,
+            stack=places,
+            module=path,
+            phase=phase,
+            custom=custom,
+            differentiable=is_differentiable and phase != "backward",
+            in_place=bool(written),
+        )
         if self.is_fetching:
             node.attrs["fetched"] = True
         if phase == "forward" and is_library(sys._getframe(2)):
@@ -182,9 +234,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._measure(node, first)
         numbers = [node.index]
         for place, tensor in enumerate(outputs[1:], 1):
-            other = self.graph.add("item", inputs=(node.index,), attrs={"index": place}, shape=tuple(tensor.shape),
-                                   dtype=dtype_of(tensor), stack=places, module=path, phase=phase, custom=custom,
-                                   differentiable=node.differentiable)  # fmt: skip
+            other = self.graph.add(
+                "item",
+                inputs=(node.index,),
+                attrs={"index": place},
+                shape=tuple(tensor.shape),
+                dtype=dtype_of(tensor),
+                stack=places,
+                module=path,
+                phase=phase,
+                custom=custom,
+                differentiable=node.differentiable,
+            )
             self._measure(other, tensor)
             numbers.append(other.index)
         self.program.calls[node.index] = Call(func, refs[0], refs[1], tuple(numbers))
@@ -247,7 +308,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
             self.births.setdefault((place.file, place.line), (name, place, kind, dtype_of(tensor)))
 
-    # Which node a tensor is of ------------------------------------------------------------------------------------------
+    # Which node a tensor is of ---------------------------------------------------------------------------------------
 
     def origin(self, tensor: Any) -> str | None:
         """Return what is known of memory made before the recording: "constant", "data", "empty", or None."""
@@ -292,8 +353,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             return index
         assert self.graph is not None
         old = self.graph.nodes[index]
-        node = self.graph.add("written", inputs=(index, writer), shape=old.shape, dtype=old.dtype, stack=old.stack,
-                              module=old.module, differentiable=old.differentiable, phase=old.phase)  # fmt: skip
+        node = self.graph.add(
+            "written",
+            inputs=(index, writer),
+            shape=old.shape,
+            dtype=old.dtype,
+            stack=old.stack,
+            module=old.module,
+            differentiable=old.differentiable,
+            phase=old.phase,
+        )
         source = self.graph.nodes[writer]
         if source.op in ("fill_", "zero_", "masked_fill_") and len(source.inputs) > 1:
             node.inputs = (index, source.inputs[-1], writer)

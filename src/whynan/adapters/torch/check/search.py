@@ -1,7 +1,8 @@
 """Looks for a witness by running the recorded step on other values of its data and parameters.
 
-First what people run into: all zeros, all the same, nothing picked, two inputs alike. Then by gradient: the operand that
-must reach its bound is pushed there, data kept within what was seen, each parameter within its own size of where it was.
+First what people run into: all zeros, all the same, nothing picked, two inputs alike. Then by gradient: the operand
+that must reach its bound is pushed there, data kept within what was seen, each parameter within its own size of where
+it was.
 A witness counts where the whole step, loss or gradients, comes out non-finite on it.
 """
 
@@ -51,8 +52,11 @@ class TorchSearch:
         """Look for a witness of a hazard for `seconds` at most."""
         node = self.graph.nodes[hazard.node]
         if node.attrs.get("uninitialized"):
-            return Witness("found", "measured: nothing was written to that memory before the first step",
-                           effect="the parameter holds whatever was in memory")  # fmt: skip
+            return Witness(
+                "found",
+                "measured: nothing was written to that memory before the first step",
+                effect="the parameter holds whatever was in memory",
+            )
         if node.index not in self.program.calls:
             return Witness("not searched", "the operation can't be run by itself")
         until = time.monotonic() + min(seconds, _MOST_S)
@@ -72,7 +76,7 @@ class TorchSearch:
                     break
         return Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
 
-    # What may change ----------------------------------------------------------------------------------------------------
+    # What may change -------------------------------------------------------------------------------------------------
 
     def _above(self, index: int) -> set[int]:
         """Return the ancestors of a node up to the batch, which stands for all that it was made from."""
@@ -140,13 +144,16 @@ class TorchSearch:
                 values[index] = leaf[:1].expand_as(leaf).clone()
         return values
 
-    # By gradient --------------------------------------------------------------------------------------------------------
+    # By gradient -----------------------------------------------------------------------------------------------------
 
     def _by_gradient(
         self, hazard: Hazard, wanted: set[int], leaves: list[int], until: float, parameters: bool
     ) -> Iterator[tuple[str, Values]]:
-        free = [i for i in leaves if self.program.leaves[i].is_floating_point()
-                and (parameters or self.graph.nodes[i].kind != "parameter")]  # fmt: skip
+        free = [
+            i
+            for i in leaves
+            if self.program.leaves[i].is_floating_point() and (parameters or self.graph.nodes[i].kind != "parameter")
+        ]
         node = self.graph.nodes[hazard.node]
         if not free or hazard.operand >= len(node.inputs) or hazard.goal not in ("zero", "low", "high"):
             return
@@ -164,7 +171,7 @@ class TorchSearch:
             try:
                 env = self.program.run(
                     needed,
-                    {i: v * 1 if self.graph.nodes[i].kind != "x" else v for i, v in given.items()},
+                    {i: v * 1 for i, v in given.items()},
                     self.graph,
                     grad=True,
                 )
@@ -188,7 +195,7 @@ class TorchSearch:
                 new = value + scale * torch.sign(gradient) * (gradient.abs() > 1e-4 * peak)
                 moved[index] = torch.minimum(torch.maximum(new, low), high)
             values = moved
-            if step >= 3 and (step % 4 == 3 or step == _STEPS - 1) or _is_near(x, hazard):
+            if (step >= 3 and (step % 4 == 3 or step == _STEPS - 1)) or _is_near(x, hazard):
                 yield (
                     ("by gradient, within the data's range" + (" and the parameters' own size" if parameters else "")),
                     values,
@@ -202,7 +209,7 @@ class TorchSearch:
         lo, hi = self._bounds(index)
         return torch.full_like(value, lo), torch.full_like(value, hi)
 
-    # Whether it fails ---------------------------------------------------------------------------------------------------
+    # Whether it fails ------------------------------------------------------------------------------------------------
 
     def _fails(self, hazard: Hazard, phase: str, wanted: set[int], values: Values) -> bool:
         """Whether the operation's value, or its derivative, is non-finite although its operands are not NaN."""
@@ -243,8 +250,13 @@ class TorchSearch:
             return "the value of the operation"
         root = roots[-1]
         wanted = self.graph.ancestors(root)
-        parameters = [i for i in sorted(wanted) if self.graph.nodes[i].kind in ("parameter", "gradient") and i in self.program.leaves
-                      and self.program.leaves[i].is_floating_point()]  # fmt: skip
+        parameters = [
+            i
+            for i in sorted(wanted)
+            if self.graph.nodes[i].kind in ("parameter", "gradient")
+            and i in self.program.leaves
+            and self.program.leaves[i].is_floating_point()
+        ]
         given = dict(values)
         tracked = {}
         for index in parameters:
@@ -265,7 +277,7 @@ class TorchSearch:
                 return f"the gradient of {self.graph.nodes[index].name or 'a parameter'}"
         return None
 
-    # Words --------------------------------------------------------------------------------------------------------------
+    # Words -----------------------------------------------------------------------------------------------------------
 
     def _name(self, index: int) -> str:
         node = self.graph.nodes[index]
