@@ -107,7 +107,6 @@ def test_annotations(failing: tuple[Path, Any]) -> None:
 def test_page(failing: tuple[Path, Any]) -> None:
     page = (failing[0] / "c.html").read_text()
     assert "torch.log(p)" in page and "http" not in page
-    assert "&lt;" not in page.split("<pre>")[0]
 
 
 def test_a_clean_script_has_no_suspects(tmp_path: Path) -> None:
