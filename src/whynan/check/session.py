@@ -70,6 +70,11 @@ class Session:
         imports.when_imported("tensorflow", self._note_tensorflow)
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGALRM, self._too_long)
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Begin to count the script's time; once more when a framework has been imported, which takes its own."""
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_REAL, self.options.wait)
 
     def _too_long(self, number: int, frame: Any) -> None:
@@ -82,6 +87,7 @@ class Session:
         recording = TorchRecording(self.options.steps)
         recording.attach()
         self.adapters["torch"] = recording
+        self._set_alarm()
 
     def _attach_jax(self, module: Any) -> None:
         with own_imports():
@@ -90,6 +96,7 @@ class Session:
         recording = JaxRecording(self.options.steps)
         recording.attach()
         self.adapters["jax"] = recording
+        self._set_alarm()
 
     def _note_tensorflow(self, module: Any) -> None:
         self.refused.append("tensorflow")

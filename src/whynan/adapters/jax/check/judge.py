@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.jax.check.build import build, measure
+from whynan.adapters.jax.check.build import Built, build, measure
 from whynan.adapters.jax.check.search import JaxSearch
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.watch import Watch
@@ -35,7 +35,9 @@ class JaxRecording:
         self.watch.synchronous = True
         self.calls: list[Call] = []
         self.n_calls = 0
-        self.keras: Any = None
+        self.call: Call | None = None
+        self.built: Built | None = None
+        self.failure = ""
 
     @property
     def n_iterations(self) -> int:
@@ -62,16 +64,32 @@ class JaxRecording:
             return
         self.calls.append(call)
         if len(self.calls) >= self.steps:
+            # Now and not later: a library around the call (Flax' nnx) may hold what tracing it needs.
+            self._build()
             raise Enough()
+
+    def _build(self) -> None:
+        """Evaluate the last step whose arguments are finite; of a run that failed at once, the first."""
+        self.watch.is_replaying = True
+        self.call = next((c for c in reversed(self.calls) if _is_finite(c)), self.calls[0])
+        try:
+            self.built = build(self.call)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        finally:
+            self.watch.is_replaying = False
 
     def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
         if not self.calls:
             return
-        self.watch.is_replaying = True
-        # Parameters that went non-finite in the very first step say nothing more about what could happen.
-        call = next((c for c in reversed(self.calls) if _is_finite(c)), self.calls[0])
         progress("the step's equations, one by one")
-        built = build(call)
+        if self.built is None:
+            self._build()
+        if self.built is None or self.call is None:
+            result.notes.append(f"the step could not be traced: {self.failure}")
+            return
+        call, built = self.call, self.built
+        self.watch.is_replaying = True
         for place, index in built.leaves.items():
             node = built.graph.nodes[index]
             if node.kind == "data":
