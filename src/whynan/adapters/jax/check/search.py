@@ -38,6 +38,8 @@ class JaxSearch:
             tries += 1
             if self.runner.fails(leaves) and self._is_of(hazard, phase, leaves):
                 return Witness("found", how, tries, self._changes(leaves), "a result of the step")
+            if tries == 1:
+                until = max(until, time.monotonic() + 0.5 * min(seconds, _MOST_S))  # compiling took its own time
             if time.monotonic() > until:
                 break
         return Witness("not found", f"{tries} tries", tries)
