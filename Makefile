@@ -62,6 +62,7 @@ bench: install  ## what watching and the parts cost, and how many lines are foun
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/parts.py --compiled
+	$(BIN)/python benchmarks/check.py tests/cases tests/cases_frameworks --counted
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/frameworks.py --lines
 	$(MINDSPORE)/bin/python benchmarks/frameworks.py ms-pynative ms-graph

@@ -10,6 +10,7 @@ from whynan import __version__
 
 _COMMANDS = {
     "run": ("whynan.cli.run:run", "Run a training script unchanged and explain its first NaN or Inf."),
+    "check": ("whynan.cli.check:check", "Ask a script where it could go NaN, before it does."),
     "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
     "report": ("whynan.cli.report:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
@@ -42,6 +43,7 @@ def cli() -> None:
     \b
     whynan run train.py     runs your script unchanged and, when the loss goes NaN, names the
                             operation, the line, the sample and the cause
+    whynan check train.py   says where it could go NaN, before it does
     whynan data PATH        says what in a data set would break a loss
     whynan explain          lists the causes it knows
     whynan demo             shows it on a training run that fails

@@ -1,0 +1,1 @@
+"""How JAX's first steps are recorded and searched for witnesses: through the step's jaxpr."""

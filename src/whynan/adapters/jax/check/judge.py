@@ -1,0 +1,138 @@
+"""From recorded steps of JAX to suspects and witnesses."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.jax.check.build import Built, build, measure
+from whynan.adapters.jax.check.search import JaxSearch
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.watch import Watch
+from whynan.check.analyse import analyse
+from whynan.check.graph import Measured
+from whynan.check.result import CheckResult
+from whynan.check.review.all import review
+from whynan.check.review.facts import StepFacts
+from whynan.check.session import CheckOptions, Progress
+from whynan.check.suspects import find_suspects, ranked
+from whynan.check.witness import Witness
+from whynan.launch.host import Unwind
+
+
+class Enough(Unwind):
+    """The steps that were asked for have been made: the script is left."""
+
+
+class JaxRecording:
+    """A JAX program: the calls of its first steps."""
+
+    framework = "jax"
+
+    def __init__(self, steps: int) -> None:
+        self.steps = max(steps, 2)
+        self.watch = Watch(self._called, self._called)
+        self.watch.synchronous = True
+        self.calls: list[Call] = []
+        self.n_calls = 0
+        self.call: Call | None = None
+        self.built: Built | None = None
+        self.failure = ""
+
+    @property
+    def n_iterations(self) -> int:
+        return len(self.calls)
+
+    def attach(self) -> None:
+        self.watch.install()
+
+    def attach_keras(self, keras: Any) -> None:
+        """Called when the program has imported Keras with this backend."""
+
+    def detach(self) -> None:
+        """Look at no further call; what is patched stays until the steps have been judged."""
+        self.watch.is_enabled = False
+
+    def seen(self) -> str:
+        return (
+            f"seen were {self.n_calls} calls of compiled functions, {len(self.calls)} of them with a derivative in them"
+        )
+
+    def _called(self, call: Call) -> None:
+        self.n_calls += 1
+        if not call.is_training:
+            return
+        self.calls.append(call)
+        if len(self.calls) >= self.steps:
+            # Now and not later: a library around the call (Flax' nnx) may hold what tracing it needs.
+            self._build()
+            raise Enough()
+
+    def _build(self) -> None:
+        """Evaluate the last step whose arguments are finite; of a run that failed at once, the first."""
+        self.watch.is_replaying = True
+        self.call = next((c for c in reversed(self.calls) if _is_finite(c)), self.calls[0])
+        try:
+            self.built = build(self.call)
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        finally:
+            self.watch.is_replaying = False
+
+    def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
+        if not self.calls:
+            return
+        progress("the step's equations, one by one")
+        if self.built is None:
+            self._build()
+        if self.built is None or self.call is None:
+            result.notes.append(f"the step could not be traced: {self.failure}")
+            return
+        call, built = self.call, self.built
+        self.watch.is_replaying = True
+        for place, index in built.leaves.items():
+            node = built.graph.nodes[index]
+            if node.kind == "data":
+                node.measured = _widened(
+                    node.measured, [c.leaves[place] for c in self.calls if len(c.leaves) == len(call.leaves)]
+                )
+        context = analyse(built.graph, options.growth)
+        result.n_nodes = len(built.graph.nodes)
+        suspects = find_suspects(context)
+        if options.search and suspects:
+            until = time.monotonic() + options.budget
+            search = JaxSearch(context, call, built)
+            searched = []
+            for number, suspect in enumerate(suspects, 1):
+                progress(f"looking for a witness, {number} of {len(suspects)}: {suspect.place.code[:60]}")
+                left = until - time.monotonic()
+                if left <= 0.05:
+                    witness = Witness("not searched", "the time for witnesses was used up")
+                else:
+                    try:
+                        witness = search.find(suspect.hazard, suspect.phase, left / (len(suspects) - number + 1) * 1.5)
+                    except Exception as error:
+                        witness = Witness(
+                            "not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200]
+                        )
+                searched.append(replace(suspect, witness=witness))
+            suspects = searched
+        result.suspects = ranked(suspects)
+        result.review = review(StepFacts(context))
+        result.notes.append("of the review, what concerns the optimizer and layers is looked at for PyTorch only")
+        self.watch.uninstall()
+        progress("")
+
+
+def _is_finite(call: Call) -> bool:
+    arrays = [to_numpy(call.leaves[i]) for i in call.dynamic()]
+    return all(array is None or all_finite(array) for array in arrays)
+
+
+def _widened(measured: Measured | None, leaves: list[Any]) -> Measured | None:
+    found = [m for leaf in leaves if (m := measure(to_numpy(leaf))[0]) is not None]
+    if measured is None or not found:
+        return measured
+    return Measured(
+        min(m.lo for m in found), max(m.hi for m in found), min(m.least for m in found), measured.n_nonfinite
+    )

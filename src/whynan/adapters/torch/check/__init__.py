@@ -1,0 +1,1 @@
+"""How PyTorch's first steps are recorded, searched for witnesses and reviewed."""

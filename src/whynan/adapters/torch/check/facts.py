@@ -1,0 +1,183 @@
+"""What the review asks about besides the graph: modules, optimizers, the scaler, gradients, the first losses."""
+
+import gc
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch.frames import user_frames
+from whynan.check.graph import Place
+from whynan.check.review.facts import LayerFacts, OptimizerFacts
+
+
+class Facts:
+    """Gathered while the script runs."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.roots: list[Any] = []
+        self.optimizers: dict[int, Any] = {}
+        self.optimizer_facts: dict[int, OptimizerFacts] = {}
+        self.losses: list[float] = []
+        self.layers: dict[str, LayerFacts] = {}
+        self.gradients: dict[str, float] = {}
+        self.is_scaled = False
+        self.is_autocast_half = False
+        self.is_unscaled = False
+        self.clipped_before_unscale: Place | None = None
+        self.n_clipped = 0
+        self._names: dict[int, str] = {}
+        self._handles: list[Any] = []
+
+    def attach(self, swap: Callable[[Any, str, Any], Any]) -> None:
+        scaler_type = torch.amp.GradScaler
+        scale, unscale, clip = scaler_type.scale, scaler_type.unscale_, torch.nn.utils.clip_grad_norm_
+
+        def scaled(scaler: Any, outputs: Any) -> Any:
+            self.is_scaled = self.is_scaled or bool(scaler.is_enabled())
+            self.is_unscaled = False
+            return scale(scaler, outputs)
+
+        def unscaled(scaler: Any, optimizer: Any) -> Any:
+            self.is_unscaled = True
+            return unscale(scaler, optimizer)
+
+        def clipped(*args: Any, **kwargs: Any) -> Any:
+            self.n_clipped += 1
+            if self.is_scaled and not self.is_unscaled and self.clipped_before_unscale is None:
+                self.clipped_before_unscale = _place(sys._getframe(1))
+            return clip(*args, **kwargs)
+
+        swap(scaler_type, "scale", scaled)
+        swap(scaler_type, "unscale_", unscaled)
+        swap(torch.nn.utils, "clip_grad_norm_", clipped)
+
+    # Modules ---------------------------------------------------------------------------------------------------------
+
+    def find_modules(self) -> None:
+        """Find the models: modules that no other module holds."""
+        if self.roots:
+            return
+        modules = [
+            obj for obj in gc.get_objects() if isinstance(type(obj), type) and issubclass(type(obj), torch.nn.Module)
+        ]
+        inner = {id(child) for module in modules for child in module.__dict__.get("_modules", {}).values()}
+        self.roots = [module for module in modules if id(module) not in inner and "_parameters" in module.__dict__]
+
+    def paths(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for root in self.roots:
+            for path, module in root.named_modules():
+                found.setdefault(id(module), path)
+        return found
+
+    def names(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Return the names of parameters and buffers by the address of their memory."""
+        parameters: dict[int, str] = {}
+        buffers: dict[int, str] = {}
+        for root in self.roots:
+            for name, tensor in root.named_parameters():
+                if tensor.requires_grad:
+                    parameters[int(tensor.untyped_storage().data_ptr())] = name
+                    self._names[id(tensor)] = name
+            for name, tensor in root.named_buffers():
+                buffers[int(tensor.untyped_storage().data_ptr())] = name
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                for number, tensor in enumerate(group["params"]):
+                    parameters.setdefault(int(tensor.untyped_storage().data_ptr()), f"parameter {number}")
+        return parameters, buffers
+
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    def first_losses(self, roots: Any) -> None:
+        for root in roots:
+            if isinstance(root, torch.Tensor) and root.numel() == 1 and len(self.losses) < 4:
+                self.losses.append(float(root.detach()))
+
+    def before_step(self, optimizer: Any) -> None:
+        if id(optimizer) in self.optimizers:
+            return
+        self.optimizers[id(optimizer)] = optimizer
+        stack = user_frames(sys._getframe(1))
+        groups = optimizer.param_groups
+        tensors = [p for group in groups for p in group["params"]]
+        with torch.no_grad():
+            weights = float(torch.sqrt(sum((p.detach().float() ** 2).sum() for p in tensors))) if tensors else 0.0
+            gradients = [p.grad.detach().float() for p in tensors if p.grad is not None and not p.grad.is_sparse]
+            norm = float(torch.sqrt(sum((g**2).sum() for g in gradients))) if gradients else 0.0
+        from whynan.adapters.torch.check.record import place_of
+
+        self.optimizer_facts[id(optimizer)] = OptimizerFacts(
+            kind=type(optimizer).__name__,
+            place=place_of(stack[0]) if stack else None,
+            rates=tuple(float(g.get("lr", 0.0)) for g in groups),
+            eps=tuple(float(g["eps"]) for g in groups if isinstance(g.get("eps"), (int, float))),
+            decays=tuple(float(g.get("weight_decay", 0.0) or 0.0) for g in groups),
+            momentum=max((float(g.get("momentum", 0.0) or 0.0) for g in groups), default=0.0),
+            dtypes=tuple(sorted({str(p.dtype).removeprefix("torch.") for p in tensors})),
+            weight_norm=weights,
+            gradient_norm=norm,
+            n_parameters=sum(p.numel() for p in tensors),
+            n_without_gradient=sum(p.grad is None for p in tensors),
+        )
+
+    def has_failed(self) -> bool:
+        """Whether a loss or a parameter of these steps is non-finite."""
+        if any(not math.isfinite(loss) for loss in self.losses):
+            return True
+        tensors = [
+            p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]
+        ]
+        return any(not bool(torch.isfinite(p.detach()).all()) for p in tensors if p.is_floating_point())
+
+    def after_step(self, optimizer: Any) -> None:
+        facts = self.optimizer_facts.get(id(optimizer))
+        if facts is not None:
+            facts.later_rates.append(float(optimizer.param_groups[0].get("lr", 0.0)))
+
+    def iteration_ended(self) -> None:
+        if self.host.n_iterations == 1:
+            self._watch_layers()
+        elif self._handles:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+
+    def _watch_layers(self) -> None:
+        """Look at each layer's output in the next step."""
+        self.find_modules()
+        for root in self.roots:
+            for path, module in root.named_modules():
+                if not list(module.children()):
+                    self._handles.append(module.register_forward_hook(self._layer_hook(path or type(module).__name__)))
+
+    def _layer_hook(self, path: str) -> Callable[[Any, Any, Any], None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.numel() < 2:
+                return
+            recorder = self.host.recorder
+            was, recorder.is_muted = recorder.is_muted, True
+            try:
+                with torch.no_grad():
+                    x = output.detach().float()
+                    rms = float(x.pow(2).mean().sqrt())
+                    zeros = float((x == 0).float().mean())
+                    saturated = (
+                        float((x.abs() > 0.999).float().mean()) if type(module).__name__ in ("Tanh", "Sigmoid") else 0.0
+                    )
+                self.layers[path] = LayerFacts(path, type(module).__name__, rms, zeros, saturated)
+            finally:
+                recorder.is_muted = was
+
+        return hook
+
+
+def _place(frame: Any) -> Place | None:
+    from whynan.adapters.torch.check.record import place_of
+
+    stack = user_frames(frame)
+    return place_of(stack[0]) if stack else None

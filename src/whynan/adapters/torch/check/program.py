@@ -1,0 +1,71 @@
+"""The recorded step as a program: the same operations again, on other values of its leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands in a call's arguments for the tensor of a node."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation. `outputs` are the nodes of its tensors, in their order; None for one that nothing is known of."""
+
+    func: Any
+    args: Any
+    kwargs: Any
+    outputs: tuple[int, ...]
+
+
+@dataclass
+class Program:
+    """Calls by the node of their first output, leaves' values by node, and views of the same memory."""
+
+    calls: dict[int, Call] = field(default_factory=dict)
+    leaves: dict[int, Any] = field(default_factory=dict)
+    same_as: dict[int, int] = field(default_factory=dict)
+    """Nodes that are another node's memory, written to meanwhile."""
+
+    def run(self, wanted: set[int], values: Mapping[int, Any], graph: Any, grad: bool = False) -> dict[int, Any]:
+        """Run the calls of the nodes `wanted`, in order; returns every tensor by node.
+
+        Args:
+            wanted: nodes, their ancestors included.
+            values: tensors for some of the leaves; the others are as recorded.
+            graph: the graph that the nodes are of.
+            grad: keep what a backward pass needs, as the step itself did.
+        """
+        env: dict[int, Any] = {}
+
+        def value(leaf: Any) -> Any:
+            return env[leaf.node] if isinstance(leaf, Ref) else leaf
+
+        for index in sorted(wanted):
+            if index in env:
+                continue
+            node = graph.nodes[index]
+            if index in values:
+                env[index] = values[index]
+            elif index in self.same_as:
+                env[index] = env[self.same_as[index]]
+            elif index in self.calls:
+                call = self.calls[index]
+                with torch.set_grad_enabled(grad and node.differentiable):
+                    out = call.func(*_filled(call.args, value), **_filled(call.kwargs, value))
+                env.update(zip(call.outputs, [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]))
+            elif index in self.leaves:
+                leaf = self.leaves[index]
+                env[index] = leaf.clone() if node.attrs.get("mutated") else leaf
+        return env
+
+
+def _filled(tree: Any, value: Any) -> Any:
+    return tree_map(value, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))

@@ -1,0 +1,48 @@
+"""What a floating-point type can hold."""
+
+import math
+
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float32": 3.4028234663852886e38,
+    "float64": 1.7976931348623157e308,
+    "complex64": 3.4028234663852886e38,
+    "complex128": 1.7976931348623157e308,
+}
+EPSILON = {
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+    "complex64": 2.0**-23,
+    "complex128": 2.0**-52,
+}
+SMALLEST = {
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+    "float32": 2.0**-149,
+    "float64": 2.0**-1074,
+    "complex64": 2.0**-149,
+    "complex128": 2.0**-1074,
+}
+"""The smallest positive number, a subnormal one."""
+
+
+def is_float(dtype: str) -> bool:
+    return dtype in LARGEST
+
+
+def is_half(dtype: str) -> bool:
+    """Whether sums and products of ordinary size leave the type: float16, not bfloat16."""
+    return dtype == "float16"
+
+
+def largest(dtype: str) -> float:
+    """Return the largest finite number; of types that are not floating point, infinity."""
+    return LARGEST.get(dtype, math.inf)
+
+
+def exp_limit(dtype: str) -> float:
+    """Return the largest x whose exp is finite."""
+    return math.log(LARGEST[dtype]) if dtype in LARGEST else math.inf

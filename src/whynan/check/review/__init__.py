@@ -1,0 +1,1 @@
+"""The first step, read by somebody who has seen many: one remark a file."""

@@ -1,0 +1,220 @@
+"""Suspects: hazards that reach the loss or a gradient, one a line, worst first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from whynan.check.context import Context
+from whynan.check.graph import Node, Place
+from whynan.check.hazards import EVERY, FINDERS, Hazard, load
+from whynan.check.ranges import Range
+from whynan.check.witness import Witness
+
+SELECTING = {"where": (1, 2), "select_n": (1, 2), "masked_fill": (0,), "masked_fill_": (0,)}
+_GUARDED = ("empty", "constant")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An operation that may go non-finite, with the best of what is known about how."""
+
+    op: str
+    phase: str
+    place: Place
+    cause: str
+    remedies: tuple[str, ...]
+    why: str
+    operand: Range
+    dtype: str
+    hazard: Hazard
+    module: str | None = None
+    witness: Witness | None = None
+    also: tuple[str, ...] = field(default=())
+    is_in_library: bool = False
+    """Whether the operation is that of an installed library which the user's line calls."""
+    accepted: str | None = None
+    """The reason that a comment on the line gives for accepting it."""
+
+    @property
+    def certainty(self) -> float:
+        return self.hazard.certainty
+
+    @property
+    def has_witness(self) -> bool:
+        return self.witness is not None and self.witness.found
+
+    def to_json(self, rank: int) -> dict[str, Any]:
+        from whynan.check.result import number
+
+        found: dict[str, Any] = {
+            "op": self.op,
+            "phase": self.phase,
+            "file": self.place.file,
+            "line": self.place.line,
+            "function": self.place.function,
+            "code": self.place.code,
+            "module": self.module,
+            "range": {"input": [number(self.operand.lo), number(self.operand.hi)], "dtype": self.dtype},
+            "why": self.why,
+            "witness": self.has_witness,
+            "search": self.witness.to_json() if self.witness is not None else None,
+            "cause": self.cause,
+            "also": list(self.also),
+            "remedies": list(self.remedies),
+            "rank": rank,
+        }
+        if self.accepted is not None:
+            found["accepted"] = self.accepted
+        return found
+
+
+def find_suspects(context: Context) -> list[Suspect]:
+    """Return every suspect of an analysed graph, the likeliest first."""
+    load()
+    graph = context.graph
+    relevant = graph.relevant()
+    consumers = _consumers(graph.nodes)
+    found: list[Suspect] = []
+    for node in graph.nodes:
+        is_memory = bool(node.attrs.get("uninitialized"))
+        if (node.index not in relevant and not is_memory) or node.place is None:
+            continue
+        ins = [context.values[i] for i in node.inputs]
+        out = context.values[node.index]
+        for finder in (*FINDERS.get(node.op, ()), *EVERY):
+            try:
+                hazards = list(finder(node, ins, out, context))
+            except (ArithmeticError, ValueError, IndexError, TypeError, KeyError):
+                continue
+            for hazard in hazards:
+                is_guardable = hazard.goal in _GUARDED or node.attrs.get("library")
+                if is_guardable and is_asked_first(node, hazard, context):
+                    continue
+                if (
+                    hazard.cause == "division-by-zero"
+                    and ins[hazard.operand].integer
+                    and is_asked_first(node, hazard, context)
+                ):
+                    continue
+                found.append(_suspect(node, hazard, ins, out, context, consumers))
+    return merged(found)
+
+
+def _suspect(
+    node: Node, hazard: Hazard, ins: Sequence[Range], out: Range, context: Context, consumers: dict[int, list[int]]
+) -> Suspect:
+    if (
+        hazard.phase == "forward"
+        and out.grad
+        and node.phase == "forward"
+        and is_selected_away(node, context, consumers)
+    ):
+        hazard = replace(
+            hazard,
+            cause="where-gradient-trap",
+            phase="backward",
+            remedies=("double-where",),
+            why=f"{hazard.why}; `where` leaves that value out, but its derivative is multiplied by 0, and 0 * inf is "
+            "NaN",
+        )
+    elif hazard.cause == "sqrt-at-zero" and is_selected_away(node, context, consumers):
+        hazard = replace(hazard, remedies=("double-where", *hazard.remedies))
+    cause = "custom-backward" if node.custom is not None else hazard.cause
+    remedies = ("fix-custom-op", *hazard.remedies) if node.custom is not None else hazard.remedies
+    operand = ins[hazard.operand] if hazard.operand < len(ins) else out
+    assert node.place is not None
+    return Suspect(
+        node.op.rstrip("_") or node.op,
+        hazard.phase,
+        node.place,
+        cause,
+        remedies,
+        hazard.why,
+        operand,
+        node.dtype,
+        hazard,
+        node.module,
+        also=(hazard.cause,) if cause != hazard.cause else (),
+        is_in_library=bool(node.attrs.get("library")),
+    )
+
+
+def _consumers(nodes: Sequence[Node]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for node in nodes:
+        for index in node.inputs:
+            found.setdefault(index, []).append(node.index)
+    return found
+
+
+def is_selected_away(node: Node, context: Context, consumers: dict[int, list[int]]) -> bool:
+    """Whether every way from a node leads into a branch of a selection whose condition varies, a few operations on."""
+    front, seen, ends = [node.index], {node.index}, 0
+    for _ in range(7):
+        following = []
+        for index in front:
+            users = consumers.get(index, [])
+            if not users and index in context.graph.roots:
+                return False
+            for user in users:
+                other = context.node(user)
+                branches = SELECTING.get(other.op)
+                if branches is not None and any(other.inputs[b] == index for b in branches if b < len(other.inputs)):
+                    ends += 1
+                elif user not in seen:
+                    if other.shape == () and node.shape != ():
+                        return False
+                    seen.add(user)
+                    following.append(user)
+        front = following
+        if not front:
+            return ends > 0
+    return False
+
+
+def is_asked_first(node: Node, hazard: Hazard, context: Context) -> bool:
+    """Whether the program read a number made from the same data and decided by it, before this node was made."""
+    graph = context.graph
+    wanted = {
+        i
+        for i in graph.ancestors(node.inputs[hazard.operand])
+        if graph.nodes[i].kind == "data" or graph.nodes[i].dtype == "bool"
+    }
+    for asked in graph.asked:
+        if asked.before > node.index or asked.place is None:
+            continue
+        words = asked.place.code.replace("(", " ").split()
+        if not {"if", "elif", "while", "assert"} & set(words):
+            continue
+        if wanted & graph.ancestors(asked.node):
+            return True
+    return False
+
+
+def merged(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Return one suspect for each line and cause, in the order in which to show them."""
+    best: dict[tuple[str, int], Suspect] = {}
+    for suspect in suspects:
+        key = (suspect.place.file, suspect.place.line)
+        other = best.get(key)
+        if other is None:
+            best[key] = suspect
+            continue
+        first, second = (suspect, other) if _worse(suspect, other) else (other, suspect)
+        causes = {first.cause, *first.also}
+        if first.hazard.node < 0 <= second.hazard.node and first.op == second.op:
+            # What was measured to happen, and the ranges' reason for it.
+            first = replace(second, witness=first.witness)
+            causes = {first.cause, *first.also}
+        extra = tuple(c for c in (second.cause, *second.also) if c not in causes)
+        best[key] = replace(first, also=(*first.also, *extra))
+    return ranked(best.values())
+
+
+def _worse(a: Suspect, b: Suspect) -> bool:
+    return (a.has_witness, a.certainty) > (b.has_witness, b.certainty)
+
+
+def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Sort: those with a witness first, then by how often their kind is real."""
+    return sorted(suspects, key=lambda s: (not s.has_witness, -s.certainty, s.place.file, s.place.line))

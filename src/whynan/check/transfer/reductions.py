@@ -1,0 +1,156 @@
+"""Sums, means, extremes and spreads over some of the axes."""
+
+import math
+from collections.abc import Sequence
+
+from whynan.check.context import Context
+from whynan.check.graph import Node
+from whynan.check.ranges import INF, Range, of, times, widen_down, widen_up
+from whynan.check.relations import is_unit_vectors, mask_varies
+from whynan.check.transfer import transfers
+
+
+def n_reduced(node: Node, context: Context) -> int:
+    """Return how many elements go into one of the output."""
+    inner = context.node(node.inputs[0]).size
+    return max(inner // max(node.size, 1), 1)
+
+
+@transfers("sum", "reduce_sum", "nansum", "cumsum")
+def total(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    if node.op == "cumsum":
+        n = max(context.node(node.inputs[0]).shape, default=1)
+        return of(times(n, min(x.lo, 0)), times(n, max(x.hi, 0)), x, nonzero=x.lo > 0 or x.hi < 0, integer=x.integer)
+    n = n_reduced(node, context)
+    if _sums_to_one(node, context):
+        return of(0.999, 1.001, x, soft=False)
+    lo, hi = times(n, x.lo), times(n, x.hi)
+    if x.empty:
+        lo, hi = min(lo, 0.0), max(hi, 0.0)
+    if _has_largest_one(node, context):
+        lo = max(lo, 0.999)
+    lo, hi = _estimated(node, x, lo, hi, context)
+    return of(lo, hi, x, empty=False, integer=x.integer, masked=x.masked)
+
+
+def _estimated(node: Node, x: Range, lo: float, hi: float, context: Context) -> tuple[float, float]:
+    """Where growth is estimated, a sum of many is not taken to have all of them at their worst."""
+    if context.growth is None or node.measured is None or not x.soft:
+        return lo, hi
+    reach = context.growth * max(node.measured.magnitude, x.magnitude if math.isfinite(x.magnitude) else 0.0)
+    return (lo if lo >= 0 else max(lo, -reach)), (hi if hi <= 0 else min(hi, reach))
+
+
+def _sums_to_one(node: Node, context: Context) -> bool:
+    maker = context.maker(node.inputs[0])
+    if maker.op in ("softmax", "_softmax") and not context.values[maker.index].masked:
+        dims = node.attrs.get("dim")
+        dims = [dims] if isinstance(dims, int) else list(dims or [])
+        n = len(maker.shape)
+        return len(dims) == 1 and n > 0 and dims[0] % n == int(maker.attrs.get("dim", -1)) % n
+    return False
+
+
+def _has_largest_one(node: Node, context: Context) -> bool:
+    """Whether the sum is over exp(x - max(x)): one of its terms is 1."""
+    from whynan.check.relations import difference_from_extreme
+
+    maker = context.maker(node.inputs[0])
+    if maker.op != "exp":
+        return False
+    shifted = context.maker(maker.inputs[0])
+    if shifted.op != "sub" or len(shifted.inputs) < 2 or context.values[shifted.index].masked:
+        return False
+    return difference_from_extreme(shifted.inputs[0], shifted.inputs[1], context) == "below"
+
+
+@transfers("mean", "nanmean", "reduce_mean")
+def mean(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    return of(widen_down(x.lo), widen_up(x.hi), x, empty=False, masked=x.masked, nonzero=x.lo > 0 or x.hi < 0)
+
+
+@transfers(
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "max.dim",
+    "min.dim",
+    "reduce_max",
+    "reduce_min",
+    "median",
+    "median.dim",
+    "sort",
+    "topk",
+    "kthvalue",
+    "quantile",
+    "mode",
+    "cummax",
+    "cummin",
+    "aminmax",
+    "_aminmax",
+)
+def extreme(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    # A row that is -inf as a whole has -inf for its maximum: where data put the -inf there that may come about.
+    whole = x.masked and (mask_varies(node, context) or bool(node.measured and node.measured.n_nonfinite))
+    return of(x.lo, x.hi, x, masked=whole, nonzero=x.nonzero, integer=x.integer)
+
+
+@transfers("prod", "reduce_prod", "cumprod")
+def product(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    n = n_reduced(node, context) if node.op != "cumprod" else max(context.node(node.inputs[0]).shape, default=1)
+    if n == 1:
+        return x
+    try:
+        reach = max(x.magnitude**n, x.magnitude)
+    except OverflowError:
+        reach = INF
+    lo = 0.0 if x.lo >= 0 else -reach
+    if x.lo > 0:
+        lo = min(x.lo**n, x.lo)
+    return of(lo, widen_up(reach), x, integer=x.integer, nonzero=lo > 0)
+
+
+@transfers("var", "std", "var_mean", "std_mean", "reduce_variance")
+def spread(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    if node.measured is not None and not x.varies:
+        return of(node.measured.lo, node.measured.hi, x, nonzero=node.measured.least > 0)
+    half = (x.hi - x.lo) / 2
+    n = n_reduced(node, context)
+    hi = half * half * (n / (n - 1) if n > 1 else 1.0)
+    hi = math.sqrt(hi) if node.op.startswith("std") and hi < INF else hi
+    return of(0.0, widen_up(hi), x, nonzero=False, masked=False)
+
+
+@transfers("linalg_vector_norm", "norm", "linalg_norm")
+def norm(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    if is_unit_vectors(node.inputs[0], context):
+        return of(0.0, 1.001, x, soft=False, nonzero=False)
+    n = n_reduced(node, context)
+    hi = x.magnitude * n
+    if float(node.attrs.get("ord", node.attrs.get("p", 2)) or 2) >= 2:
+        hi = x.magnitude * math.sqrt(n)
+    lo = 0.0 if x.may_be_zero or x.empty else min(abs(x.lo), abs(x.hi)) if x.lo > 0 or x.hi < 0 else 0.0
+    if context.growth is not None and x.soft and node.measured is not None:
+        hi = min(hi, context.growth * max(node.measured.magnitude, x.magnitude))
+    return of(widen_down(lo), widen_up(hi), x, nonzero=x.nonzero)
+
+
+@transfers("logsumexp", "logcumsumexp", "cumlogsumexp")
+def logsumexp(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    (x,) = ins[:1]
+    n = n_reduced(node, context) if node.op == "logsumexp" else max(context.node(node.inputs[0]).shape, default=1)
+    whole = x.masked and (mask_varies(node, context) or bool(node.measured and node.measured.n_nonfinite))
+    return of(x.lo, x.hi + math.log(max(n, 1)), x, masked=whole)
+
+
+@transfers("argmax", "argmin", "argsort", "count_nonzero", "searchsorted", "bucketize")
+def position(node: Node, ins: Sequence[Range], context: Context) -> Range:
+    n = context.node(node.inputs[0]).size
+    return of(0.0, float(n), *ins[:1], integer=True, nonzero=False, soft=False, grad=False, steep=False)

@@ -1,0 +1,190 @@
+"""`whynan check`: options, and nothing of the work."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from whynan.cli.run import _ProgramCommand
+from whynan.errors import NoScriptError
+from whynan.launch import execfile, host
+from whynan.launch.options import RunOptions
+
+CLEAN, FOUND, NOTHING = 0, 1, 2
+INTERRUPTED = 130
+
+
+@click.command(cls=_ProgramCommand, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]")
+@click.option(
+    "--steps", type=click.IntRange(min=2), default=3, show_default=True, metavar="N", help="Iterations to run."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds for all searches for witnesses; 0 for none.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds that the script may take to its last step.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write what was found as JSON."
+)
+@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
+@click.option(
+    "--sarif",
+    "sarif_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write SARIF 2.1.0, for code scanning.",
+)
+@click.option(
+    "--github/--no-github", default=None, help="Print GitHub annotations.  [default: where GITHUB_ACTIONS is set]"
+)
+@click.option("--quiet", is_flag=True, help="Swallow what the script prints.")
+@click.option("-m", "module", metavar="MODULE", help="Check a module, as `python -m MODULE` would run it.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def check(
+    steps: int,
+    budget: float,
+    wait: float,
+    json_file: Path | None,
+    html_file: Path | None,
+    sarif_file: Path | None,
+    github: bool | None,
+    quiet: bool,
+    module: str | None,
+    program: tuple[str, ...],
+) -> Callable[[], None]:
+    """Ask a training script where it could go NaN, before it does.
+
+    SCRIPT runs up to its first steps and is ended there; checkpoints that it saves with torch.save are not written.
+    What it prints goes to standard error. Each operation of a step is then asked whether its value or its derivative
+    could be non-finite, for data between what was seen and parameters near where they are. Such an operation is a
+    suspect; for each a witness is looked for: values for which the recorded step really fails.
+
+    \b
+    whynan check train.py --epochs 3             suspects, worst first, and a review of the first step
+    whynan check --html check.html train.py      the same as a page
+    whynan check --sarif check.sarif train.py    for code scanning
+
+    A comment at the end of a line accepts what is found on it: `# whynan: ok the mask is never empty`.
+
+    Exit status: 0 nothing that is certain, 1 a suspect with a witness or an error of the review stands, 2 there was
+    nothing to check (it says why), 130 Ctrl-C.
+    """
+    if module is None and not program:
+        raise click.UsageError("no script given; try `whynan check train.py`, or `whynan check -m MODULE`")
+    for option, place in (("--json", json_file), ("--html", html_file), ("--sarif", sarif_file)):
+        if place is not None and not place.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {place.parent}", param_hint=option)
+        if place is not None and place.is_dir():
+            raise click.BadParameter(f"{place} is a folder", param_hint=option)
+    script = None if module is not None else program[0]
+    run = RunOptions(
+        out=Path.cwd(),
+        argv=(module, *program) if module is not None else program,
+        script=script,
+        module=module,
+        root=Path(execfile.user_root(script)),
+    )
+    outputs = {
+        name: place.absolute() if place is not None else None
+        for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file))
+    }
+    is_github = bool(os.environ.get("GITHUB_ACTIONS")) if github is None else github
+    return lambda: launch(run, steps, budget, wait, outputs, is_github, quiet)
+
+
+def launch(
+    run: RunOptions,
+    steps: int,
+    budget: float,
+    wait: float,
+    outputs: dict[str, Path | None],
+    is_github: bool,
+    is_quiet: bool,
+) -> None:
+    """Run the program up to its first steps, judge them, say what was found, end with the status."""
+    if run.script is not None:
+        try:
+            execfile.check_script(run.script)
+        except NoScriptError as missing:
+            print(f"whynan: {missing}", file=sys.stderr)
+            sys.exit(NOTHING)
+    from whynan.check.session import CheckOptions, Session, progress_on
+
+    folder, out, err = os.getcwd(), sys.stdout, sys.stderr
+    host.install()
+    session = Session(CheckOptions(run.script or run.module or "", steps, budget, wait, budget > 0))
+    session.start()
+    error = _run(run, is_quiet)
+    sys.stdout, sys.stderr = out, err
+    os.chdir(folder)
+    if isinstance(error, KeyboardInterrupt):
+        print("whynan: interrupted before the steps were made", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    try:
+        result = session.finish(error, progress_on(sys.stderr))
+    except KeyboardInterrupt:
+        print("\nwhynan: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    status = say(result, outputs, is_github)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The script was left in the middle: its threads and handlers must not go on as if it had ended.
+    os._exit(status)
+
+
+def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
+    out = sys.stdout
+    try:
+        sys.stdout = open(os.devnull, "w") if is_quiet else sys.stderr  # noqa: SIM115
+        if is_quiet:
+            sys.stderr = sys.stdout
+        execfile.execute(run)
+    except BaseException as error:
+        return error
+    finally:
+        sys.stdout = out
+    return None
+
+
+def say(result: Any, outputs: dict[str, Path | None], is_github: bool) -> int:
+    """Render a result everywhere it is wanted; returns the exit status."""
+    from whynan.check.terminal import render
+
+    render(result, sys.stdout)
+    if is_github:
+        from whynan.check.annotations import annotations
+
+        for line in annotations(result):
+            print(line)
+    try:
+        if outputs.get("json") is not None:
+            Path(outputs["json"]).write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
+        if outputs.get("sarif") is not None:
+            from whynan.check.sarif import sarif
+
+            Path(outputs["sarif"]).write_text(json.dumps(sarif(result), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
+        if outputs.get("html") is not None:
+            from whynan.check.html import page
+
+            Path(outputs["html"]).write_text(page(result), encoding="utf-8")  # type: ignore[arg-type]
+    except OSError as error:
+        print(f"whynan: can't write {error.filename}: {error.strerror}", file=sys.stderr)
+        return NOTHING
+    if result.problem is not None:
+        return FOUND if result.has_errors else NOTHING
+    return FOUND if result.has_errors else CLEAN
