@@ -17,6 +17,7 @@ from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.ranks import consult
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
@@ -50,6 +51,7 @@ class Plan:
         self.outcome = Outcome()
         self.n_attempts = 0
         self.undid_step = False
+        self._alone: Any = None
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -142,6 +144,9 @@ class Plan:
         self._n_items = 0
         self.host.watch.thorough = True
         self.quiet.enter()
+        if not attempt.together and self.host.ranks.is_among_others:
+            self._alone = self.host.ranks.alone()
+            self._alone.__enter__()
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:
@@ -213,6 +218,9 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
+        if self._alone is not None:
+            self._alone.__exit__(None, None, None)
+            self._alone = None
         self.host.watch.thorough = False
         self.quiet.leave()
         self.host.watch.in_optimizer = False
@@ -241,12 +249,21 @@ class Plan:
         """Take an event of the attempt under way; return whether the attempt is over with it."""
         if self._attempt is None:
             return False
+        if self.is_together:
+            if self.outcome.event is None and event.when != "read":
+                self._set_event(event)
+            return False
         if event.when == "read" and self.pending.when not in ("read", "exit", "exception"):
             return False
         if event.when == "read" and self.pending.line is not None and event.line != self.pending.line:
             return False
         self._set_event(event)
         return True
+
+    @property
+    def is_together(self) -> bool:
+        """Whether the attempt under way is run by all ranks in step."""
+        return self._attempt is not None and self._attempt.together
 
     def _set_event(self, event: Event | None) -> None:
         self.outcome.event = event
@@ -302,6 +319,11 @@ class Plan:
 
     def _attempts(self) -> Generator[Attempt, None, Decision]:
         target = self.target
+        if self.host.ranks.is_joint and self.host.ranks.agreed:
+            if self._goes_on():
+                self._after = self._snapshot_after()
+            sources.batch_origin(self)
+            return (yield from consult.attempts(self))
         self.progress.stage(f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}")
         if self._goes_on():
             self._after = self._snapshot_after()

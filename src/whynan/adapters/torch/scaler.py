@@ -70,6 +70,8 @@ class ScalerWatch:
         @functools.wraps(original)
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             self._finding = True
+            if not self.watch._is_off():
+                self.watch._guarded(self.watch.ranks.before_update)
             try:
                 return original(scaler, optimizer, *args, **kwargs)
             finally:

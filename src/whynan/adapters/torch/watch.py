@@ -66,6 +66,8 @@ class Watch:
         self.thorough = False
         """Read every gradient and parameter at every check, whatever that costs."""
         self.tick: Callable[[], None] = lambda: None
+        self.ranks: Any = None
+        """The other processes of the job; set by the host."""
 
     # Installing ----------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,8 @@ class Watch:
                 return original(tensors, *args, **kwargs)
             roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
             scaled = self._guarded(self._look_at_roots, roots, True)
+            if not self._depth:
+                self._guarded(self.ranks.before_backward, self._gradients.budget.is_due())
             self._depth += 1
             try:
                 result = original(tensors, *args, **kwargs)
@@ -216,16 +220,34 @@ class Watch:
         now = (len(gradients), *((id(g), g._version) for g in ends))
         if when != _AFTER_BACKWARD and now == self._looked_at:
             return  # the optimizer is about to use what the backward pass has left
-        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough)
+        due = self._due_together()
+        if due is not None and when == _AFTER_BACKWARD:
+            return  # all ranks look at the same place: before the update
+        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough, due=due)
+        bad = self._on_any_rank(bad, due)
         self._looked_at = () if bad else now
         if norm is not None:
             self.grad_norm = norm
+        if bad and due is not None:
+            self.ranks.agreed = True
         if bad:
             parameters = [p for p in self.known.parameters() if p.grad is not None]
             broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
             self._tell_gradient(broken, [p.grad for p in broken], when)
 
     grad_norm: float | None = None
+
+    def _due_together(self) -> bool | None:
+        """Whether all ranks read everything at this step; None where this process decides by itself."""
+        if not self.ranks.is_joint or self.thorough:
+            return None
+        return bool(self.ranks.look_at_all)
+
+    def _on_any_rank(self, bad: bool, due: bool | None) -> bool:
+        """With parameters spread over the ranks each sees its own: one is enough, but only where all are asking."""
+        if due is None or not self.ranks.is_sharded:
+            return bad
+        return bool(self.ranks.any_of(bad)) if due else False
 
     def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
         names = self.known.parameter_names()
@@ -285,6 +307,7 @@ class Watch:
     def _before_step(self, optimizer: Any) -> None:
         self.n_events += 1
         self.known.add_optimizer(optimizer)
+        self.ranks.before_update()
         self.weights.begin()
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
@@ -301,7 +324,13 @@ class Watch:
         parameters, small = self._trained.of(optimizer)
         # A few of the small ones at each step, in turn: what an update has spoilt stays so.
         first = self.n_steps * _N_IN_TURN % max(len(small), 1)
-        bad, norm = self._parameters.check(parameters, small[first : first + _N_IN_TURN], thorough=self.thorough)
+        due = self._due_together()
+        bad, norm = self._parameters.check(
+            parameters, small[first : first + _N_IN_TURN], thorough=self.thorough, due=due
+        )
+        bad = self._on_any_rank(bad, due)
+        if bad and due is not None:
+            self.ranks.agreed = True
         if not bad and norm is not None:
             self.last_clean_step = self.n_steps
         if bad:
@@ -309,6 +338,7 @@ class Watch:
             names = self.known.parameter_names()
             name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
             self.notify(Event("parameter", "after optimizer.step()", broken, name, _kind_in(broken[0]), len(broken)))
+        self.ranks.step_is_over()
         self.after_step()
         self.n_steps += 1
         self._append_history(optimizer)
