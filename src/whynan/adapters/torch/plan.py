@@ -4,6 +4,7 @@ A plan is a generator of attempts. Between two of them the user's own loop runs 
 its end. The first attempt is traced, the next ones find the guilty sample by replacing parts of the batch.
 """
 
+import socket
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
 
 
+_N_TRIES = 3
+"""Replays that must all come out finite before a failure is called non-reproducible."""
+
+
 class Plan:
     """Drives the replay of one iteration for one symptom. `experiments` are those that an inner plan left to do."""
 
@@ -52,6 +57,8 @@ class Plan:
         self.n_attempts = 0
         self.undid_step = False
         self._alone: Any = None
+        self.n_answered = 0
+        """Collectives that the latest attempt answered from this rank's own values."""
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -220,6 +227,7 @@ class Plan:
             self._attempt.mode.__exit__(None, None, None)
         if self._alone is not None:
             self._alone.__exit__(None, None, None)
+            self.n_answered = self._alone.n_answered
             self._alone = None
         self.host.watch.thorough = False
         self.quiet.leave()
@@ -334,8 +342,8 @@ class Plan:
         sources.batch_origin(self)  # while the names still stand for the batch itself
         yield Attempt(traced=True)
         traced = self.outcome
-        if traced.is_finite:
-            yield Attempt(traced=True)  # once more before saying that it does not reproduce
+        while traced.is_finite and self.n_attempts < _N_TRIES and not self.is_out_of_time():
+            yield Attempt(traced=True)  # before saying that it does not reproduce
             traced = self.outcome
         if self._is_innocent(traced):
             return Decision("innocent")
@@ -467,7 +475,8 @@ class Plan:
         if snapshot is not None and snapshot.changed_in_place():
             missing.append("tensors that the loop's body changes in place")
         if traced.is_finite:
-            why = f"the same step, run again {self.n_attempts} times, came out finite"
+            times = "once" if self.n_attempts == 1 else f"{self.n_attempts} times"
+            why = f"the same step, run again {times} on {socket.gethostname()}, came out finite"
             return ReplayResult(False, self.method, why, tuple(missing))
         return ReplayResult(True, self.method, None, tuple(missing))
 

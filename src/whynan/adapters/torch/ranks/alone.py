@@ -21,6 +21,8 @@ class Alone:
 
     def __init__(self, modules: Iterable[Any]) -> None:
         self.modules = list(modules)
+        self.n_answered = 0
+        """How many collectives could have brought other ranks' values."""
         self._stack = ExitStack()
 
     def __enter__(self) -> "Alone":
@@ -28,7 +30,7 @@ class Alone:
         self._stack.callback(patches.undo)
         for name, make in _ANSWERS.items():
             if hasattr(_Group, name):
-                patches.replace(_Group, name, _answering(make))
+                patches.replace(_Group, name, self._answering(name, make))
         for module in self.modules:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
@@ -37,6 +39,18 @@ class Alone:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    def _answering(self, name: str, make: Callable[..., None]) -> Callable[[Any], Any]:
+        def wrapper(original: Any) -> Any:
+            def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
+                self.n_answered += "barrier" not in name
+                with torch.no_grad():
+                    make(*args)
+                return _Done()
+
+            return answered
+
+        return wrapper
 
 
 class _Done:
@@ -61,18 +75,6 @@ class _Done:
 
     def block_current_stream(self) -> None:
         pass
-
-
-def _answering(make: Callable[..., None]) -> Callable[[Any], Any]:
-    def wrapper(original: Any) -> Any:
-        def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
-            with torch.no_grad():
-                make(*args)
-            return _Done()
-
-        return answered
-
-    return wrapper
 
 
 def _same(*args: Any) -> None:

@@ -11,6 +11,9 @@ from whynan.adapters.torch.attempt import Attempt, Decision
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.records import Incident
 
+_MARGIN_S = 10.0
+"""How long the others wait for a rank beyond the time that it has for its explanation."""
+
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
@@ -25,6 +28,8 @@ class Finding:
     was_bad_here: bool
     reproduced: bool
     missed: bool
+    n_answered: int
+    """Collectives on the way to the symptom that were answered without the other ranks."""
     name: str
     kind: str
 
@@ -36,16 +41,20 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     assert job is not None
     ranks.n_incidents += 1
     key = f"incident/{ranks.n_incidents}"
-    seconds = plan.host.options.budget + 30
+    seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
     together = ranks.is_sharded
     yield Attempt(traced=True, together=together)
     traced = plan.outcome
+    if not together and ranks.was_bad_here and not plan.pending.missed:
+        while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
+            yield Attempt(traced=True)
+            traced = plan.outcome
     findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
     guilty = choose(findings)
-    if guilty is None and not together and not any(f.missed for f in findings if f is not None) and all(finding is not None for finding in findings):
-        # Finite on each rank alone: run it once more with the collectives, in step on all of them.
+    if not together and _is_for_all(findings, guilty):
+        # Finite on each rank alone, or made of what others sent: once more with the collectives, in step on all ranks.
         together = True
         yield Attempt(traced=True, together=True)
         traced = plan.outcome
@@ -57,13 +66,21 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     missing = [rank for rank, finding in enumerate(findings) if finding is None]
     speaker = guilty if guilty is not None else min(r for r, f in enumerate(findings) if f is not None)
     if job.rank == speaker:
-        incident = yield from _explained(plan, traced, together)
+        incident = yield from _explained(plan, traced, together, missing)
         incident = replace(incident, notes=(*_words(plan, findings, guilty, missing, together), *incident.notes))
         job.put(f"{key}/report", incident)
     else:
         answer = job.get(f"{key}/report", seconds)
         incident = answer if isinstance(answer, Incident) else _unanswered(plan, speaker, seconds)
     return plan._decide(incident)
+
+
+def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:
+    """Whether the step has to be run by all ranks together, and all are there to do so."""
+    known = [finding for finding in findings if finding is not None]
+    if len(known) < len(findings) or any(finding.missed for finding in known):
+        return False
+    return guilty is None or any(finding.n_answered for finding in known if finding.reproduced)
 
 
 def choose(findings: list[Finding | None]) -> int | None:
@@ -83,13 +100,15 @@ def _finding(plan: "Plan", traced: "Outcome") -> Finding:
     assert ranks.job is not None
     name = traced.event.name if traced.event is not None else plan.pending.name
     kind = traced.event.kind if traced.event is not None else plan.pending.kind
-    return Finding(ranks.job.rank, socket.gethostname(), ranks.was_bad_here, not traced.is_finite, plan.pending.missed, name, kind)
+    return Finding(ranks.job.rank, socket.gethostname(), ranks.was_bad_here, not traced.is_finite, plan.pending.missed, plan.n_answered, name, kind)
 
 
-def _explained(plan: "Plan", traced: "Outcome", together: bool) -> Generator[Attempt, None, Incident]:
+def _explained(plan: "Plan", traced: "Outcome", together: bool, missing: list[int]) -> Generator[Attempt, None, Incident]:
     if plan.pending.missed:
         return explain.without_replay(plan, "it happened in an earlier micro-batch of this update, which was over by then")
     search = SampleSearch(plan, traced)
+    if missing and traced.is_finite:
+        return explain.without_replay(plan, f"{_ranks(missing)} did not answer; the step is finite on those that did")
     if together:
         search.find_by_elements()  # each replay would need all ranks
         return explain.incident(plan, traced, search)
@@ -122,7 +141,7 @@ def _words(
         others = [f.rank for f in known if f.reproduced and f.rank != guilty]
         if others and not together:
             words.append(f"non-finite in the same step on {_ranks(others)}, too")
-    else:
+    elif not missing:
         where = ", ".join(f"rank {f.rank} on {f.host}" for f in known[:8])
         words.append(f"no rank reproduces it, neither alone nor in step: {where}; a machine may be at fault")
     if missing:
