@@ -159,6 +159,8 @@ class Watch:
             if self._is_off():
                 return original(outputs, inputs, *args, **kwargs)
             roots = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+            if _is_compiling(roots):
+                return original(outputs, inputs, *args, **kwargs)
             scaled = self._guarded(self._look_at_roots, [root for root in roots if root.numel() == 1], False)
             result = original(outputs, inputs, *args, **kwargs)
             if self.around_step is not None and self.around_step.on_returned is not None:
@@ -390,6 +392,11 @@ class Watch:
     def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
         frame = frame or live_user_frame(sys._getframe(1))
         return name_of_tensor(tensor, frame) or "loss"
+
+
+def _is_compiling(roots: list[Any]) -> bool:
+    """Whether these are tensors without values, with which a compiler follows a step."""
+    return any(type(_unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
 
 
 def _unwrapped(tensor: Any) -> Any:
