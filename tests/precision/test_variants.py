@@ -102,9 +102,14 @@ for epoch in range(2):
     + """
 average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
 """
-    + LOOP.replace("update(loss_of(model(xb), xb, yb))", "update(loss_of(model(xb), xb, yb))\n        average.update_parameters(model)"),
+    + LOOP.replace(
+        "update(loss_of(model(xb), xb, yb))",
+        "update(loss_of(model(xb), xb, yb))\n        average.update_parameters(model)",
+    ),
     "tied weights": HEAD.replace(
-        "opt = ", "model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))\nmodel[2].weight = model[0].weight\nopt = ", 1
+        "opt = ",
+        "model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))\nmodel[2].weight = model[0].weight\nopt = ",
+        1,
     )
     + LOOP,
     "sparse embeddings": HEAD.replace(
@@ -130,3 +135,10 @@ def test_the_fault_is_found(name: str, training: Any) -> None:
 def test_the_healthy_twin_is_silent(name: str, training: Any) -> None:
     run = training(VARIANTS[name].replace("x[17] = 0.0", ""))
     assert (run.status, run.report["outcome"], run.stderr) == (0, "healthy", "")
+
+
+def test_clipping_before_unscaling_is_told(training: Any) -> None:
+    script = VARIANTS["float16 with a scaler"].replace("x[17] = 0.0", "")
+    run = training(script.replace("        scaler.unscale_(opt)\n", ""))
+    assert run.status == 0 and run.report["outcome"] == "healthy"
+    assert run.stderr.count("call scaler.unscale_(optimizer) before it") == 1

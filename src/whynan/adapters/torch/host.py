@@ -47,6 +47,7 @@ class TorchHost:
         self.watch.after_step = self.after_step
         self.watch.tick = self.tick
         self.watch.on_growth = self.grows
+        self.watch.on_remark = lambda text: self.recovery.log_line(text)
         self.left_to_do: Experiments | None = None
         self.loops = Loops(
             self.known,

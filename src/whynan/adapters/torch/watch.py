@@ -40,6 +40,7 @@ class Watch:
         self.history = RunHistory()
         self.growth = GrowthWatch()
         self.on_growth: Callable[[float, float], None] = lambda early, now: None
+        self.on_remark: Callable[[str], None] = lambda text: None
         self.scaler = ScalerWatch(self)
         self.n_steps = 0
         self.n_events = 0

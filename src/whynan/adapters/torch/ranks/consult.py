@@ -100,12 +100,25 @@ def _finding(plan: "Plan", traced: "Outcome") -> Finding:
     assert ranks.job is not None
     name = traced.event.name if traced.event is not None else plan.pending.name
     kind = traced.event.kind if traced.event is not None else plan.pending.kind
-    return Finding(ranks.job.rank, socket.gethostname(), ranks.was_bad_here, not traced.is_finite, plan.pending.missed, plan.n_answered, name, kind)
+    return Finding(
+        ranks.job.rank,
+        socket.gethostname(),
+        ranks.was_bad_here,
+        not traced.is_finite,
+        plan.pending.missed,
+        plan.n_answered,
+        name,
+        kind,
+    )
 
 
-def _explained(plan: "Plan", traced: "Outcome", together: bool, missing: list[int]) -> Generator[Attempt, None, Incident]:
+def _explained(
+    plan: "Plan", traced: "Outcome", together: bool, missing: list[int]
+) -> Generator[Attempt, None, Incident]:
     if plan.pending.missed:
-        return explain.without_replay(plan, "it happened in an earlier micro-batch of this update, which was over by then")
+        return explain.without_replay(
+            plan, "it happened in an earlier micro-batch of this update, which was over by then"
+        )
     search = SampleSearch(plan, traced)
     if missing and traced.is_finite:
         return explain.without_replay(plan, f"{_ranks(missing)} did not answer; the step is finite on those that did")
@@ -137,7 +150,9 @@ def _words(
     if guilty is not None:
         place = next(f.host for f in known if f.rank == guilty)
         how = "with all ranks in step" if together else "by itself"
-        words.append(f"rank {guilty} of {ranks.job.size} on {place}: the step was run again {how}; sample and line are its own")
+        words.append(
+            f"rank {guilty} of {ranks.job.size} on {place}: the step was run again {how}; sample and line are its own"
+        )
         others = [f.rank for f in known if f.reproduced and f.rank != guilty]
         if others and not together:
             words.append(f"non-finite in the same step on {_ranks(others)}, too")
@@ -155,4 +170,6 @@ def _ranks(numbers: list[int]) -> str:
 
 
 def _unanswered(plan: "Plan", speaker: int, seconds: float) -> Incident:
-    return explain.without_replay(plan, f"rank {speaker} did not answer within {seconds:.0f} s (process {os.getpid()} waited)")
+    return explain.without_replay(
+        plan, f"rank {speaker} did not answer within {seconds:.0f} s (process {os.getpid()} waited)"
+    )

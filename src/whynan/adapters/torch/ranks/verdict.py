@@ -68,7 +68,9 @@ class Ranks:
     @property
     def is_sharded(self) -> bool:
         """Whether a model's parameters are spread over the ranks: it cannot run on one alone."""
-        return any(type(m).__name__.startswith("FSDP") for root in self.host.known.modules.values() for m in root.modules())
+        return any(
+            type(m).__name__.startswith("FSDP") for root in self.host.known.modules.values() for m in root.modules()
+        )
 
     def before_backward(self, look_is_due: bool) -> None:
         """Send this rank's flag on its way, while the gradients are made and sent."""
