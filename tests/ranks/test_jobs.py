@@ -152,7 +152,8 @@ def test_a_value_that_all_ranks_made_together(tmp_path: Path) -> None:
     """Finite on each rank alone: only the step of all ranks in step shows it."""
     script = SCRIPT.replace("x[17] = 0.0", "x[17] = -100.0").replace(
         "weight = torch.log(xb.sum(1))  # BAD",
-        "total = (xb.sum() < 0).float() * 2 - 1\n        dist.all_reduce(total)\n        weight = total.abs().log()  # BAD",
+        "total = (xb.sum() < 0).float() * 2 - 1\n        dist.all_reduce(total)\n"
+        "        weight = total.abs().log()  # BAD",
     )
     job = _job(tmp_path, script, 2)
     assert job.statuses == [3, 3], job.stderr

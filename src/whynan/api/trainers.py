@@ -12,7 +12,7 @@ from whynan.launch.options import Policy, RunOptions
 
 
 class TrainerWatch:
-    """Watches from the time it is made until `close`; the trainer's steps are run again by `adapters.torch.trainers`."""
+    """Watches from the time it is made until `close`; `adapters.torch.trainers` runs the trainer's steps again."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from whynan import __version__
 _COMMANDS = {
     "run": ("whynan.cli.run:run", "Run a training script unchanged and explain its first NaN or Inf."),
     "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
+    "replay": ("whynan.cli.replay:replay", "Run the failing step of a capsule again, elsewhere."),
     "report": ("whynan.cli.report:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
     "demo": ("whynan.cli.demo:demo", "A training run that really fails, diagnosed."),

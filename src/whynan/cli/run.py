@@ -64,10 +64,20 @@ def _where_module_starts(args: list[str]) -> int | None:
     help="Seconds that one incident may take in all.",
 )
 @click.option("--rerun", is_flag=True, help="Start the script again where a step can't be replayed in place.")
+@click.option("--capsule", is_flag=True, help="Save the failing step to DIR/capsule, for `whynan replay` elsewhere.")
+@click.option("--capsule-data", is_flag=True, help="The same with the batch itself: sample data leaves this machine.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m MODULE` does.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(
-    out: Path, policy: Policy, prove: bool, budget: float, rerun: bool, module: str | None, program: tuple[str, ...]
+    out: Path,
+    policy: Policy,
+    prove: bool,
+    budget: float,
+    rerun: bool,
+    capsule: bool,
+    capsule_data: bool,
+    module: str | None,
+    program: tuple[str, ...],
 ) -> Callable[[], None]:
     """Run a training script unchanged and explain its first NaN or Inf.
 
@@ -92,6 +102,8 @@ def run(
         prove=prove,
         budget=budget,
         rerun=rerun,
+        capsule=capsule or capsule_data,
+        capsule_data=capsule_data,
         argv=(module, *program) if module is not None else program,
         script=script,
         module=module,

@@ -40,7 +40,7 @@ def _frame_of(frame: FrameType) -> Frame:
 
 
 def op_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the live frame whose line an operation is: the user's innermost, or the package's inside a trainer's step."""
+    """Return the live frame whose line an operation is: the user's innermost, or a package's in a trainer's step."""
     package: FrameType | None = None
     while frame is not None:
         file = frame.f_code.co_filename
@@ -62,10 +62,11 @@ def _is_plumbing(file: str) -> bool:
 
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))).replace(os.sep, "/")
+_STANDARD = f"/python{sys.version_info[0]}.{sys.version_info[1]}/"
 _PLUMBING = (
     "/torch/", "/lightning/", "/pytorch_lightning/", "/lightning_fabric/", "/accelerate/", "/ignite/", "/mmengine/",
-    "/transformers/trainer", "/transformers/utils/", "/torchmetrics/", f"/python{sys.version_info[0]}.{sys.version_info[1]}/contextlib.py",
-    f"/python{sys.version_info[0]}.{sys.version_info[1]}/functools.py",
+    "/transformers/trainer", "/transformers/utils/", "/torchmetrics/",
+    f"{_STANDARD}contextlib.py", f"{_STANDARD}functools.py",
 )  # fmt: skip
 
 

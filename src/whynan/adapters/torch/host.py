@@ -11,6 +11,7 @@ import torch
 
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.attempt import Decision, Pending
+from whynan.adapters.torch.capsule.load import CapsuleReplay
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
@@ -63,11 +64,16 @@ class TorchHost:
         self.unheard: tuple[Quiet, Pass] | None = None
         self.inline: InlineTrace | None = None
         self.recovery = Recovery(self.watch, options.limits)
+        self.n_capsules = 0
+        self.capsule: CapsuleReplay | None = None
         self.n_undone = 0
         """How many training steps a recovery has undone."""
         self.steps_under_way = 0
         self.stopped: Callable[[], BaseException] | None = None
         """What a stopped run raises in a program that runs by itself; None: whynan's own way out."""
+        if options.replay is not None:
+            self.capsule = CapsuleReplay(self, options.replay)
+            self.loops.begins = self.capsule.begins
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
@@ -313,6 +319,8 @@ class TorchHost:
             return self._go_on(current)
         if self.pending is None and not self.ranks.is_joint:
             self.looks.at_end(current)
+        if self.capsule is not None and self.capsule.ended(current):
+            return True
         is_waiting = self.ranks.is_joint and not self.ranks.agreed  # accumulated: the verdict comes with the update
         if self.pending is not None and self.pending.target is current and not is_waiting:
             if self._is_skipped_at_once(current, self.pending):

@@ -141,6 +141,8 @@ class Plan:
             attempt.window.restore(self.target.frame, {**first.names, **attempt.changed})
         else:
             snapshot.restore(self.target.frame, {**self._originals, **attempt.changed})
+        if self.host.options.capsule and not self.n_attempts:
+            self._save_capsule()
         self.outcome = Outcome(is_finite=True)
         self._attempt = attempt
         self._n_redrawn = 0
@@ -160,6 +162,19 @@ class Plan:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _save_capsule(self) -> None:
+        """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
+        ranks = self.host.ranks
+        if self.host.n_capsules or (ranks.is_joint and ranks.agreed and not ranks.was_bad_here):
+            return
+        self.host.n_capsules += 1
+        try:
+            from whynan.adapters.torch.capsule.save import save
+
+            save(self, self.host.options.out / "capsule", self.host.options.capsule_data)
+        except Exception as error:
+            tell("saving the capsule failed", error)
 
     def _goes_on_in_window(self) -> bool:
         """Whether the attempt under way is one of several iterations and has more of them to run."""

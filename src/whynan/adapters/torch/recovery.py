@@ -53,7 +53,7 @@ class Recovery:
         sample = next((s.index for s in incident.samples if s.index is not None), None)
         origin = sources.batch_origin(plan) if plan._target is not None else None
         is_joint = plan.host.ranks.is_joint
-        # Ranks decide by what all of them know: the sample is one rank's, copies to go back to are kept by each its own.
+        # Ranks decide by what all of them know: not by one's sample, nor by the copies that each has kept.
         has_sample = sample is not None and origin is not None and not is_joint
         action = self.ladder.next(_iteration(plan), cause, has_sample)
         step = None
@@ -62,7 +62,7 @@ class Recovery:
             action = "roll-back"
         if action == "roll-back" and is_joint:
             action = "stop"
-        self.is_silent = is_joint and plan.host.ranks.job.rank != 0
+        self.is_silent = plan.host.ranks.is_silent
         if action == "drop-sample" and origin is not None:
             loader.leave_out(origin, incident.samples)
         elif action == "clip-gradients":

@@ -1,7 +1,7 @@
 """A replay on one rank: what would wait for the other ranks is answered from this rank's own values.
 
-`DistributedDataParallel` neither sends gradients nor buffers; the collectives that the program calls itself return as if
-every rank had given what this one gives. The ranks come out of a replay having sent nothing.
+`DistributedDataParallel` neither sends gradients nor buffers; the collectives that the program calls itself return as
+if every rank had given what this one gives. The ranks come out of a replay having sent nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -108,6 +108,15 @@ def _scatter(outputs: Any, inputs: Any, *args: Any) -> None:
             place.copy_(tensors[0])
 
 
+def _all_to_all(outputs: Any, inputs: Any, *args: Any) -> None:
+    for place, tensor in zip(outputs, inputs):
+        place.copy_(tensor)
+
+
+def _all_to_all_base(output: Any, tensor: Any, *args: Any) -> None:
+    output.copy_(tensor.reshape(-1)[: output.numel()].reshape(output.shape))
+
+
 _ANSWERS: dict[str, Callable[..., None]] = {
     "allreduce": _same,
     "allreduce_coalesced": _same,
@@ -123,6 +132,6 @@ _ANSWERS: dict[str, Callable[..., None]] = {
     "reduce_scatter": _reduce_scatter,
     "_reduce_scatter_base": _reduce_scatter_base,
     "scatter": _scatter,
-    "alltoall": lambda outputs, inputs, *args: [o.copy_(i) for o, i in zip(outputs, inputs)] and None,
-    "alltoall_base": lambda output, tensor, *args: output.copy_(tensor) and None,
+    "alltoall": _all_to_all,
+    "alltoall_base": _all_to_all_base,
 }

@@ -57,6 +57,11 @@ class Ranks:
         return self.job is not None
 
     @property
+    def is_silent(self) -> bool:
+        """Whether rank 0 speaks for this one."""
+        return self.job is not None and self.job.rank != 0
+
+    @property
     def is_among_others(self) -> bool:
         """Whether what the program sends to other processes has somewhere to go."""
         return bool(dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
