@@ -65,6 +65,9 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         guilty = earlier
     missing = [rank for rank, finding in enumerate(findings) if finding is None]
     speaker = guilty if guilty is not None else min(r for r, f in enumerate(findings) if f is not None)
+    if job.rank and findings[0] is None:
+        ranks.job, ranks.is_hopeless = None, True  # nobody is left who reports for all: each rank does for itself
+        speaker = job.rank
     if job.rank == speaker:
         incident = yield from _explained(plan, traced, together, missing)
         incident = replace(incident, notes=(*_words(plan, findings, guilty, missing, together), *incident.notes))
@@ -144,14 +147,14 @@ def _words(
     plan: "Plan", findings: list[Finding | None], guilty: int | None, missing: list[int], together: bool
 ) -> list[str]:
     ranks = plan.host.ranks
-    assert ranks.job is not None
+    size = len(findings)
     known = [finding for finding in findings if finding is not None]
     words = []
     if guilty is not None:
         place = next(f.host for f in known if f.rank == guilty)
         how = "with all ranks in step" if together else "by itself"
         words.append(
-            f"rank {guilty} of {ranks.job.size} on {place}: the step was run again {how}; sample and line are its own"
+            f"rank {guilty} of {size} on {place}: the step was run again {how}; sample and line are its own"
         )
         others = [f.rank for f in known if f.reproduced and f.rank != guilty]
         if others and not together:

@@ -17,6 +17,10 @@ from whynan.launch.host import tell
 _ROLL_CALL_S = 30.0
 """How long rank 0 waits for the others to say that they are watched, too."""
 
+_SLACK_S = 5.0
+MOST_RANKS = 512
+"""Each rank is connected with each other one: beyond this, connections and the way of a flag become too long."""
+
 
 class Job:
     """This process's connection to the others. Raises RuntimeError where it cannot be made."""
@@ -24,6 +28,8 @@ class Job:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
+        if self.size > MOST_RANKS:
+            raise RuntimeError(f"{self.size} ranks are more than the {MOST_RANKS} that decide together")
         self.store = dist.PrefixStore("whynan", dist.distributed_c10d._get_default_store())
         self.absent = self._roll_call()
         if self.absent:
@@ -74,10 +80,19 @@ class Job:
         return pickle.loads(bytes(self.store.get(key)))
 
     def exchange(self, key: str, value: Any, seconds: float) -> list[Any]:
-        """Return what each rank has left under a key, None for those that did not in time."""
+        """Return what each rank has left under a key, None for those that did not in time.
+
+        Rank 0 collects and hands out the list: two messages a rank, and the same answer for all. Where rank 0 does not
+        answer, all but one's own are None.
+        """
         self.put(f"{key}/{self.rank}", value)
-        until = time.monotonic() + seconds
-        return [self.get(f"{key}/{rank}", until - time.monotonic()) for rank in range(self.size)]
+        if self.rank == 0:
+            until = time.monotonic() + seconds
+            found = [self.get(f"{key}/{rank}", until - time.monotonic()) for rank in range(self.size)]
+            self.put(f"{key}/all", found)
+            return found
+        found = self.get(f"{key}/all", seconds + _SLACK_S)
+        return found if found is not None else [value if rank == self.rank else None for rank in range(self.size)]
 
 
 class Flag:
