@@ -3,6 +3,7 @@
 Prints `step_ms MEDIAN FASTEST` over the last two thirds of the steps; of a job, rank 0's.
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -98,5 +99,5 @@ if __name__ == "__main__":
     import os
 
     if os.environ.get("RANK", "0") == "0":
-        steps = [1e3 * (b - a) for a, b in zip(times, times[1:])][len(times) // 3 :]
+        steps = [1e3 * (b - a) for a, b in itertools.pairwise(times)][len(times) // 3 :]
         print(f"step_ms {statistics.median(steps):.3f} {min(steps):.3f}")

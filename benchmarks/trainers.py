@@ -2,8 +2,9 @@
 
     python benchmarks/trainers.py [--rounds 5] [--steps 90] [lightning|transformers|ddp ...]
 
-Plain and watched runs take turns; each ratio is within one round. `ddp` is a job of two processes over gloo, watched with
-`torchrun ... -m whynan run`. Prints the median over the rounds, for the fastest and the median step. The limit is 1.03.
+Plain and watched runs take turns; each ratio is within one round. `ddp` is a job of two processes over gloo, watched
+with `torchrun ... -m whynan run`. Prints the median over the rounds, for the fastest and the median step. The limit is
+1.03.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def dense(tensors: Any) -> list[Any]:
     """
     found = []
     for tensor in tensors:
-        if tensor is None or not tensor.dtype.is_floating_point:
+        if tensor is None or hasattr(tensor, "_local_tensor") or not tensor.dtype.is_floating_point:
             continue
         layout = tensor.layout
         if layout is torch.strided:

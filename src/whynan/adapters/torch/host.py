@@ -196,7 +196,7 @@ class TorchHost:
         assert self.pending is not None
         if self.ranks.defers(event):
             return
-        if self.pending.target is None:
+        if self.pending.target is None or self.known.is_sharded:
             self._explain_without_replay(self.pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(self.pending.target)
@@ -421,7 +421,9 @@ class TorchHost:
     def _explain_without_replay(self, pending: Pending, is_in_loop: bool) -> None:
         plan = Plan(self, None, pending)
         decision = plan.without_replay(
-            "the state before this iteration was not kept: iterations are too short for that"
+            "the model's parameters are spread over the ranks, which are not asked to run it again"
+            if self.known.is_sharded
+            else "the state before this iteration was not kept: iterations are too short for that"
             if is_in_loop
             else "no loop of the script was under way that could be run again"
         )

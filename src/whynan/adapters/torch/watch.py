@@ -218,6 +218,8 @@ class Watch:
         if self._depth or self.is_quiet:
             return
         gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
+        if self.known.is_sharded:
+            return
         # In-place operations on gradients (clipping, unscaling) run over all of them: two tell for the rest.
         ends = (gradients[0], gradients[-1]) if gradients else ()
         now = (len(gradients), *((id(g), g._version) for g in ends))
@@ -227,7 +229,6 @@ class Watch:
         if due is not None and when == _AFTER_BACKWARD:
             return  # all ranks look at the same place: before the update
         bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough, due=due)
-        bad = self._on_any_rank(bad, due)
         self._looked_at = () if bad else now
         if norm is not None:
             self.grad_norm = norm
@@ -245,12 +246,6 @@ class Watch:
         if not self.ranks.is_joint or self.thorough:
             return None
         return bool(self.ranks.look_at_all)
-
-    def _on_any_rank(self, bad: bool, due: bool | None) -> bool:
-        """With parameters spread over the ranks each sees its own: one is enough, but only where all are asking."""
-        if due is None or not self.ranks.is_sharded:
-            return bad
-        return bool(self.ranks.any_of(bad)) if due else False
 
     def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
         names = self.known.parameter_names()
@@ -310,6 +305,8 @@ class Watch:
     def _before_step(self, optimizer: Any) -> None:
         self.n_events += 1
         self.known.add_optimizer(optimizer)
+        if self.known.parameters() and self.known.is_sharded:
+            return
         self.ranks.before_update()
         self.weights.begin()
         if not self.scaler.is_finding_scale():
@@ -324,6 +321,10 @@ class Watch:
             self._guarded(self._after_step, optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
+        if self.known.is_sharded:
+            self.n_steps += 1
+            self._append_history(optimizer)
+            return
         parameters, small = self._trained.of(optimizer)
         # A few of the small ones at each step, in turn: what an update has spoilt stays so.
         first = self.n_steps * _N_IN_TURN % max(len(small), 1)
@@ -331,7 +332,6 @@ class Watch:
         bad, norm = self._parameters.check(
             parameters, small[first : first + _N_IN_TURN], thorough=self.thorough, due=due
         )
-        bad = self._on_any_rank(bad, due)
         if bad and due is not None:
             self.ranks.agreed = True
         if not bad and norm is not None:

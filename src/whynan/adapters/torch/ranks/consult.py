@@ -44,16 +44,16 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
-    together = ranks.is_sharded
-    yield Attempt(traced=True, together=together)
+    together = False
+    yield Attempt(traced=True)
     traced = plan.outcome
-    if not together and ranks.was_bad_here and not plan.pending.missed:
+    if ranks.was_bad_here and not plan.pending.missed:
         while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
             yield Attempt(traced=True)
             traced = plan.outcome
     findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
     guilty = choose(findings)
-    if not together and _is_for_all(findings, guilty):
+    if _is_for_all(findings, guilty):
         # Finite on each rank alone, or made of what others sent: once more with the collectives, in step on all ranks.
         together = True
         yield Attempt(traced=True, together=True)
@@ -146,16 +146,13 @@ def _explained(
 def _words(
     plan: "Plan", findings: list[Finding | None], guilty: int | None, missing: list[int], together: bool
 ) -> list[str]:
-    ranks = plan.host.ranks
     size = len(findings)
     known = [finding for finding in findings if finding is not None]
     words = []
     if guilty is not None:
         place = next(f.host for f in known if f.rank == guilty)
         how = "with all ranks in step" if together else "by itself"
-        words.append(
-            f"rank {guilty} of {size} on {place}: the step was run again {how}; sample and line are its own"
-        )
+        words.append(f"rank {guilty} of {size} on {place}: the step was run again {how}; sample and line are its own")
         others = [f.rank for f in known if f.reproduced and f.rank != guilty]
         if others and not together:
             words.append(f"non-finite in the same step on {_ranks(others)}, too")

@@ -70,13 +70,6 @@ class Ranks:
     def models(self) -> list[Any]:
         return list(self._models)
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether a model's parameters are spread over the ranks: it cannot run on one alone."""
-        return any(
-            type(m).__name__.startswith("FSDP") for root in self.host.known.modules.values() for m in root.modules()
-        )
-
     def before_backward(self, look_is_due: bool) -> None:
         """Send this rank's flag on its way, while the gradients are made and sent."""
         if not self._is_syncing() or self.host.plan is not None or self.host.is_over:
@@ -89,16 +82,7 @@ class Ranks:
     def _is_syncing(self) -> bool:
         if self.is_hopeless or not dist.is_available() or not dist.is_initialized():
             return False
-        return any(model.require_backward_grad_sync for model in self._models) or self._is_sharded_job()
-
-    def _is_sharded_job(self) -> bool:
-        if self._models or dist.get_world_size() == 1:
-            return False
-        if self._sharded is None:
-            self._sharded = self.is_sharded
-        return self._sharded
-
-    _sharded: bool | None = None
+        return any(model.require_backward_grad_sync for model in self._models)
 
     def _join(self) -> None:
         if dist.get_world_size() == 1:
@@ -129,13 +113,6 @@ class Ranks:
         self.agreed = True
         self.host.leave_together(event)
 
-    def any_of(self, value: bool) -> bool:
-        """Whether it is so on any rank; waits for all."""
-        if self.job is None:
-            return value
-        flag = self.job.launch([float(value)]).wait()
-        return value if flag is None else flag[0] > 0
-
     def step_is_over(self) -> None:
         if self.host.pending is None and self.host.plan is None:
             self.was_bad_here, self.look_at_all = False, False
@@ -146,7 +123,7 @@ class Ranks:
             return False
         if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return False
-        if not self._models and not self._is_sharded_job():
+        if not self._models:
             return False
         self.was_bad_here = True
         return True
