@@ -32,3 +32,9 @@ class ReportError(WhynanError):
     """A saved report cannot be read."""
 
     slug = "bad-report"
+
+
+class CapsuleError(WhynanError):
+    """A capsule cannot be read, or is not of the script that it is replayed in."""
+
+    slug = "capsule"

@@ -191,16 +191,21 @@ class Session:
             from whynan.adapters.torch.adapter import TorchAdapter
 
         adapter = TorchAdapter(self.options, self.record)
+        adapter.host.preliminary = self._save_preliminary
         self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
 
     def record(self, incident: Incident) -> None:
         self.incidents.append(incident)
-        if self.options.policy != "stop":
+        if self.options.policy != "stop" and not getattr(self.adapter, "rank", int)():
             self._save(self.recording(None))  # the run goes on, and may be killed before its end
         if self.request is not None and incident.replay.reproduced:
             rerun.answer(self.request, incident)
+
+    def _save_preliminary(self, incident: Incident) -> None:
+        """Write what is known while it is being explained: this process may be ended before it has its answer."""
+        self._save(replace(self.recording(None), incidents=(*self.incidents, incident), outcome="non-finite"))
 
     def finish(self, exit: BaseException | None) -> int | None:
         """Write the report and say what was found. Returns the exit status where it isn't the script's own."""
@@ -215,10 +220,16 @@ class Session:
             adapter.detach()
         self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
-        self._save(recording)
-        self._show(recording)
-        if self.request is None:
-            self._hand_on(recording)
+        rank = getattr(self.adapter, "rank", int)()
+        is_joint = getattr(self.adapter, "is_joint", bool)()
+        if rank and not is_joint and self.incidents:
+            self.options = replace(self.options, out=self.options.out / f"rank-{rank}")
+        if not rank or (self.incidents and not is_joint):
+            self._save(recording)
+            self._show(recording)
+            if self.request is None:
+                self._hand_on(recording)
+        getattr(self.adapter, "meet_after_saving", bool)()
         is_stopped = bool(self.incidents) and (isinstance(exit, Unwind) or self._ended_by_itself(exit))
         return STOPPED if is_stopped and self.options.policy == "stop" else None
 

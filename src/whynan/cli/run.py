@@ -82,6 +82,8 @@ def _where_module_starts(args: list[str]) -> int | None:
     metavar="MODULE",
     help="A module (dotted path or class) whose output is boxes, to be drawn as an RPN's are. May be repeated.",
 )
+@click.option("--capsule", is_flag=True, help="Save the failing step to DIR/capsule, for `whynan replay` elsewhere.")
+@click.option("--capsule-data", is_flag=True, help="The same with the batch itself: sample data leaves this machine.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m MODULE` does.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(
@@ -94,6 +96,8 @@ def run(
     tensorboard: Path | None,
     json_file: str | None,
     boxes_of: tuple[str, ...],
+    capsule: bool,
+    capsule_data: bool,
     module: str | None,
     program: tuple[str, ...],
 ) -> Callable[[], None]:
@@ -127,6 +131,8 @@ def run(
         tensorboard=tensorboard.absolute() if tensorboard is not None else None,
         json_file=json_file if json_file in (None, "-") else os.path.abspath(str(json_file)),
         boxes_of=boxes_of,
+        capsule=capsule or capsule_data,
+        capsule_data=capsule_data,
         argv=(module, *program) if module is not None else program,
         script=script,
         module=module,

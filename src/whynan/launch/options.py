@@ -25,6 +25,11 @@ class RunOptions:
     script: str | None = None
     module: str | None = None
     root: Path = field(default_factory=Path.cwd)
+    capsule: bool = False
+    """Save the failing step, so that it can be run again elsewhere; `capsule_data`: with its batch."""
+    capsule_data: bool = False
+    replay: Path | None = None
+    """The capsule whose step is run again."""
     limits: Limits = field(default_factory=Limits)
     """How far `recover` goes."""
     boxes_of: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ class TorchAdapter:
         self.host.watch.install()
         self._trainers = trainers.install(self.host)
         self._keras: Any = None
+        self.host.ranks.install(self._trainers)
         os.register_at_fork(after_in_child=self._forked)
 
     def attach_keras(self, keras: Any) -> None:
@@ -83,6 +84,25 @@ class TorchAdapter:
 
     def pending_incident(self) -> Incident | None:
         return self.host.looks.provisional
+
+    def rank(self) -> int:
+        """Return which of a job's processes this is."""
+        job = self.host.ranks.job
+        return job.rank if job is not None else int(os.environ.get("RANK") or 0)
+
+    def is_joint(self) -> bool:
+        """Whether rank 0 reports for all."""
+        return self.host.ranks.is_joint
+
+    def meet_after_saving(self) -> None:
+        """Rank 0's report is written before any rank ends: a launcher ends the others as soon as one has failed."""
+        job = self.host.ranks.job
+        if job is None or not self.host.ranks.n_incidents:
+            return
+        if job.rank == 0:
+            job.put("saved", True)
+        else:
+            job.get("saved", 30.0)
 
     def detach(self) -> None:
         self.host.is_over = True

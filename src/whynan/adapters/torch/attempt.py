@@ -36,6 +36,8 @@ class Pending:
     leaves: bool = False
     error: BaseException | None = None
     grad_norm: float | None = None
+    missed: bool = False
+    """The iteration in which it happened was over before all ranks could leave together."""
 
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
@@ -87,6 +89,8 @@ class Attempt:
     """Several iterations are run, from the window's start on; up to `goal` steps and the time `until`."""
     goal: int | None = None
     until: float | None = None
+    together: bool = False
+    """All ranks run it in step, collectives included, up to the update."""
 
 
 @dataclass

@@ -22,18 +22,23 @@ class TensorGroup:
         self.budget = Budget(share, free_s=free_s)
 
     def check(
-        self, tensors: list[Any], small: list[Any] | None = None, thorough: bool = False
+        self,
+        tensors: list[Any],
+        small: list[Any] | None = None,
+        thorough: bool = False,
+        due: bool | None = None,
     ) -> tuple[bool, float | None]:
         """Return whether a non-finite value was found, and the norm over all tensors where all were read.
 
-        `small` are the small ones among them, for a caller that knows; `thorough` reads all whatever it costs.
+        `small` are the small ones among them, for a caller that knows; `thorough` reads all whatever it costs; `due`
+        says whether all are read where that is not for the budget to say.
         """
         if not tensors:
             return False, 0.0
         if thorough:
             norm = _norm(tensors)
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
-        if self.budget.is_due():
+        if self.budget.is_due() if due is None else due:
             self.budget.begin()
             norm = _norm(tensors)
             self.budget.end()
@@ -68,7 +73,7 @@ def dense(tensors: Any) -> list[Any]:
     """
     found = []
     for tensor in tensors:
-        if tensor is None or not tensor.dtype.is_floating_point:
+        if tensor is None or hasattr(tensor, "_local_tensor") or not tensor.dtype.is_floating_point:
             continue
         layout = tensor.layout
         if layout is torch.strided:

@@ -85,10 +85,11 @@ def _is_plumbing(file: str) -> bool:
 
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))).replace(os.sep, "/")
+_STANDARD = f"/python{sys.version_info[0]}.{sys.version_info[1]}/"
 _PLUMBING = (
     "/torch/", "/lightning/", "/pytorch_lightning/", "/lightning_fabric/", "/accelerate/", "/ignite/", "/mmengine/",
-    "/keras/", "/transformers/trainer", "/transformers/utils/", "/torchmetrics/", f"/python{sys.version_info[0]}.{sys.version_info[1]}/contextlib.py",
-    f"/python{sys.version_info[0]}.{sys.version_info[1]}/functools.py",
+    "/keras/", "/transformers/trainer", "/transformers/utils/", "/torchmetrics/",
+    f"{_STANDARD}contextlib.py", f"{_STANDARD}functools.py",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.attempt import Decision, Pending
+from whynan.adapters.torch.capsule.load import CapsuleReplay
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
@@ -20,6 +21,7 @@ from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.plan import Plan
 from whynan.adapters.torch.proposals import FirstProposals
 from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
@@ -41,10 +43,15 @@ class TorchHost:
         self.first_proposals = FirstProposals(options.boxes_of)
         self.known.on_module = self.first_proposals.meet
         self.watch = Watch(self.known, self.notify)
+        self.ranks = Ranks(self)
+        self.watch.ranks = self.ranks
+        self.preliminary: Callable[[Incident], None] = lambda incident: None
+        """Keeps what is known of an incident that other ranks are still explaining."""
         self.watch.before_step = self.before_step
         self.watch.after_step = self.after_step
         self.watch.tick = self.tick
         self.watch.on_growth = self.grows
+        self.watch.on_remark = lambda text: self.recovery.log_line(text)
         self.left_to_do: Experiments | None = None
         self.loops = Loops(
             self.known,
@@ -60,6 +67,8 @@ class TorchHost:
         self.unheard: tuple[Quiet, Pass] | None = None
         self.inline: InlineTrace | None = None
         self.recovery = Recovery(self.watch, options.limits)
+        self.n_capsules = 0
+        self.capsule: CapsuleReplay | None = None
         self.n_undone = 0
         """How many training steps a recovery has undone."""
         self.steps_under_way = 0
@@ -67,6 +76,9 @@ class TorchHost:
         """The framework in whose words changes are written: Keras' inside of its `fit`."""
         self.stopped: Callable[[], BaseException] | None = None
         """What a stopped run raises in a program that runs by itself; None: whynan's own way out."""
+        if options.replay is not None:
+            self.capsule = CapsuleReplay(self, options.replay)
+            self.loops.begins = self.capsule.begins
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
 
     @property
@@ -115,7 +127,7 @@ class TorchHost:
                 self.plan.ended_by(self.looks.suspect(self.plan.target, frame))
                 raise Leaving(self.plan.target)
             return value
-        if self.pending is None:
+        if self.pending is None and not self.ranks.is_joint:
             for current in leaving:
                 event = self.looks.suspect(current, frame)
                 if event is not None:
@@ -192,13 +204,32 @@ class TorchHost:
             return
         self.set_pending(event, next((t for t in targets if t.snapshot is not None), None))
         assert self.pending is not None
-        if self.pending.target is None:
+        if self.ranks.defers(event):
+            return
+        if self.pending.target is None or self.known.is_sharded:
             self._explain_without_replay(self.pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(self.pending.target)
 
+    def leave_together(self, event: Event) -> None:
+        """A rank's loss was bad in this step: leave it here, as all ranks do."""
+        targets = self.loops.on_stack(live_user_frame(sys._getframe(1)))
+        target = next((t for t in targets if t.snapshot is not None), None)
+        if self.pending is None:
+            self.set_pending(event, target)
+        pending = self.pending
+        assert pending is not None
+        if pending.target is not None and pending.target not in targets:
+            pending.missed, pending.target = True, target
+        if pending.target is None:
+            self._explain_without_replay(pending, bool(targets))
+        elif self.options.policy != "observe":
+            raise Leaving(pending.target)
+
     def before_step(self, optimizer: Any) -> None:
         """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
+        if self.plan is not None and self.plan.is_together:
+            raise Leaving(self.plan.target)  # on all ranks here
         alive = self.loops.alive()
         lacking = [c for c in alive[:2] if c.snapshot is not None and id(optimizer) not in c.snapshot.optimizers]
         if self.plan is not None:
@@ -298,9 +329,12 @@ class TorchHost:
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self.looks.suspect(current, current.frame))
             return self._go_on(current)
-        if self.pending is None:
+        if self.pending is None and not self.ranks.is_joint:
             self.looks.at_end(current)
-        if self.pending is not None and self.pending.target is current:
+        if self.capsule is not None and self.capsule.ended(current):
+            return True
+        is_waiting = self.ranks.is_joint and not self.ranks.agreed  # accumulated: the verdict comes with the update
+        if self.pending is not None and self.pending.target is current and not is_waiting:
             if self._is_skipped_at_once(current, self.pending):
                 return False
             self.plan = Plan(self, current, self.pending, self.left_to_do)
@@ -312,6 +346,8 @@ class TorchHost:
     def _is_skipped_at_once(self, current: Pass, pending: Pending) -> bool:
         """Under `recover`, what has been explained often enough is undone and skipped without another replay."""
         if self.options.policy != "recover" or pending.stage != "train" or current.snapshot is None:
+            return False
+        if self.ranks.is_joint:
             return False
         if pending.what == "parameter" or not self.recovery.is_familiar(pending):
             return False
@@ -358,6 +394,7 @@ class TorchHost:
 
     def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
         self.pending, self.looks.read = None, None
+        self.ranks.was_bad_here = self.ranks.agreed = False
         if decision.kind == "experiment":
             assert decision.outer is not None
             self.left_to_do = decision.experiments
@@ -396,7 +433,9 @@ class TorchHost:
     def _explain_without_replay(self, pending: Pending, is_in_loop: bool) -> None:
         plan = Plan(self, None, pending)
         decision = plan.without_replay(
-            "the state before this iteration was not kept: iterations are too short for that"
+            "the model's parameters are spread over the ranks, which are not asked to run it again"
+            if self.known.is_sharded
+            else "the state before this iteration was not kept: iterations are too short for that"
             if is_in_loop
             else "no loop of the script was under way that could be run again"
         )

@@ -4,6 +4,7 @@ A plan is a generator of attempts. Between two of them the user's own loop runs 
 its end. The first attempt is traced, the next ones find the guilty sample by replacing parts of the batch.
 """
 
+import socket
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.lookback import Looking
 from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.ranks import consult
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
@@ -31,6 +33,10 @@ from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
+
+
+_N_TRIES = 3
+"""Replays that must all come out finite before a failure is called non-reproducible."""
 
 
 class Plan:
@@ -51,6 +57,9 @@ class Plan:
         self.outcome = Outcome()
         self.n_attempts = 0
         self.undid_step = False
+        self._alone: Any = None
+        self.n_answered = 0
+        """Collectives that the latest attempt answered from this rank's own values."""
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -133,6 +142,8 @@ class Plan:
             attempt.window.restore(self.target.frame, {**first.names, **attempt.changed})
         else:
             snapshot.restore(self.target.frame, {**self._originals, **attempt.changed})
+        if self.host.options.capsule and not self.n_attempts:
+            self._save_capsule()
         self.outcome = Outcome(is_finite=True)
         self._attempt = attempt
         self._n_redrawn = 0
@@ -143,12 +154,28 @@ class Plan:
         self._n_items = 0
         self.host.watch.thorough = True
         self.quiet.enter()
+        if not attempt.together and self.host.ranks.is_among_others:
+            self._alone = self.host.ranks.alone()
+            self._alone.__enter__()
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _save_capsule(self) -> None:
+        """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
+        ranks = self.host.ranks
+        if self.host.n_capsules or (ranks.is_joint and ranks.agreed and not ranks.was_bad_here):
+            return
+        self.host.n_capsules += 1
+        try:
+            from whynan.adapters.torch.capsule.save import save
+
+            save(self, self.host.options.out / "capsule", self.host.options.capsule_data)
+        except Exception as error:
+            tell("saving the capsule failed", error)
 
     def _goes_on_in_window(self) -> bool:
         """Whether the attempt under way is one of several iterations and has more of them to run."""
@@ -214,6 +241,10 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
+        if self._alone is not None:
+            self._alone.__exit__(None, None, None)
+            self.n_answered = self._alone.n_answered
+            self._alone = None
         self.host.watch.thorough = False
         self.quiet.leave()
         self.host.watch.in_optimizer = False
@@ -242,12 +273,21 @@ class Plan:
         """Take an event of the attempt under way; return whether the attempt is over with it."""
         if self._attempt is None:
             return False
+        if self.is_together:
+            if self.outcome.event is None and event.when != "read":
+                self._set_event(event)
+            return False
         if event.when == "read" and self.pending.when not in ("read", "exit", "exception"):
             return False
         if event.when == "read" and self.pending.line is not None and event.line != self.pending.line:
             return False
         self._set_event(event)
         return True
+
+    @property
+    def is_together(self) -> bool:
+        """Whether the attempt under way is run by all ranks in step."""
+        return self._attempt is not None and self._attempt.together
 
     def _set_event(self, event: Event | None) -> None:
         self.outcome.event = event
@@ -303,6 +343,11 @@ class Plan:
 
     def _attempts(self) -> Generator[Attempt, None, Decision]:
         target = self.target
+        if self.host.ranks.is_joint and self.host.ranks.agreed:
+            if self._goes_on():
+                self._after = self._snapshot_after()
+            sources.batch_origin(self)
+            return (yield from consult.attempts(self))
         self.progress.stage(f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}")
         if self._goes_on():
             self._after = self._snapshot_after()
@@ -313,8 +358,8 @@ class Plan:
         sources.batch_origin(self)  # while the names still stand for the batch itself
         yield Attempt(traced=True)
         traced = self.outcome
-        if traced.is_finite:
-            yield Attempt(traced=True)  # once more before saying that it does not reproduce
+        while traced.is_finite and self.n_attempts < _N_TRIES and not self.is_out_of_time():
+            yield Attempt(traced=True)  # before saying that it does not reproduce
             traced = self.outcome
         if self._is_innocent(traced):
             return Decision("innocent")
@@ -459,7 +504,8 @@ class Plan:
         if snapshot is not None and snapshot.changed_in_place():
             missing.append("tensors that the loop's body changes in place")
         if traced.is_finite:
-            why = f"the same step, run again {self.n_attempts} times, came out finite"
+            times = "once" if self.n_attempts == 1 else f"{self.n_attempts} times"
+            why = f"the same step, run again {times} on {socket.gethostname()}, came out finite"
             return ReplayResult(False, self.method, why, tuple(missing))
         return ReplayResult(True, self.method, None, tuple(missing))
 

@@ -52,12 +52,17 @@ class Recovery:
         cause = incident.causes[0].slug if incident.causes else None
         sample = next((s.index for s in incident.samples if s.index is not None), None)
         origin = sources.batch_origin(plan) if plan._target is not None else None
-        has_sample = sample is not None and origin is not None
+        is_joint = plan.host.ranks.is_joint
+        # Ranks decide by what all of them know: not by one's sample, nor by the copies that each has kept.
+        has_sample = sample is not None and origin is not None and not is_joint
         action = self.ladder.next(_iteration(plan), cause, has_sample)
         step = None
         if action != "stop" and not self._is_healthy():
             # The step's own update could not be undone: the state is that of the latest full copy.
             action = "roll-back"
+        if action == "roll-back" and is_joint:
+            action = "stop"
+        self.is_silent = plan.host.ranks.is_silent
         if action == "drop-sample" and origin is not None:
             loader.leave_out(origin, incident.samples)
         elif action == "clip-gradients":
@@ -94,7 +99,7 @@ class Recovery:
 
     def log_line(self, text: str) -> None:
         """Write one line of whynan's own."""
-        if sys.__stderr__ is not None:
+        if sys.__stderr__ is not None and not self.is_silent:
             write_safely(f"whynan: {text}\n", sys.__stderr__)
 
     def _roll_back(self, plan: "Plan") -> int | None:
@@ -112,6 +117,8 @@ class Recovery:
 
     # Around every optimizer step from then on ---------------------------------------------------------------------
 
+    is_silent = False
+    """Another rank says it."""
     on_gradients = None
     on_returned = None
     n_applied = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch.roots import calling_line
+from whynan.adapters.torch.storages import values_of
 from whynan.records import History, OptimizerFacts, Precision
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def optimizer_of(plan: "Plan") -> OptimizerFacts | None:
     for candidate in plan.host.known.optimizers:
         ids = {id(p) for group in candidate.param_groups for p in group["params"]}
         if any(
-            p.grad is not None and not bool(torch.isfinite(p.grad).all())
+            p.grad is not None and not bool(torch.isfinite(values_of(p.grad)).all())
             for p in plan.host.known.parameters()
             if id(p) in ids
         ):

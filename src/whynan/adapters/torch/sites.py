@@ -149,6 +149,8 @@ class Loops:
         self.sites: dict[int, Site] = {}
         self._passes: list[weakref.ref[Pass]] = []
         self.windows = Windows(self)
+        self.begins: Callable[[Pass], bool] | None = None
+        """Asked of each iteration whether it changed the state that the snapshot was taken of."""
 
     def new_site(self, site: LoopSite) -> Site:
         self.sites[site.index] = Site(site, self)
@@ -164,6 +166,8 @@ class Loops:
             return current
         if owner.can_afford_snapshot():
             self.take_snapshot(current)
+            if self.begins is not None and self.begins(current):
+                self.take_snapshot(current)
         self.windows.note(current)
         self._passes.append(weakref.ref(current))
         return current

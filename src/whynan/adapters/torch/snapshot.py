@@ -189,6 +189,8 @@ class KnownState:
         self.modules: dict[int, Any] = {}
         self.names: dict[int, str] = {}
         self.leaves: dict[int, Any] = {}
+        self.is_sharded = False
+        """Whether parameters are spread over processes: to look at one waits for all of them."""
         self.savers: list[Callable[[], Restorable]] = []
         """Make copies of what else an iteration changes: a trainer's own counts."""
         self._reach: dict[int, Reach] = {}
@@ -302,6 +304,7 @@ class KnownState:
             for module in self.modules.values():
                 found |= {id(p): p for p in module.parameters() if p.requires_grad}
             self._parameters = list((found | self.leaves).values())
+            self.is_sharded = any(hasattr(parameter, "_local_tensor") for parameter in self._parameters)
         return self._parameters
 
     def parameter_names(self) -> dict[int, str]:

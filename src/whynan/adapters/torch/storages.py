@@ -28,7 +28,12 @@ def is_watched(tensor: Any) -> bool:
 
 
 def values_of(tensor: Any) -> Any:
-    """Return a sparse tensor's values; they are what is written and read. Any other tensor as it is."""
+    """Return a sparse tensor's values; they are what is written and read; of a sharded one this rank's part.
+
+    Any other tensor as it is.
+    """
+    if type(tensor).__name__ == "DTensor" or type(getattr(tensor, "data", None)).__name__ == "DTensor":
+        return tensor.detach()._local_tensor
     return tensor.detach()._values() if tensor.layout == torch.sparse_coo else tensor
 
 

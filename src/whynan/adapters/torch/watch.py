@@ -40,6 +40,7 @@ class Watch:
         self.history = RunHistory()
         self.growth = GrowthWatch()
         self.on_growth: Callable[[float, float], None] = lambda early, now: None
+        self.on_remark: Callable[[str], None] = lambda text: None
         self.scaler = ScalerWatch(self)
         self.n_steps = 0
         self.n_events = 0
@@ -67,6 +68,8 @@ class Watch:
         self.thorough = False
         """Read every gradient and parameter at every check, whatever that costs."""
         self.tick: Callable[[], None] = lambda: None
+        self.ranks: Any = None
+        """The other processes of the job; set by the host."""
 
     # Installing ----------------------------------------------------------------------------------------------------
 
@@ -136,6 +139,8 @@ class Watch:
                 return original(tensors, *args, **kwargs)
             roots = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
             scaled = self._guarded(self._look_at_roots, roots, True)
+            if not self._depth:
+                self._guarded(self.ranks.before_backward, self._gradients.budget.is_due())
             self._depth += 1
             try:
                 result = original(tensors, *args, **kwargs)
@@ -156,6 +161,8 @@ class Watch:
             if self._is_off():
                 return original(outputs, inputs, *args, **kwargs)
             roots = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+            if _is_compiling(roots):
+                return original(outputs, inputs, *args, **kwargs)
             scaled = self._guarded(self._look_at_roots, [root for root in roots if root.numel() == 1], False)
             result = original(outputs, inputs, *args, **kwargs)
             if self.around_step is not None and self.around_step.on_returned is not None:
@@ -214,21 +221,34 @@ class Watch:
         if self._depth or self.is_quiet:
             return
         gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
+        if self.known.is_sharded:
+            return
         # In-place operations on gradients (clipping, unscaling) run over all of them: two tell for the rest.
         ends = (gradients[0], gradients[-1]) if gradients else ()
         now = (len(gradients), *((id(g), g._version) for g in ends))
         if when != _AFTER_BACKWARD and now == self._looked_at:
             return  # the optimizer is about to use what the backward pass has left
-        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough)
+        due = self._due_together()
+        if due is not None and when == _AFTER_BACKWARD:
+            return  # all ranks look at the same place: before the update
+        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough, due=due)
         self._looked_at = () if bad else now
         if norm is not None:
             self.grad_norm = norm
+        if bad and due is not None:
+            self.ranks.agreed = True
         if bad:
             parameters = [p for p in self.known.parameters() if p.grad is not None]
             broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
             self._tell_gradient(broken, [p.grad for p in broken], when)
 
     grad_norm: float | None = None
+
+    def _due_together(self) -> bool | None:
+        """Whether all ranks read everything at this step; None where this process decides by itself."""
+        if not self.ranks.is_joint or self.thorough:
+            return None
+        return bool(self.ranks.look_at_all)
 
     def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
         names = self.known.parameter_names()
@@ -296,6 +316,9 @@ class Watch:
     def _before_step(self, optimizer: Any) -> None:
         self.n_events += 1
         self.known.add_optimizer(optimizer)
+        if self.known.parameters() and self.known.is_sharded:
+            return
+        self.ranks.before_update()
         self.weights.begin()
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
@@ -309,10 +332,19 @@ class Watch:
             self._guarded(self._after_step, optimizer)
 
     def _after_step(self, optimizer: Any) -> None:
+        if self.known.is_sharded:
+            self.n_steps += 1
+            self._append_history(optimizer)
+            return
         parameters, small = self._trained.of(optimizer)
         # A few of the small ones at each step, in turn: what an update has spoilt stays so.
         first = self.n_steps * _N_IN_TURN % max(len(small), 1)
-        bad, norm = self._parameters.check(parameters, small[first : first + _N_IN_TURN], thorough=self.thorough)
+        due = self._due_together()
+        bad, norm = self._parameters.check(
+            parameters, small[first : first + _N_IN_TURN], thorough=self.thorough, due=due
+        )
+        if bad and due is not None:
+            self.ranks.agreed = True
         if not bad and norm is not None:
             self.last_clean_step = self.n_steps
         if bad:
@@ -320,6 +352,7 @@ class Watch:
             names = self.known.parameter_names()
             name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
             self.notify(Event("parameter", "after optimizer.step()", broken, name, _kind_in(broken[0]), len(broken)))
+        self.ranks.step_is_over()
         self.after_step()
         self.n_steps += 1
         self._append_history(optimizer)
@@ -375,6 +408,11 @@ class Watch:
     def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
         frame = frame or live_user_frame(sys._getframe(1))
         return name_of_tensor(tensor, frame) or "loss"
+
+
+def _is_compiling(roots: list[Any]) -> bool:
+    """Whether these are tensors without values, with which a compiler follows a step."""
+    return any(type(_unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
 
 
 def _unwrapped(tensor: Any) -> Any:

@@ -30,7 +30,7 @@ class WeightScales:
         names = self.known.parameter_names()
         tables = {id(m.weight) for root in self.known.modules.values() for m in root.modules() if _is_table(m)}
         found = []
-        for parameter in self.known.parameters():
+        for parameter in self._readable():
             if parameter.dim() >= 2 and parameter.numel() > 1 and id(parameter) not in tables:
                 fan_in = parameter.numel() // parameter.shape[0]
                 gain = float(parameter.detach().float().std()) * math.sqrt(fan_in)
@@ -41,12 +41,17 @@ class WeightScales:
         """Return (name, norm now over norm at the start) of parameters, largest first."""
         names = self.known.parameter_names()
         found = []
-        for parameter in self.known.parameters():
+        for parameter in self._readable():
             start = self.norms_start.get(id(parameter), 0.0)
             now = float(parameter.detach().norm())
             if start > 0 and math.isfinite(now):
                 found.append((names.get(id(parameter), "parameter"), now / start))
         return sorted(found, key=lambda pair: -pair[1])
+
+    def _readable(self) -> list[Any]:
+        """Return the parameters that can be read without asking other processes."""
+        parameters = self.known.parameters()
+        return [] if self.known.is_sharded else parameters
 
     def weight_norms(self) -> tuple[float, float]:
         """Return the global L2 norm and the largest magnitude over all parameters."""

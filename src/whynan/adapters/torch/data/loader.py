@@ -227,6 +227,19 @@ def _as_indices(drawn: Any) -> tuple[Any, ...]:
     return tuple(index.item() if hasattr(index, "item") and not getattr(index, "ndim", 0) else index for index in drawn)
 
 
+def replace_current(origin: BatchOrigin, indices: tuple[Any, ...]) -> None:
+    """Take other indices for those of the batch in hand: the batch was replaced by one of these samples."""
+    for ref in list(_draws.keyrefs()):
+        iterator = ref()
+        if iterator is None or iterator._dataset is not origin.dataset:
+            continue
+        draws = _draws.get(iterator)
+        if draws is not None and draws.records:
+            ordinal = _ordinal(iterator, draws)
+            place = -1 if ordinal is None else ordinal - (draws.n_drawn - len(draws.records))
+            draws.records[place] = (indices, draws.records[place][1])
+
+
 _left_out: dict[int, tuple[Any, set[Any]]] = {}
 
 

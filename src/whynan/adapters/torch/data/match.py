@@ -1,4 +1,4 @@
-"""Which of the batches drawn lately is the one in hand: trainers draw ahead (Accelerate one, Transformers an update's)."""
+"""Which of the batches drawn lately is in hand: trainers draw ahead (Accelerate one, Transformers an update's)."""
 
 import sys
 from collections.abc import Iterator

@@ -1,0 +1,137 @@
+"""A replay on one rank: what would wait for the other ranks is answered from this rank's own values.
+
+`DistributedDataParallel` neither sends gradients nor buffers; the collectives that the program calls itself return as
+if every rank had given what this one gives. The ranks come out of a replay having sent nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from whynan.adapters.common.patches import Patches
+
+_Group = dist.ProcessGroup
+
+
+class Alone:
+    """While entered, this rank runs by itself. `modules` are the wrapped models."""
+
+    def __init__(self, modules: Iterable[Any]) -> None:
+        self.modules = list(modules)
+        self.n_answered = 0
+        """How many collectives could have brought other ranks' values."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Alone":
+        patches = Patches()
+        self._stack.callback(patches.undo)
+        for name, make in _ANSWERS.items():
+            if hasattr(_Group, name):
+                patches.replace(_Group, name, self._answering(name, make))
+        for module in self.modules:
+            for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
+                self._stack.callback(setattr, module, flag, getattr(module, flag))
+                setattr(module, flag, False)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def _answering(self, name: str, make: Callable[..., None]) -> Callable[[Any], Any]:
+        def wrapper(original: Any) -> Any:
+            def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
+                self.n_answered += "barrier" not in name
+                with torch.no_grad():
+                    make(*args)
+                return _Done()
+
+            return answered
+
+        return wrapper
+
+
+class _Done:
+    """A collective that is over."""
+
+    def wait(self, *args: Any) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    def is_success(self) -> bool:
+        return True
+
+    def result(self) -> list[Any]:
+        return []
+
+    def get_future(self) -> Any:
+        future: Any = torch.futures.Future()
+        future.set_result([])
+        return future
+
+    def block_current_stream(self) -> None:
+        pass
+
+
+def _same(*args: Any) -> None:
+    """all_reduce of equal values by mean or maximum, broadcast, barrier: what is there stays."""
+
+
+def _all_gather(outputs: Any, inputs: Any, *args: Any) -> None:
+    for places, tensor in zip(outputs, inputs):
+        for place in places:
+            place.copy_(tensor)
+
+
+def _all_gather_base(output: Any, tensor: Any, *args: Any) -> None:
+    flat = output.reshape(-1)
+    for start in range(0, flat.numel(), max(tensor.numel(), 1)):
+        flat[start : start + tensor.numel()].copy_(tensor.reshape(-1))
+
+
+def _reduce_scatter(outputs: Any, inputs: Any, *args: Any) -> None:
+    for place, tensors in zip(outputs, inputs):
+        place.copy_(tensors[dist.get_rank() % len(tensors)])
+
+
+def _reduce_scatter_base(output: Any, tensor: Any, *args: Any) -> None:
+    output.copy_(tensor.reshape(-1)[: output.numel()].reshape(output.shape))
+
+
+def _scatter(outputs: Any, inputs: Any, *args: Any) -> None:
+    for place, tensors in zip(outputs, inputs):
+        if tensors:
+            place.copy_(tensors[0])
+
+
+def _all_to_all(outputs: Any, inputs: Any, *args: Any) -> None:
+    for place, tensor in zip(outputs, inputs):
+        place.copy_(tensor)
+
+
+def _all_to_all_base(output: Any, tensor: Any, *args: Any) -> None:
+    output.copy_(tensor.reshape(-1)[: output.numel()].reshape(output.shape))
+
+
+_ANSWERS: dict[str, Callable[..., None]] = {
+    "allreduce": _same,
+    "allreduce_coalesced": _same,
+    "broadcast": _same,
+    "reduce": _same,
+    "barrier": _same,
+    "monitored_barrier": _same,
+    "send": _same,
+    "recv": _same,
+    "allgather": _all_gather,
+    "gather": _all_gather,
+    "_allgather_base": _all_gather_base,
+    "reduce_scatter": _reduce_scatter,
+    "_reduce_scatter_base": _reduce_scatter_base,
+    "scatter": _scatter,
+    "alltoall": _all_to_all,
+    "alltoall_base": _all_to_all_base,
+}

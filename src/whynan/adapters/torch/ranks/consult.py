@@ -1,0 +1,175 @@
+"""What the ranks tell each other of a failing step: who could reproduce it alone, and what that one found out."""
+
+import os
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from whynan.adapters.torch import explain
+from whynan.adapters.torch.attempt import Attempt, Decision
+from whynan.adapters.torch.samples import SampleSearch
+from whynan.records import Incident
+
+_MARGIN_S = 10.0
+"""How long the others wait for a rank beyond the time that it has for its explanation."""
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.attempt import Outcome
+    from whynan.adapters.torch.plan import Plan
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rank knows after its replay."""
+
+    rank: int
+    host: str
+    was_bad_here: bool
+    reproduced: bool
+    missed: bool
+    n_answered: int
+    """Collectives on the way to the symptom that were answered without the other ranks."""
+    name: str
+    kind: str
+
+
+def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
+    """The plan of one rank: replay alone, ask the others, then explain or wait for who does."""
+    ranks = plan.host.ranks
+    job = ranks.job
+    assert job is not None
+    ranks.n_incidents += 1
+    key = f"incident/{ranks.n_incidents}"
+    seconds = plan.host.options.budget + _MARGIN_S
+    if job.rank == 0:
+        plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
+    together = False
+    yield Attempt(traced=True)
+    traced = plan.outcome
+    if ranks.was_bad_here and not plan.pending.missed:
+        while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
+            yield Attempt(traced=True)
+            traced = plan.outcome
+    findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
+    guilty = choose(findings)
+    if _is_for_all(findings, guilty):
+        # Finite on each rank alone, or made of what others sent: once more with the collectives, in step on all ranks.
+        together = True
+        yield Attempt(traced=True, together=True)
+        traced = plan.outcome
+        findings = job.exchange(f"{key}/together", _finding(plan, traced), seconds)
+        guilty = choose(findings)
+    earlier = next((f.rank for f in findings if f is not None and f.missed and f.was_bad_here), None)
+    if guilty is None and earlier is not None:
+        guilty = earlier
+    missing = [rank for rank, finding in enumerate(findings) if finding is None]
+    speaker = guilty if guilty is not None else min(r for r, f in enumerate(findings) if f is not None)
+    if job.rank and findings[0] is None:
+        ranks.job, ranks.is_hopeless = None, True  # nobody is left who reports for all: each rank does for itself
+        speaker = job.rank
+    if job.rank == speaker:
+        incident = yield from _explained(plan, traced, together, missing)
+        incident = replace(incident, notes=(*_words(plan, findings, guilty, missing, together), *incident.notes))
+        job.put(f"{key}/report", incident)
+    else:
+        answer = job.get(f"{key}/report", seconds)
+        incident = answer if isinstance(answer, Incident) else _unanswered(plan, speaker, seconds)
+    return plan._decide(incident)
+
+
+def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:
+    """Whether the step has to be run by all ranks together, and all are there to do so."""
+    known = [finding for finding in findings if finding is not None]
+    if len(known) < len(findings) or any(finding.missed for finding in known):
+        return False
+    return guilty is None or any(finding.n_answered for finding in known if finding.reproduced)
+
+
+def choose(findings: list[Finding | None]) -> int | None:
+    """Return the rank that explains: whose own loss was bad and comes out bad again; else who reproduces it at all."""
+    known = [finding for finding in findings if finding is not None]
+    for group in (
+        [f for f in known if f.was_bad_here and f.reproduced],
+        [f for f in known if f.reproduced],
+    ):
+        if group:
+            return group[0].rank
+    return None
+
+
+def _finding(plan: "Plan", traced: "Outcome") -> Finding:
+    ranks = plan.host.ranks
+    assert ranks.job is not None
+    name = traced.event.name if traced.event is not None else plan.pending.name
+    kind = traced.event.kind if traced.event is not None else plan.pending.kind
+    return Finding(
+        ranks.job.rank,
+        socket.gethostname(),
+        ranks.was_bad_here,
+        not traced.is_finite,
+        plan.pending.missed,
+        plan.n_answered,
+        name,
+        kind,
+    )
+
+
+def _explained(
+    plan: "Plan", traced: "Outcome", together: bool, missing: list[int]
+) -> Generator[Attempt, None, Incident]:
+    if plan.pending.missed:
+        return explain.without_replay(
+            plan, "it happened in an earlier micro-batch of this update, which was over by then"
+        )
+    search = SampleSearch(plan, traced)
+    if missing and traced.is_finite:
+        return explain.without_replay(plan, f"{_ranks(missing)} did not answer; the step is finite on those that did")
+    if together:
+        search.find_by_elements()  # each replay would need all ranks
+        return explain.incident(plan, traced, search)
+    if not traced.is_finite:
+        plan.progress.stage("looking for the sample")
+        yield from search.attempts()
+    incident = plan._known = explain.incident(plan, traced, search)
+    if traced.is_finite or not plan._is_to_be_proved(incident) or plan.evidence is None:
+        return incident
+    from whynan.adapters.torch.experiments.run import Experiments
+
+    experiments = Experiments(plan, traced, search, incident, plan.evidence)
+    for attempt in experiments.step_attempts():
+        yield attempt
+        plan._known = experiments.concluded()
+    return experiments.concluded()
+
+
+def _words(
+    plan: "Plan", findings: list[Finding | None], guilty: int | None, missing: list[int], together: bool
+) -> list[str]:
+    size = len(findings)
+    known = [finding for finding in findings if finding is not None]
+    words = []
+    if guilty is not None:
+        place = next(f.host for f in known if f.rank == guilty)
+        how = "with all ranks in step" if together else "by itself"
+        words.append(f"rank {guilty} of {size} on {place}: the step was run again {how}; sample and line are its own")
+        others = [f.rank for f in known if f.reproduced and f.rank != guilty]
+        if others and not together:
+            words.append(f"non-finite in the same step on {_ranks(others)}, too")
+    elif not missing:
+        where = ", ".join(f"rank {f.rank} on {f.host}" for f in known[:8])
+        words.append(f"no rank reproduces it, neither alone nor in step: {where}; a machine may be at fault")
+    if missing:
+        words.append(f"{_ranks(missing)} did not answer in time")
+    return words
+
+
+def _ranks(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return f"rank {shown}" if len(numbers) == 1 else f"ranks {shown}"
+
+
+def _unanswered(plan: "Plan", speaker: int, seconds: float) -> Incident:
+    return explain.without_replay(
+        plan, f"rank {speaker} did not answer within {seconds:.0f} s (process {os.getpid()} waited)"
+    )

@@ -1,0 +1,58 @@
+"""What the callbacks for trainers share: a session around a trainer's `fit`, and its report."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from whynan.api.engine import Engine, Event
+from whynan.api.report import Report
+from whynan.api.watch import NonFiniteError
+from whynan.launch.options import Policy, RunOptions
+
+
+class TrainerWatch:
+    """Watches from the time it is made until `close`; `adapters.torch.trainers` runs the trainer's steps again."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        budget: float,
+        prove: bool,
+        out: str | Path | None,
+        on_event: Callable[[Event], None] | None,
+        caller: str,
+    ) -> None:
+        options = RunOptions(
+            out=Path(out).absolute() if out is not None else Path(),
+            policy=policy,
+            prove=prove,
+            budget=budget,
+            argv=tuple(sys.argv),
+        )
+        self._engine = Engine(options, on_event)
+        self._engine.host.stopped = self._stopped
+        self._engine.know(caller)
+        self._is_open = True
+
+    @property
+    def report(self) -> Report:
+        """Return what has been found so far."""
+        return self._engine.report()
+
+    def know_class_of(self, thing: Any) -> None:
+        """Take the file of an object's class for the user's own code, unless it is an installed package's."""
+        file = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
+        if file is not None and "site-packages" not in file:
+            self._engine.know(file)
+
+    def close(self) -> None:
+        """Stop watching; the report stays."""
+        if self._is_open:
+            self._is_open = False
+            self._engine.close()
+
+    def _stopped(self) -> NonFiniteError:
+        report = self.report
+        self.close()
+        return NonFiniteError(report)
