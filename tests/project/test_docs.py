@@ -82,12 +82,12 @@ def test_scripts_named_in_documents_exist() -> None:
 
 
 def complete_examples() -> list[tuple[str, str]]:
-    """Python blocks that import torch, and so bring all that they use."""
+    """Python blocks that import a framework, and so bring all that they use."""
     return [
         (document.name, block)
         for document in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
         for block in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-        if re.search(r"^import torch$", block, re.MULTILINE)
+        if re.search(r"^import (torch|keras|jax)$", block, re.MULTILINE)
     ]
 
 

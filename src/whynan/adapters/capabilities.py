@@ -35,7 +35,8 @@ CAPABILITIES: tuple[Capability, ...] = (
          "a script's own backward pass is forward code"),
     _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates",
          "PyNative mode, as a whole", True),
-    _row("validation", "a validation loss", True, True, False, "functions named like a loss", False, False),
+    _row("validation", "a validation loss", True, True, "loss objects, and functions that return a loss",
+         "functions named like a loss", False, False),
     _row("sample", "the guilty sample and its index", True, True, True, True, True, True),
     _row("layers", "names of layers", True, True, False, False, True, False),
     _row("randomness", "the replay draws the same random numbers", True, "seeds of Keras, not of its kernels",
@@ -49,7 +50,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True, True),
     _row("recovery", "`--policy recover`", "a ladder of interventions", "the batch is skipped", "the batch is skipped",
          "the batch is skipped", "the batch is skipped", "the iteration is undone"),
-    _row("callback", "a callback or decorator for those who edit", True, True, False, False, True, False),
+    _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
     _row("distributed", "several replicas", True, False, False, False, False, False),
 )  # fmt: skip
 
@@ -64,7 +65,11 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "jax": ("whynan.adapters.jax.experiments", "Bench.with_rate"),
         "numpy": ("whynan.adapters.numpy.experiments", "Bench.with_rate"),
     },
-    "callback": {"keras": ("whynan.keras", "Watch"), "torch": ("whynan", "watch")},
+    "callback": {
+        "keras": ("whynan.keras", "Watch"),
+        "torch": ("whynan", "watch"),
+        "jax": ("whynan.jax", "watch"),
+    },
     "sample": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),
         "jax": ("whynan.adapters.jax.closure", "Call.with_rows"),
