@@ -19,6 +19,7 @@ from whynan.diagnosis.cause import Cause
 from whynan.diagnosis.remedy import Remedy
 
 WIDTH = 100
+CAPABILITIES_WIDTH = 140
 INDENT = 4
 
 
@@ -34,7 +35,7 @@ class _UnknownSlug(click.ClickException):
 def explain(slug: str | None, capabilities: bool) -> None:
     """Explain the cause or remedy SLUG: what it is, how it looks, bad and good code. Without SLUG, list all."""
     if capabilities:
-        _show(_capabilities())
+        _show(_capabilities(), CAPABILITIES_WIDTH)
         return
     try:
         entry = None if slug is None else catalogue.look_up(slug)
@@ -43,15 +44,15 @@ def explain(slug: str | None, capabilities: bool) -> None:
     _show(_overview() if entry is None else _page(entry))
 
 
-def _show(page: RenderableType) -> None:
+def _show(page: RenderableType, width: int = WIDTH) -> None:
     """Print with colours to a terminal; a pipe or a file gets the same words in plain text."""
     if sys.stdout.isatty():
         console = Console(file=sys.stdout, highlight=False)
-        console.width = min(console.width, WIDTH)
+        console.width = min(console.width, width)
         console.print(page)
         return
     plain = io.StringIO()
-    Console(file=plain, width=WIDTH, force_terminal=False, color_system=None, highlight=False).print(page)
+    Console(file=plain, width=width, force_terminal=False, color_system=None, highlight=False).print(page)
     click.echo("\n".join(line.rstrip() for line in plain.getvalue().splitlines()))
 
 
@@ -67,13 +68,13 @@ def _overview() -> RenderableType:
 def _capabilities() -> RenderableType:
     """Return what each framework's adapter offers, as a table."""
     table = Table(show_lines=False, box=None, padding=(0, 1))
-    table.add_column("", max_width=34)
+    table.add_column("", min_width=30, max_width=40)
     for name in FRAMEWORKS:
         table.add_column(name, max_width=13)
     for row in CAPABILITIES:
         table.add_row(row.title, *(in_words(row.offers[name]) for name in FRAMEWORKS))
     watched = ", ".join(f"{name} {first} to before {end}" for name, (first, end) in SUPPORTED.items())
-    return Group(table, Text(f"\nkeras: with the TensorFlow or JAX backend. Versions: {watched}."))
+    return Group(table, Text(f"\nkeras: with the TensorFlow or JAX backend; on PyTorch as torch. Versions: {watched}."))
 
 
 def _page(entry: Cause | Remedy) -> RenderableType:
