@@ -46,6 +46,11 @@ def test_the_slope_of_a_root_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     (suspect,) = json.loads((tmp_path / "c.json").read_text())["suspects"]
-    assert (suspect["line"], suspect["op"], suspect["phase"], suspect["cause"]) == (14, "sqrt", "backward", "sqrt-at-zero")
+    assert (suspect["line"], suspect["op"], suspect["phase"], suspect["cause"]) == (
+        14,
+        "sqrt",
+        "backward",
+        "sqrt-at-zero",
+    )
     assert suspect["witness"], suspect
     assert "all zero" in suspect["search"]["how"]

@@ -51,12 +51,18 @@ STEPS: dict[str, tuple[tuple[str, str], Callable[[], Any]]] = {
         ("loss-input-mismatch", "warning"),
         lambda: F.binary_cross_entropy_with_logits(logits().sigmoid(), steps.data(6, 3, lo=0.0)),
     ),
-    "likelihoods that are no logarithms": (("loss-input-mismatch", "error"), lambda: F.nll_loss(logits().exp(), LABELS)),
+    "likelihoods that are no logarithms": (
+        ("loss-input-mismatch", "error"),
+        lambda: F.nll_loss(logits().exp(), LABELS),
+    ),
     "a regression on classes": (
         ("regression-on-classes", "note"),
         lambda: F.mse_loss(logits()[:, 0], LABELS.to(torch.float32)),
     ),
-    "a large first loss": (("initial-loss", "warning"), lambda: F.cross_entropy(900 * logits() * steps.data(6, 3), LABELS)),
+    "a large first loss": (
+        ("initial-loss", "warning"),
+        lambda: F.cross_entropy(900 * logits() * steps.data(6, 3), LABELS),
+    ),
     "BatchNorm over two values": (
         ("batch-norm-batch", "warning"),
         lambda: F.batch_norm(logits()[:2], None, None, training=True).sum(),
@@ -78,7 +84,10 @@ FACTS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
         {"optimizers": (optimizer(kind="Adam", eps=(1e-8,), dtypes=("float16",)),)},
     ),
     "weight decay": (("weight-decay", "error"), {"optimizers": (optimizer(rates=(0.05,), decays=(100.0,)),)}),
-    "an update larger than the weights": (("gradient-scale", "warning"), {"optimizers": (optimizer(gradient_norm=1e4),)}),
+    "an update larger than the weights": (
+        ("gradient-scale", "warning"),
+        {"optimizers": (optimizer(gradient_norm=1e4),)},
+    ),
     "a warm-up in the wrong unit": (("warmup", "warning"), {"optimizers": (optimizer(later_rates=[1e-5, 0.01]),)}),
     "a learning rate that overshoots": (
         ("learning-rate", "warning"),

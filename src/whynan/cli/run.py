@@ -24,13 +24,17 @@ class _ProgramCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+_VALUED = ("--out", "--policy", "--budget", "--steps", "--wait", "--json", "--html", "--sarif")
+"""Options of `run` and `check` that a value follows."""
+
+
 def _where_module_starts(args: list[str]) -> int | None:
     """Return the index of the first argument that belongs to the module of `-m`; None where there is no `-m`."""
     i = 0
     while i < len(args) and args[i].startswith("-") and args[i] != "--":
         if args[i].startswith("-m"):
             return i + (2 if args[i] == "-m" else 1)
-        i += 2 if args[i] in ("--out", "--policy", "--budget") else 1
+        i += 2 if args[i] in _VALUED else 1
     return None
 
 
