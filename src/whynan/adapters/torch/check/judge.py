@@ -128,7 +128,8 @@ class TorchRecording(TorchCheck):
         """The last product in float16 before a loss that no scaler scales: there gradients underflow first."""
         norms = [facts.gradient_norm for facts in self.facts.optimizer_facts.values()]
         if self.facts.is_scaled or not contexts or all(norm < _LARGE_GRADIENT for norm in norms):
-            return []  # the review tells of the scaler that is missing; a line is at fault where gradients leave the type
+            # The review tells of the missing scaler; a line is at fault where gradients leave the type.
+            return []
         context = contexts[0][0]
         relevant = context.graph.relevant()
         products = [
