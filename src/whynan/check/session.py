@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,7 +114,8 @@ class Session:
         if adapter is not None:
             result.framework = adapter.framework
             result.steps = adapter.n_iterations
-            with own_imports():
+            with own_imports(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a search makes of the step is no news of the script
                 adapter.judge(self.options, result, progress, has_raised)
         result.problem = self._problem(adapter, error, result)
         self._accept(result)

@@ -140,9 +140,12 @@ def launch(
     except KeyboardInterrupt:
         print("\nwhynan: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    status = say(result, outputs, is_github)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        status = say(result, outputs, is_github)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # whoever read has seen enough
+        status = FOUND if result.has_errors else CLEAN
     # The script was left in the middle: its threads and handlers must not go on as if it had ended.
     os._exit(status)
 

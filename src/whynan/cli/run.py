@@ -24,7 +24,10 @@ class _ProgramCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-_WITH_VALUE = ("--out", "--policy", "--budget", "--tensorboard", "--json", "--boxes")
+_VALUED = (
+    "--out", "--policy", "--budget", "--tensorboard", "--json", "--boxes", "--steps", "--wait", "--html", "--sarif",
+)  # fmt: skip
+"""Options of `run` and `check` that a value follows."""
 
 
 def _where_module_starts(args: list[str]) -> int | None:
@@ -33,7 +36,7 @@ def _where_module_starts(args: list[str]) -> int | None:
     while i < len(args) and args[i].startswith("-") and args[i] != "--":
         if args[i].startswith("-m"):
             return i + (2 if args[i] == "-m" else 1)
-        i += 2 if args[i] in _WITH_VALUE else 1
+        i += 2 if args[i] in _VALUED else 1
     return None
 
 

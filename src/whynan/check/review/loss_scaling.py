@@ -26,9 +26,7 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         yield finding(
             "loss-scaling",
             "warning",
-            "the forward pass runs in float16 and no GradScaler scales the loss: small gradients become 0, "
-            "and large "
-            "ones inf goes unnoticed",
+            "the forward pass runs in float16 and no GradScaler scales the loss: small gradients become 0",
             half,
             cause="missing-grad-scaling",
         )

@@ -108,6 +108,8 @@ class TorchCheck:
 
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             self.backward_from(tensors if isinstance(tensors, (list, tuple)) else [tensors], is_step=True)
+            if self.n_optimizers == 0 and not self._alive():
+                self.iteration_ended()  # a library's loop with an optimizer of its own, as that of Keras
             return original(tensors, *args, **kwargs)
 
         self._swap(torch.autograd, "backward", backward)

@@ -126,7 +126,9 @@ class TorchRecording(TorchCheck):
 
     def _unscaled(self, contexts: list[tuple[Context, Program]]) -> list[Suspect]:
         """The last product in float16 before a loss that no scaler scales: there gradients underflow first."""
-        if self.facts.is_scaled or not contexts:
+        norms = [facts.gradient_norm for facts in self.facts.optimizer_facts.values()]
+        if self.facts.is_scaled or not contexts or all(norm < _LARGE_GRADIENT for norm in norms):
+            # The review tells of the missing scaler; a line is at fault where gradients leave the type.
             return []
         context = contexts[0][0]
         relevant = context.graph.relevant()
@@ -214,6 +216,8 @@ class TorchRecording(TorchCheck):
         )
 
 
+_LARGE_GRADIENT = 1e3
+"""Of all parameters together, in the first step; float16 ends at 65504."""
 _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")
 GRAPH_STRIDE = 10_000_000
 _CAUSES = {

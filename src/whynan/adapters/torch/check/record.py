@@ -481,13 +481,15 @@ def is_library(frame: Any) -> bool:
         file = frame.f_code.co_filename
         if is_user_file(file):
             return False
-        if "site-packages" in file and _TORCH not in file:
+        if "site-packages" in file and _TORCH not in file and _KERAS not in file:
             return True
         frame = frame.f_back
     return False
 
 
 _TORCH = f"site-packages{os.sep}torch{os.sep}"
+_KERAS = f"site-packages{os.sep}keras{os.sep}"
+"""Its operations are the framework's own under another name."""
 
 
 def dtype_of(tensor: Any) -> str:
