@@ -7,6 +7,7 @@ update conditional (`guard.py`).
 
 import functools
 import math
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from whynan.adapters.mindspore.replay import Attempt
 from whynan.launch.host import is_user_file
 from whynan.watching.budget import Budget
 
+_SPEAKS_OF_STEPS = re.compile(r"grad|optim|\bopt\b|train", re.IGNORECASE)
 _MAX_COPY = 256 * 2**20
 
 
@@ -353,10 +355,11 @@ class Watch:
             if self.attempt is not None:
                 # A replay is done operation by operation.
                 return executor.fn(*args, **kwargs)
-            if not self.is_enabled or self.depth or not self._is_users(executor.fn):
+            if not self.is_enabled or self.depth or not self._is_step(executor.fn):
                 return original(executor, *args, **kwargs)
             self.before = None
-            self._keep_before_compiled()
+            if executor.fn.__name__ != "after_grad":
+                self._keep_before_compiled()
             self.depth += 1
             try:
                 result = original(executor, *args, **kwargs)
@@ -378,9 +381,14 @@ class Watch:
             self.before = SavedParameters(parameters)
 
     @staticmethod
-    def _is_users(function: Any) -> bool:
-        code = getattr(getattr(function, "__func__", function), "__code__", None)
-        return code is not None and (is_user_file(code.co_filename) or code.co_name == "after_grad")
+    def _is_step(function: Any) -> bool:
+        """Whether a compiled function is a step: the library's own gradient, or the user's that speaks of one."""
+        plain = getattr(function, "__func__", function)
+        code = getattr(plain, "__code__", None)
+        if code is None or code.co_name == "after_grad":
+            return code is not None
+        names = (code.co_name, *code.co_names, *code.co_freevars)
+        return is_user_file(code.co_filename) and any(_SPEAKS_OF_STEPS.search(name) for name in names)
 
     def _step_call(self, original: Any) -> Any:
         def __call__(cell: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
