@@ -2,15 +2,17 @@
 
 import difflib
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whynan.cli.demo import MAIN, find_demos
+from whynan.cli.demo import INCIDENT_STATUS, MAIN, find_demos
 
 # What each demo's report must name. The lines are found by their text, so that a script may grow.
 TRUTH: dict[str, dict[str, Any]] = {
@@ -28,10 +30,10 @@ TRUTH: dict[str, dict[str, Any]] = {
 }
 
 
-def whynan(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "whynan", *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=600
-    )
+def whynan(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "whynan", *arguments]
+    kept = os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_list_names_every_demo_the_main_one_first() -> None:
@@ -60,20 +62,49 @@ def test_script_is_innocent(name: str) -> None:
         assert f" {word}" not in text.replace("(", " ")
 
 
-@pytest.mark.parametrize("name", sorted(TRUTH))
-def test_demo_fails_and_is_diagnosed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    done = whynan("demo", name)
+SHORT = ("attention", "box-width", "deeplab", "rpn", "textures")
+"""Of these the remedies are not tried here: large models, and the experiments have tests of their own."""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that runs a demo, once for all tests, and returns its folder."""
+    folders: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in folders:
+            place = tmp_path_factory.mktemp("demo")
+            folders[name] = _run_short(name, place) if name in SHORT else _run_demo(name, place)
+        return folders[name]
+
+    return run
+
+
+def _run_short(name: str, place: Path) -> Path:
+    shutil.copy(find_demos()[name].script, place)
+    done = whynan("run", "--no-prove", "train.py", cwd=place)
+    assert done.returncode == INCIDENT_STATUS, done.stdout + done.stderr
+    return place
+
+
+def _run_demo(name: str, place: Path) -> Path:
+    done = whynan("demo", name, TMPDIR=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = next(tmp_path.glob(f"whynan-demo-{name}-*"))
+    folder = next(place.glob(f"whynan-demo-{name}-*"))
     assert str(folder) in done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(TRUTH))
+def test_demo_fails_and_is_diagnosed(name: str, ran: Callable[[str], Path]) -> None:
+    folder = ran(name)
     (incident, *_) = json.loads((folder / "whynan-out" / "report.json").read_text())["incidents"]
     truth = TRUTH[name]
     if "code" in truth:
         lines = (folder / "train.py").read_text().splitlines()
         assert truth["code"] in lines[incident["origin"]["line"] - 1]
     assert incident["causes"][0]["slug"] in truth["causes"]
-    assert any(remedy["proved"] for remedy in incident["remedies"])
+    assert any(remedy["proved"] for remedy in incident["remedies"]) or name in SHORT
     if "sample" in truth:
         assert truth["sample"] in [sample["index"] for sample in incident["samples"]]
 
@@ -86,7 +117,7 @@ def test_twin_is_the_same_but_for_a_small_change(name: str) -> None:
     assert 0 < len(changed) <= 24
 
 
-@pytest.mark.parametrize("name", ["attention", "keras", "learning-rate", "numpy", "siamese"])
+@pytest.mark.parametrize("name", ["learning-rate", "numpy", "siamese"])
 def test_twin_stays_finite(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The quick ones; the twins of the others are run by hand: `whynan demo NAME --fixed`."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -96,12 +127,8 @@ def test_twin_stays_finite(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert json.loads((folder / "whynan-out" / "report.json").read_text())["outcome"] == "healthy"
 
 
-def test_report_of_a_detector_has_its_sample_and_its_proposals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(find_demos()["rpn"].script, tmp_path)
-    done = whynan("run", "--no-prove", "train.py", cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
-    out = tmp_path / "whynan-out"
+def test_report_of_a_detector_has_its_sample_and_its_proposals(ran: Callable[[str], Path]) -> None:
+    out = ran("rpn") / "whynan-out"
     report = json.loads((out / "report.json").read_text())
     (incident,) = report["incidents"]
     pictures = incident["pictures"]

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from whynan.report import markdown, model
 from whynan.report.output import write_safely
+from whynan.report.save import write_whole
 
 JUNIT = "junit.xml"
 
@@ -22,7 +23,7 @@ def report_to_ci(report: Mapping[str, Any], out: Path, roots: Sequence[Path], fi
 
     Raises OSError where a file cannot be written.
     """
-    (out / JUNIT).write_bytes(junit(report, roots))
+    write_whole(out / JUNIT, junit(report, roots))
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
     if file is not None and report["incidents"]:

@@ -98,7 +98,7 @@ def _write_made(path: Path, make: Callable[[], bytes | None]) -> None:
     try:
         data = make()
         if data is not None:
-            _write(path, data)
+            write_whole(path, data)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error)}") from error
     except Exception as error:  # whatever a renderer stumbles over, the other files are written
@@ -106,7 +106,7 @@ def _write_made(path: Path, make: Callable[[], bytes | None]) -> None:
         raise OutputError(f"cannot make {path}: {type(error).__name__}: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: into a temporary file beside it, which then takes its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
