@@ -58,6 +58,7 @@ bench: install  ## what watching and the parts cost, and how many lines are foun
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]"
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/accounted.py
+	$(BIN)/python benchmarks/trainers.py
 	$(BIN)/python benchmarks/localization.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/parts.py

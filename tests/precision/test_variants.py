@@ -132,7 +132,18 @@ def test_the_fault_is_found(name: str, training: Any) -> None:
     assert [sample["index"] for sample in incident["samples"]] == [17]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+RISKY = (
+    "float16 with a scaler",
+    "compiled, aot_eager",
+    "checkpointing",
+    "accumulation",
+    "moving average",
+    "sparse embeddings",
+)
+"""What has operations or numbers of its own that could be taken for a fault."""
+
+
+@pytest.mark.parametrize("name", RISKY)
 def test_the_healthy_twin_is_silent(name: str, training: Any) -> None:
     run = training(VARIANTS[name].replace("x[17] = 0.0", ""))
     assert (run.status, run.report["outcome"], run.stderr) == (0, "healthy", "")
