@@ -12,7 +12,7 @@ IMPORT_CORE = f"""
 import importlib, pkgutil, sys, whynan
 LEFT_OUT = ("whynan.adapters.torch", "whynan.data.", "whynan.demos", "whynan.__main__",
             "whynan.adapters.tensorflow.", "whynan.adapters.keras.", "whynan.adapters.jax.",
-            "whynan.adapters.numpy.", *{PARTS!r})
+            "whynan.adapters.numpy.", "whynan.adapters.mindspore.", *{PARTS!r})
 def walk(path, prefix):
     # pkgutil.walk_packages would import what is left out to look inside.
     for module in pkgutil.iter_modules(path, prefix):
