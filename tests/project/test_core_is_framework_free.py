@@ -5,8 +5,16 @@ import sys
 
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "keras", "jax", "mindspore", "numpy")
 
-# The parts are made for a framework each; a module of theirs imports it, and their package does not.
-PARTS = ("whynan.torch.", "whynan.keras.", "whynan.jax.", "whynan.mindspore.", "whynan.numpy.")
+# The parts and callbacks are made for a framework each; a module of theirs imports it, and their package does not.
+PARTS = (
+    "whynan.lightning",
+    "whynan.transformers",
+    "whynan.torch.",
+    "whynan.keras.",
+    "whynan.jax.",
+    "whynan.mindspore.",
+    "whynan.numpy.",
+)
 
 IMPORT_CORE = f"""
 import importlib, pkgutil, sys, whynan
