@@ -1,20 +1,13 @@
 """`whynan.keras.Watch`: watches `fit` in a program that runs by itself."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
-from whynan.api.engine import Engine
 from whynan.api.report import Report
-from whynan.api.watch import NonFiniteError
+from whynan.api.standing import Options, Standing
 from whynan.errors import UsageError
-from whynan.launch import host as launch_host
-from whynan.launch.options import Policy, RunOptions
-from whynan.pipeline import Session
-from whynan.records import Incident
 
 
 class Watch(keras.callbacks.Callback):
@@ -30,14 +23,7 @@ class Watch(keras.callbacks.Callback):
     the TensorFlow and the JAX backend; raises UsageError with another one.
     """
 
-    def __init__(
-        self,
-        policy: Policy = "stop",
-        budget: float = 60.0,
-        prove: bool = True,
-        out: str | Path | None = None,
-        on_incident: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, **options: Unpack[Options]) -> None:
         super().__init__()
         backend = keras.backend.backend()
         if backend not in ("tensorflow", "jax"):
@@ -45,38 +31,18 @@ class Watch(keras.callbacks.Callback):
                 f"whynan.keras.Watch works with the tensorflow and jax backends, not {backend}; "
                 "`whynan run` watches the torch one"
             )
-        self.options = RunOptions(
-            out=Path(out).absolute() if out is not None else Path(),
-            policy=policy,
-            prove=prove,
-            budget=budget,
-            argv=tuple(sys.argv),
-        )
-        self.on_incident = on_incident
-        self.session = Session(self.options)
-        record = self.session.record
-        self.session.record = lambda incident: self._recorded(record, incident)  # type: ignore[method-assign]
-        launch_host.install()
-        frame = sys._getframe(1)
-        Engine.know(frame.f_code.co_filename)
-        attach = {"tensorflow": self.session.attach_tensorflow, "jax": self.session.attach_jax}[backend]
+        self._standing = Standing(sys._getframe(1).f_code.co_filename, **options)
+        session = self._standing.session
+        attach = {"tensorflow": session.attach_tensorflow, "jax": session.attach_jax}[backend]
         attach(sys.modules[backend])
-        self.session.attach_keras(keras)
-        self.host: Any = self.session.adapters[backend].host  # type: ignore[attr-defined]
-        self.host.run.stopped = self._stopped
-        self._is_open = True
+        session.attach_keras(keras)
+        if not self._standing.watches(backend):
+            raise UsageError(f"whynan.keras.Watch does not work with {backend} {sys.modules[backend].__version__}")
 
     @property
     def report(self) -> Report:
         """Return what has been found so far."""
-        return Report(self.session.recording(None), (Path.cwd(),))
-
-    def _recorded(self, record: Callable[[Incident], None], incident: Incident) -> None:
-        record(incident)
-        if self.on_incident is not None:
-            self.on_incident(incident.to_json())
-        if self.options.out != Path():
-            self.report.save(self.options.out)
+        return self._standing.report
 
     def set_model(self, model: Any) -> None:
         """Called by Keras before its functions are made: those of an earlier `fit` are made anew."""
@@ -85,27 +51,13 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Look at the last steps, whose results nobody has waited for."""
-        self._look()
+        self._standing.look()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """End with `fit`: everything is as it was, the report stays."""
-        self._look()
+        self._standing.look()
         self.close()
 
     def close(self) -> None:
         """Stop watching; the report stays."""
-        if self._is_open:
-            self._is_open = False
-            for adapter in self.session.adapters.values():
-                adapter.detach()
-            if self.options.out != Path():
-                self.report.save(self.options.out)
-
-    def _stopped(self) -> NonFiniteError:
-        self.close()
-        return NonFiniteError(self.report)
-
-    def _look(self) -> None:
-        poll = getattr(self.host.watch, "poll", None)
-        if poll is not None:
-            poll(wait=True)
+        self._standing.close()

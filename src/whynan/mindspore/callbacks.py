@@ -1,21 +1,14 @@
 """`whynan.mindspore.Watch`: watches `Model.train` in a program that runs by itself."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mindspore
 from mindspore.train import Callback
 
-from whynan.api.engine import Engine
 from whynan.api.report import Report
-from whynan.api.watch import NonFiniteError
+from whynan.api.standing import Options, Standing
 from whynan.errors import UsageError
-from whynan.launch import host as launch_host
-from whynan.launch.options import Policy, RunOptions
-from whynan.pipeline import Session
-from whynan.records import Incident
 
 
 class Watch(Callback):
@@ -32,39 +25,17 @@ class Watch(Callback):
     watched, and when training begins in sink mode, where no batch passes through Python.
     """
 
-    def __init__(
-        self,
-        policy: Policy = "stop",
-        budget: float = 60.0,
-        prove: bool = True,
-        out: str | Path | None = None,
-        on_incident: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, **options: Unpack[Options]) -> None:
         super().__init__()
-        self.options = RunOptions(
-            out=Path(out).absolute() if out is not None else Path(),
-            policy=policy,
-            prove=prove,
-            budget=budget,
-            argv=tuple(sys.argv),
-        )
-        self.on_incident = on_incident
-        self.session = Session(self.options)
-        record = self.session.record
-        self.session.record = lambda incident: self._recorded(record, incident)  # type: ignore[method-assign]
-        launch_host.install()
-        Engine.know(sys._getframe(1).f_code.co_filename)
-        self.session.attach_mindspore(mindspore)
-        if "mindspore" not in self.session.adapters:
+        self._standing = Standing(sys._getframe(1).f_code.co_filename, **options)
+        self._standing.session.attach_mindspore(mindspore)
+        if not self._standing.watches("mindspore"):
             raise UsageError(f"whynan.mindspore.Watch does not work with MindSpore {mindspore.__version__}")
-        self.host: Any = self.session.adapters["mindspore"].host  # type: ignore[attr-defined]
-        self.host.run.stopped = self._stopped
-        self._is_open = True
 
     @property
     def report(self) -> Report:
         """Return what has been found so far."""
-        return Report(self.session.recording(None), (Path.cwd(),))
+        return self._standing.report
 
     def on_train_begin(self, run_context: Any) -> None:
         """Refuse sink mode: the batches stay on the device then."""
@@ -78,20 +49,4 @@ class Watch(Callback):
 
     def close(self) -> None:
         """Stop watching; the report stays."""
-        if self._is_open:
-            self._is_open = False
-            for adapter in self.session.adapters.values():
-                adapter.detach()
-            if self.options.out != Path():
-                self.report.save(self.options.out)
-
-    def _recorded(self, record: Callable[[Incident], None], incident: Incident) -> None:
-        record(incident)
-        if self.on_incident is not None:
-            self.on_incident(incident.to_json())
-        if self.options.out != Path():
-            self.report.save(self.options.out)
-
-    def _stopped(self) -> NonFiniteError:
-        self.close()
-        return NonFiniteError(self.report)
+        self._standing.close()
