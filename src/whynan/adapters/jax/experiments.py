@@ -61,6 +61,7 @@ class Bench:
         self.call = call
         self.window = window
         self.deadline = deadline
+        self._is_usable: bool | None = None
 
     # One call ---------------------------------------------------------------------------------------------------------
 
@@ -160,7 +161,25 @@ class Bench:
         after: Callable[[list[Any], list[Any], dict[int, int]], list[Any]] | None = None,
         prepare: Callable[[list[Any]], list[Any]] | None = None,
     ) -> Measured | None:
-        """Make the calls of the window, then the failing one, with one thing changed."""
+        """Make the calls of the window, then the failing one, with one thing changed.
+
+        The same steps unchanged are the control: where none of them fails, nothing is tried over them.
+        """
+        if self._is_usable is None:
+            clip, self.watch.clip = self.watch.clip, None
+            try:
+                control = self._series()
+            finally:
+                self.watch.clip = clip
+            self._is_usable = control is not None and control.failure is not None
+        return self._series(change, after, prepare) if self._is_usable else None
+
+    def _series(
+        self,
+        change: Callable[[list[Any]], list[Any]] | None = None,
+        after: Callable[[list[Any], list[Any], dict[int, int]], list[Any]] | None = None,
+        prepare: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> Measured | None:
         steps = [*self.window.calls] if self.window.first is not None else []
         usable = bool(steps) and steps[-1][0].function is self.call.function and bool(self.call.carried)
         if not usable:

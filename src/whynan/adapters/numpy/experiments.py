@@ -57,6 +57,7 @@ class Bench:
         self.seen = seen
         self.window = window
         self.deadline = deadline
+        self._is_usable: bool | None = None
         gathers = data_gathers(seen)
         self.owners = {id(owner) for _, owner, _, _ in gathers}
         sizes = [len(result) for _, _, _, result in gathers]
@@ -175,10 +176,25 @@ class Bench:
         after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
         prepare: Callable[[dict[str, Any]], None] | None = None,
     ) -> Measured | None:
-        """Run the iterations of the window, the failing one last, with one thing changed."""
-        window = self.window
-        if window.start is None:
+        """Run the iterations of the window, the failing one last, with one thing changed.
+
+        The same steps unchanged are the control: where none of them fails, nothing is tried over them.
+        """
+        if self.window.start is None:
             return None
+        if self._is_usable is None:
+            control = self._series()
+            self._is_usable = control is not None and control.failure is not None
+        return self._series(on_rows, after, prepare) if self._is_usable else None
+
+    def _series(
+        self,
+        on_rows: Any = None,
+        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        prepare: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Measured | None:
+        window = self.window
+        assert window.start is not None
         updated = self._updated()
         stop = min(self.deadline, time.monotonic() + _SECONDS)
         losses: list[float] = []

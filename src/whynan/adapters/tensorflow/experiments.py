@@ -177,10 +177,25 @@ class Bench:
         after: Callable[[list[tuple[Any, Any]]], None] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> Measured | None:
-        """Run the steps of the window, then the failing one, with one thing changed."""
-        window, replayer = self.window, self.replayer
-        if window.start is None:
+        """Run the steps of the window, then the failing one, with one thing changed.
+
+        The same steps unchanged are the control: where none of them fails, nothing is tried over them.
+        """
+        if self.window.start is None:
             return None
+        if self._is_usable is None:
+            control = self._series()
+            self._is_usable = control is not None and control.failure is not None
+        return self._series(clip, change, after, prepare) if self._is_usable else None
+
+    def _series(
+        self,
+        clip: float | None = None,
+        change: Callable[[Closure], Closure] | None = None,
+        after: Callable[[list[tuple[Any, Any]]], None] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> Measured | None:
+        window, replayer = self.window, self.replayer
         stop = min(self.deadline, time.monotonic() + _SECONDS)
         replayer.variables = self.closure.variables()
         try:
