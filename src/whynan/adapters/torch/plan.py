@@ -8,19 +8,15 @@ import socket
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from whynan.adapters.torch import explain, sources
+from whynan.adapters.torch import course, explain
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
-from whynan.adapters.torch.lookback import Looking
 from whynan.adapters.torch.quiet import Quiet
-from whynan.adapters.torch.ranks import consult
-from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
 from whynan.adapters.torch.trace import Tracer
@@ -33,10 +29,6 @@ from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
-
-
-_N_TRIES = 3
-"""Replays that must all come out finite before a failure is called non-reproducible."""
 
 
 class Plan:
@@ -70,13 +62,13 @@ class Plan:
         self.progress = Progress()
         self._generator: Generator[Attempt, None, Decision] | None = None
         if experiments is not None:
-            self._generator = self._experiments_of(experiments)
+            self._generator = course.experiments_of(self, experiments)
         elif target is not None:
-            self._generator = self._attempts()
-        self._after: Snapshot | None = None
+            self._generator = course.attempts(self)
+        self.after: Snapshot | None = None
         self._originals: dict[str, Any] = {}
         self.evidence: Evidence | None = None
-        self._known: Incident | None = None
+        self.known: Incident | None = None
         self._kept = host.watch.bookkeeping()
         self._n_steps = 0
         self._losses = 0
@@ -115,8 +107,8 @@ class Plan:
             snapshot.restore(self.target.frame, self._originals)
             self.undid_step = True
             return self._recovered(decision.incident)
-        elif decision.kind in ("continue", "innocent") and self._after is not None:
-            self._after.restore(self.target.frame)
+        elif decision.kind in ("continue", "innocent") and self.after is not None:
+            self.after.restore(self.target.frame)
         return decision
 
     def _recovered(self, incident: Incident) -> Decision:
@@ -254,7 +246,7 @@ class Plan:
         """Ctrl-C during a replay: nothing more is tried, what is known is kept."""
         self.leave_attempt()
         self.progress.close()
-        self.host.record(self._known or explain.without_replay(self, "it was interrupted"))
+        self.host.record(self.known or explain.without_replay(self, "it was interrupted"))
         self.host.is_over = True
 
     def failed_decision(self, error: Exception) -> Decision:
@@ -262,10 +254,10 @@ class Plan:
 
     def without_replay(self, why: str) -> Decision:
         self.progress.close()
-        incident = self._known or explain.without_replay(self, why)
+        incident = self.known or explain.without_replay(self, why)
         if self._target is None:
             return Decision("stop", incident)
-        return self._finish(self._decide(incident))
+        return self._finish(self.decide(incident))
 
     # Events during an attempt -----------------------------------------------------------------------------------------
 
@@ -339,146 +331,18 @@ class Plan:
         self._n_redrawn += 1
         return item
 
-    # The plan itself --------------------------------------------------------------------------------------------------
+    def causes(self) -> tuple[CauseFound, ...]:
+        """Return the causes found so far."""
+        return self.known.causes if self.known is not None else ()
 
-    def _attempts(self) -> Generator[Attempt, None, Decision]:
-        target = self.target
-        if self.host.ranks.is_joint and self.host.ranks.agreed:
-            if self._goes_on():
-                self._after = self._snapshot_after()
-            sources.batch_origin(self)
-            return (yield from consult.attempts(self))
-        self.progress.stage(f"{self.pending.symptom().what} is {self.pending.kind}; replaying step {self.pending.step}")
-        if self._goes_on():
-            self._after = self._snapshot_after()
-        if target.elapsed > self.host.options.budget:
-            return self.without_replay(
-                f"one iteration takes {target.elapsed:.0f} s, more than --budget {self.host.options.budget:g}"
-            )
-        sources.batch_origin(self)  # while the names still stand for the batch itself
-        yield Attempt(traced=True)
-        traced = self.outcome
-        while traced.is_finite and self.n_attempts < _N_TRIES and not self.is_out_of_time():
-            yield Attempt(traced=True)  # before saying that it does not reproduce
-            traced = self.outcome
-        if self._is_innocent(traced):
-            return Decision("innocent")
-        outer = self._outer_to_ask(traced)
-        if outer is not None:
-            return Decision("escalate", outer=outer)
-        search = SampleSearch(self, traced)
-        if not traced.is_finite:
-            self.progress.stage("looking for the sample")
-            yield from search.attempts()
-        incident = self._known = explain.incident(self, traced, search)
-        if traced.is_finite:
-            return self._decide(incident)
-        experiments = None
-        if self._is_to_be_proved(incident):
-            assert self.evidence is not None
-            experiments = Experiments(self, traced, search, incident, self.evidence)
-            yield from self._step_experiments(experiments)
-        looking = Looking(self, search, incident)
-        if self._is_looked_back():
-            yield from looking.attempts()
-        if experiments is None:
-            return self._decide(looking.added(incident))
-        experiments.incident = looking.added(experiments.incident)
-        self._known = experiments.concluded()
-        outer = self._outer_for(experiments)
-        if outer is not None:
-            return Decision("experiment", self._known, outer, experiments)
-        return self._decide(self._known)
-
-    def _is_to_be_proved(self, incident: Incident) -> bool:
+    def is_to_be_proved(self, incident: Incident) -> bool:
         """Whether remedies are to be tried: not for what has been diagnosed before in this run."""
         if not self.host.options.prove or self.evidence is None or self.is_out_of_time():
             return False
         source = incident.origin.source if incident.origin is not None else None
         return source is None or (source.file, source.line) not in self.host.recovery.known_lines
 
-    def _step_experiments(self, experiments: Experiments) -> Generator[Attempt, None, None]:
-        """Try the remedies on this iteration, then over the iterations before it."""
-        for attempt in experiments.step_attempts():
-            yield attempt
-            self._known = experiments.concluded()
-        if experiments.wants_window():
-            yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
-        self._known = experiments.concluded()
-
-    def _is_looked_back(self) -> bool:
-        """Whether the steps before are run once more to be looked into: only where the run ends anyway."""
-        return self.host.options.policy == "stop" and not self._goes_on() and not self.is_out_of_time()
-
-    def causes(self) -> tuple[CauseFound, ...]:
-        """Return the causes found so far."""
-        return self._known.causes if self._known is not None else ()
-
-    def _outer_for(self, experiments: Experiments) -> Pass | None:
-        """Return the iteration around this one in which the experiments that are left can be made.
-
-        Going there leaves this loop for good: only where the run ends anyway.
-        """
-        if self.host.options.policy != "stop" or self._goes_on() or not experiments.wants_window():
-            return None
-        around = self.host.loops.on_stack(self.target.frame)
-        around = around[around.index(self.target) + 1 :] if self.target in around else []
-        return next((c for c in around if self.host.loops.windows.of(c)), None)
-
-    def _experiments_of(self, experiments: Experiments) -> Generator[Attempt, None, Decision]:
-        """Go on, in an outer loop, with what an inner plan has left to try."""
-        experiments.plan = self
-        self.evidence = experiments.evidence
-        self._known = experiments.concluded()
-        yield from experiments.window_attempts(self.host.loops.windows.of(self.target))
-        self._known = experiments.concluded()
-        outer = self._outer_for(experiments)
-        if outer is not None:
-            return Decision("experiment", self._known, outer, experiments)
-        return self._decide(self._known)
-
-    def _snapshot_after(self) -> Snapshot:
-        frame: FrameType = self.target.frame
-        after = Snapshot(frame, self.target.site, self.host.known, small_tensors=True, gradients=True)
-        site = self.target.site
-        after.names = NamesSnapshot(frame, site.assigned | site.targets, frame_values(frame))
-        for optimizer in self.host.known.optimizers:
-            from whynan.adapters.torch.snapshot import OptimizerCopy
-
-            after.save_before_step(optimizer, OptimizerCopy(optimizer))
-        return after
-
-    def _goes_on(self) -> bool:
-        """Whether the script may go on after this plan as if nothing had been."""
-        return (
-            self.host.options.policy == "observe"
-            or self.pending.was_skipped
-            or self.pending.stage == "validation"
-            or not self.pending.differentiable
-        ) and not self.pending.leaves
-
-    def _is_innocent(self, traced: Outcome) -> bool:
-        """A number read in a validation loop is a loss only if it depends on the parameters, and is called like one."""
-        if self.pending.when not in ("read", "exit") or self.pending.differentiable or self.pending.leaves:
-            return False
-        if traced.is_finite or traced.tracer is None or traced.event is None:
-            return True
-        return not explain.is_loss(traced.tracer, traced.event, self.pending)
-
-    def _outer_to_ask(self, traced: Outcome) -> Pass | None:
-        """Where the trace ends at something that this iteration did not make, the iteration around it may tell."""
-        leaf = traced.slice.leaf if traced.slice is not None else None
-        unknown = (
-            traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
-        )
-        if not unknown and (leaf is None or sources.role_of(leaf, self, traced)[0] not in ("computed", "gradient")):
-            return None
-        outer = self.host.outer_of(self.target)
-        if outer is None or outer.elapsed > max(2.0, 0.25 * self.host.options.budget):
-            return None
-        return outer
-
-    def _decide(self, incident: Incident) -> Decision:
+    def decide(self, incident: Incident) -> Decision:
         policy = self.host.options.policy
         if self.pending.was_skipped:
             return Decision("continue", incident)

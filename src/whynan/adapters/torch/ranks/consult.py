@@ -75,7 +75,7 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     else:
         answer = job.get(f"{key}/report", seconds)
         incident = answer if isinstance(answer, Incident) else _unanswered(plan, speaker, seconds)
-    return plan._decide(incident)
+    return plan.decide(incident)
 
 
 def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:
@@ -131,15 +131,15 @@ def _explained(
     if not traced.is_finite:
         plan.progress.stage("looking for the sample")
         yield from search.attempts()
-    incident = plan._known = explain.incident(plan, traced, search)
-    if traced.is_finite or not plan._is_to_be_proved(incident) or plan.evidence is None:
+    incident = plan.known = explain.incident(plan, traced, search)
+    if traced.is_finite or not plan.is_to_be_proved(incident) or plan.evidence is None:
         return incident
     from whynan.adapters.torch.experiments.run import Experiments
 
     experiments = Experiments(plan, traced, search, incident, plan.evidence)
     for attempt in experiments.step_attempts():
         yield attempt
-        plan._known = experiments.concluded()
+        plan.known = experiments.concluded()
     return experiments.concluded()
 
 
