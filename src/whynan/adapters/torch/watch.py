@@ -19,6 +19,7 @@ from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, fir
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.ranks.single import Single
 from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
@@ -68,7 +69,7 @@ class Watch:
         self.thorough = False
         """Read every gradient and parameter at every check, whatever that costs."""
         self.tick: Callable[[], None] = lambda: None
-        self.ranks: Any = None
+        self.ranks: Any = Single()
         """The other processes of the job; set by the host."""
 
     # Installing ----------------------------------------------------------------------------------------------------
