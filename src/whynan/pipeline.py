@@ -290,6 +290,8 @@ class Session:
     def _save(self, recording: Recording) -> None:
         from whynan.report.save import save
 
+        if self.options.out == Path():  # a watch in a program of one's own that asked for no folder
+            return
         try:
             save(recording, self.options.out, roots=(self.root,))
         except OutputError as error:

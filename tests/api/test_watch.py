@@ -176,3 +176,19 @@ def test_the_report_shows_itself(parts: Any) -> None:
 def test_parts_that_are_none_are_named() -> None:
     with pytest.raises(UsageError, match="list"):
         whynan.watch([1, 2])
+
+
+def test_nothing_is_written_where_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for policy in ("observe", "recover"):
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        watched = whynan.watch(model, optimizer, policy=policy, prove=False)
+        for x in (torch.ones(4, 2), torch.full((4, 2), float("nan"))):
+            with watched:
+                optimizer.zero_grad()
+                model(x).mean().backward()
+                optimizer.step()
+        assert len(watched.report.incidents) == 1
+        watched.close()
+    assert list(tmp_path.iterdir()) == []
