@@ -398,3 +398,29 @@ def check_origin(run: Any) -> None:
     incident = run.incident
     assert (incident["origin"]["file"], incident["origin"]["line"]) == run.line()
     assert [sample["index"] for sample in incident["samples"]] == [17]
+
+
+INFERENCE = """
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    x, hits = torch.rand(40, 3), []
+    with torch.inference_mode():
+        scores = model(x)
+        total = torch.zeros(1)
+        for k in range(0, 40, 8):
+            out = model(x[k : k + 8])
+            total += out.sum()
+            hits.append(out > 0)
+            best = scores[k]
+        print(float(total) != 0, len(hits))
+"""
+
+
+def test_loops_under_inference_mode(training: Any) -> None:
+    run = training(INFERENCE)
+    assert run.stdout.split() == ["True", "5"]
+    assert run.stderr == ""
+    assert run.report["outcome"] == "healthy"

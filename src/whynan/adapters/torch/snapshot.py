@@ -50,7 +50,7 @@ class Snapshot:
         self.optimizers: dict[int, OptimizerCopy] = {}
         self.tensors = TensorCopies(_small_tensors(roots.values(), known) if small_tensors else ())
         self.others = [save() for save in known.savers]
-        self.versions = [(tensor, tensor._version) for tensor in _loose_tensors(roots.values())[:64]]
+        self.versions = [(t, t._version) for t in _loose_tensors(roots.values())[:64] if not t.is_inference()]
 
     def save_before_step(self, optimizer: Any, copy: "OptimizerCopy") -> None:
         self.optimizers.setdefault(id(optimizer), copy)
@@ -363,6 +363,8 @@ def _small_tensors(roots: Iterable[Any], known: KnownState) -> list[Any]:
     for tensor in _loose_tensors(roots):
         size = tensor.numel() * tensor.element_size()
         if size > _SMALL or total + size > _SMALL_TOTAL or id(tensor) in covered or tensor.layout != torch.strided:
+            continue
+        if tensor.is_inference():  # it cannot be written outside of inference_mode
             continue
         total += size
         found[id(tensor)] = tensor
