@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("safetensors")
-
 SCRIPT = """
 import torch
 from torch import nn

@@ -1,15 +1,11 @@
 """`whynan check` on a small JAX program: the graph comes from the step's jaxpr."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 SCRIPT = """
 import jax
 import jax.numpy as jnp

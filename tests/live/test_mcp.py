@@ -3,12 +3,10 @@
 import asyncio
 import sys
 
-import pytest
 from tests.live.conftest import FAILING
 
 
 def test_client_runs_a_script_and_reads_the_diagnosis(tmp_path):
-    pytest.importorskip("mcp")
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client
 

@@ -26,7 +26,6 @@ def test_json_goes_to_a_file_too(watched, tmp_path):
 
 
 def test_tensorboard_reads_scalars_and_the_diagnosis(watched, tmp_path):
-    pytest.importorskip("tensorboard")
     script = FAILING.replace("print(", "import time; time.sleep(0.4); print(")
     done = watched(script, "--tensorboard", "board", "--no-prove")
     assert done.returncode == 3, done.stderr.decode()
@@ -43,13 +42,11 @@ def test_tensorboard_reads_scalars_and_the_diagnosis(watched, tmp_path):
 
 
 def test_tensorboard_does_not_bring_tensorflow(watched):
-    pytest.importorskip("tensorboard")
     script = HEALTHY + "assert 'tensorflow' not in sys.modules\nassert 'tensorboard' in sys.modules\n"
     assert watched(script, "--tensorboard", "board").returncode == 0
 
 
 def test_wandb_gets_scalars_and_the_report(watched, tmp_path):
-    pytest.importorskip("wandb")
     script = """\
 import torch, wandb
 wandb.init(mode="offline", project="p", settings=wandb.Settings(silent=True))
@@ -72,7 +69,6 @@ for step in range(9):
 
 
 def test_mlflow_gets_metrics_tag_and_report(watched, tmp_path):
-    pytest.importorskip("mlflow")
     script = "import mlflow\nmlflow.start_run(run_name='r')\n" + FAILING
     store = f"sqlite:///{tmp_path}/mlflow.db" if _has("sqlalchemy") else (tmp_path / "store").as_uri()
     done = watched(script, "--no-prove", MLFLOW_TRACKING_URI=store, MLFLOW_ALLOW_FILE_STORE="true")

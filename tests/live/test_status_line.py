@@ -9,7 +9,6 @@ import sys
 import termios
 from fcntl import ioctl
 
-import pytest
 from tests.live.conftest import HEALTHY
 
 from whynan.live.pulse import Beat, Pulse
@@ -123,8 +122,8 @@ BAR = HEALTHY.replace(
 
 def test_a_terminal_shows_output_progress_bar_and_line_each_in_its_place(tmp_path):
     """A terminal emulator in place of eyes."""
-    pyte = pytest.importorskip("pyte")
-    pytest.importorskip("tqdm")
+    import pyte
+
     seen = on_terminal(tmp_path, script=BAR.replace('print("step"', 'tqdm.write("step %d" % step) or ("step"'))
     screen = pyte.Screen(100, 24)
     stream = pyte.Stream(screen)

@@ -6,22 +6,21 @@ from typing import Any
 import pytest
 from tests.trainers import scripts
 
-PACKAGES = {
-    "lightning": ("lightning", scripts.LIGHTNING),
-    "lightning, by hand": ("lightning", scripts.MANUAL),
-    "transformers": ("transformers", scripts.TRANSFORMERS),
-    "ignite": ("ignite", scripts.IGNITE),
-    "mmengine": ("mmengine", scripts.MMENGINE),
-    "accelerate": ("accelerate", scripts.ACCELERATE),
-    "fabric": ("lightning", scripts.FABRIC),
+SCRIPTS = {
+    "lightning": scripts.LIGHTNING,
+    "lightning, by hand": scripts.MANUAL,
+    "transformers": scripts.TRANSFORMERS,
+    "ignite": scripts.IGNITE,
+    "mmengine": scripts.MMENGINE,
+    "accelerate": scripts.ACCELERATE,
+    "fabric": scripts.FABRIC,
 }
 CLOSURES = ("lightning", "lightning, by hand", "transformers", "ignite", "mmengine")
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_line_and_the_sample_are_found(name: str, training: Any) -> None:
-    package, script = PACKAGES[name]
-    pytest.importorskip(package)
+    script = SCRIPTS[name]
     run = training(script)
     incident = run.incident
     assert run.status == 3, run.stderr
@@ -35,8 +34,7 @@ def test_the_line_and_the_sample_are_found(name: str, training: Any) -> None:
 
 @pytest.mark.parametrize("name", ["lightning", "transformers"])
 def test_a_run_that_goes_on(name: str, training: Any) -> None:
-    package, script = PACKAGES[name]
-    pytest.importorskip(package)
+    script = SCRIPTS[name]
     run = training(script, "--policy", "recover")
     assert run.status == 0, run.stderr
     last = json.loads(run.stdout.splitlines()[-1])
@@ -46,8 +44,7 @@ def test_a_run_that_goes_on(name: str, training: Any) -> None:
 
 @pytest.mark.parametrize("name", ["lightning", "transformers"])
 def test_a_healthy_run_is_not_changed(name: str, training: Any) -> None:
-    package, script = PACKAGES[name]
-    pytest.importorskip(package)
+    script = SCRIPTS[name]
     script = script.replace("x[17] = 0.0", "")
     watched, plain = training(script), training(script, plain=True)
     assert watched.report["outcome"] == "healthy", watched.stderr
@@ -60,7 +57,6 @@ def _without_times(text: str) -> list[str]:
 
 
 def test_a_model_of_the_package(training: Any) -> None:
-    pytest.importorskip("transformers")
     run = training(scripts.PACKAGE)
     incident = run.incident
     assert run.status == 3
@@ -77,7 +73,6 @@ def test_a_model_of_the_package(training: Any) -> None:
     ],
 )
 def test_the_callback(package: str, script: str, module: str, training: Any) -> None:
-    pytest.importorskip(package)
     fits = ("trainer.fit(", "trainer.train(")
     head, fit = next(script.split(name) for name in fits if name in script)
     name = next(name for name in fits if name in script)

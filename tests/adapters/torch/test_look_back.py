@@ -114,7 +114,6 @@ DETECTOR = """
 
 
 def test_sample_has_its_boxes_and_what_is_wrong_with_one(training):
-    pytest.importorskip("PIL")
     run = training(DETECTOR)
     (picture,) = run.incident["pictures"]
     assert picture["what"] == "sample"
@@ -155,7 +154,6 @@ SEGMENTATION = """
 
 
 def test_sample_has_its_mask(training):
-    pytest.importorskip("PIL")
     run = training(SEGMENTATION)
     (picture,) = run.incident["pictures"]
     assert "mask: class 255 in 100% of the pixels" in picture["facts"]

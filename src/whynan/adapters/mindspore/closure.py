@@ -5,6 +5,7 @@ import inspect
 import linecache
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
@@ -27,23 +28,23 @@ _STEPS = re.compile(r"grad|optimizer|\bopt\b|train|\bstep\(|\bloss|\bnet\(|\bmod
 _NOT_DATA = (ms.Parameter,)
 
 
-class Closure:
+class Closure(ABC):
     """One step. `change` is made to its batch before it runs."""
 
     stage: Stage = "train"
     change: Change | None = None
 
+    @abstractmethod
     def call(self, sources: dict[str, str] | None = None) -> Any:
         """Run the step; `sources` are changed files by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self) -> list[tuple[str, Any]]:
         """Return the batch, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changed(self, change: Change) -> "Closure":
         """Return the same step with another batch."""
-        raise NotImplementedError
 
     def mapped(self, change: Callable[[Any], Any]) -> "Closure":
         """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
