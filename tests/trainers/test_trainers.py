@@ -66,13 +66,10 @@ def test_a_model_of_the_package(training: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "script", "module"),
-    [
-        ("lightning", scripts.LIGHTNING, "whynan.lightning"),
-        ("transformers", scripts.TRANSFORMERS, "whynan.transformers"),
-    ],
+    ("script", "module"),
+    [(scripts.LIGHTNING, "whynan.lightning"), (scripts.TRANSFORMERS, "whynan.transformers")],
 )
-def test_the_callback(package: str, script: str, module: str, training: Any) -> None:
+def test_the_callback(script: str, module: str, training: Any) -> None:
     fits = ("trainer.fit(", "trainer.train(")
     head, fit = next(script.split(name) for name in fits if name in script)
     name = next(name for name in fits if name in script)
