@@ -73,7 +73,7 @@ def _job(place: Path, script: str, size: int, *options: str, watched: bool = Tru
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "CI": "", "GITHUB_ACTIONS": ""}  # which would add files and annotations
     program = ["-m", "whynan", "run", "--no-prove", *options, "train.py"] if watched else ["train.py"]
     processes = [
         subprocess.Popen(
