@@ -1,7 +1,8 @@
 """One line of the user's code, with one expression on it replaced and every other character as it was."""
 
 import ast
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 # What stands before the dot of a function, not of a method.
 MODULES = ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional", "jnp", "tf", "torch.nn.functional",
@@ -9,15 +10,75 @@ MODULES = ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional",
 
 
 def parse(code: str | None) -> tuple[str, ast.AST] | None:
-    """Return the stripped line and its syntax tree; None where the line alone is no statement."""
+    """Return the stripped line and its syntax tree; None where no tree can be made of the line alone."""
     line = (code or "").strip()
-    # The head of a block is a statement once it has a body; a bare expression over several lines never is.
-    for candidate in (line, f"{line} pass", line.removeprefix("el") + " pass"):
+    # The head of a block is a statement once it has a body. Of a statement over several lines this is a part.
+    for candidate in (line, f"{line} pass", line.removeprefix("el") + " pass", _without_loose_ends(line)):
         try:
             return line, ast.parse(candidate)
         except (SyntaxError, ValueError):
             continue
     return None
+
+
+def _without_loose_ends(line: str) -> str:
+    """Return the line with spaces for brackets that have no partner in it and for an operator at its end.
+
+    Columns stay, so that what is found in the tree is found in the line. Brackets in strings do not count.
+    """
+    shown = re.sub(r"""(["'])(?:\\.|(?!\1).)*\1""", lambda found: "_" * len(found.group()), line)
+    opened, loose = [], []
+    for column, character in enumerate(shown):
+        if character in "([{":
+            opened.append(column)
+        elif character in ")]}":
+            loose += [] if opened else [column]
+            del opened[-1:]
+    found = list(line)
+    for column in loose:
+        found[column] = " "
+    for column in opened:
+        # What is called or indexed there goes with its bracket.
+        name = re.search(r"[\w.]*$", shown[:column])
+        start = name.start() if name else column
+        found[start : column + 1] = " " * (column + 1 - start)
+    text = "".join(found)
+    ending = re.search(r"[-+*/%@|&^<>=,]+\s*(#.*)?$", text)
+    return text if ending is None else text[: ending.start()]
+
+
+def assigned_above(lines: Sequence[str], line: int) -> dict[str, str]:
+    """Return what names of the function hold that line `line` of a file stands in, where one expression was assigned.
+
+    Only whole-line assignments in the body that the line belongs to, or around it; a name that is assigned twice is
+    left out, and so is one in whose expression a name is assigned again. Modules' short names are among them.
+    """
+    try:
+        tree = ast.parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update({alias.asname: alias.name for alias in node.names if alias.asname})
+    functions = [
+        n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.lineno <= line <= (n.end_lineno or 0)
+    ]
+    inside = max(functions, key=lambda node: node.lineno) if functions else tree
+    values: dict[str, list[ast.expr | None]] = {}
+    for node in ast.walk(inside):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            values.setdefault(node.id, []).append(None)
+    for node in ast.walk(inside):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and len(node.targets) == 1:
+            is_above = node.lineno < line
+            values[node.targets[0].id][:] = [*values[node.targets[0].id][1:], node.value if is_above else None]
+    for name, given in values.items():
+        value = given[0] if len(given) == 1 else None
+        names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)} if value is not None else set()
+        if value is not None and all(len(values.get(other, ())) <= 1 for other in names):
+            found[name] = ast.unparse(value)
+    return found
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:

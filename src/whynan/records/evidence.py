@@ -1,5 +1,6 @@
 """What a cause may look at: facts measured on the failing step and on the steps before it, computed once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +130,8 @@ class Evidence:
     """That loss's inputs, in its own order: predictions first, then targets."""
     logits_as_probabilities: bool = False
     """The loss takes probabilities and got numbers that no softmax or sigmoid made."""
+    assigned: Mapping[str, str] = field(default_factory=dict)
+    """What names hold in the function of the origin's line, as source text, and what short names of modules mean."""
     error: str | None = None
     """Text of the exception that ended the step, where one did ("All bounding boxes should have positive ...")."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -204,7 +204,7 @@ def _remedies(remedies: Sequence[model.Remedy]) -> Iterator[Row]:
     shown = next((remedy for remedy in remedies if remedy.state == "yes" and remedy.patch), None)
     shown = shown or next((remedy for remedy in remedies if remedy.state != "no" and remedy.patch), None)
     for number, remedy in enumerate(remedies[:_MAX_REMEDIES]):
-        yield Row("try" if number == 0 else "", _remedy_line(remedy), max_lines=2)
+        yield Row("try" if number == 0 else "", _remedy_line(remedy), max_lines=3)
         if remedy is shown:
             yield from _patch(remedy.patch)
     if len(remedies) > _MAX_REMEDIES:

@@ -1,5 +1,6 @@
 """Measure the evidence that causes are matched on."""
 
+import linecache
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from whynan.adapters.torch.names import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.diagnosis.rewrite import assigned_above
 from whynan.launch.host import is_user_file, tell
 from whynan.records import (
     BadLeaf,
@@ -89,9 +91,18 @@ def gather(
         precision=precision_of(plan, traced),
         batch=batch,
         error=_error_text(plan),
+        assigned=_assigned(traced),
         extra=extra,
         **special,
     )
+
+
+def _assigned(traced: "Outcome") -> dict[str, str]:
+    record = traced.slice.origin if traced.slice is not None else None
+    if record is None or not record.stack:
+        return {}
+    frame = record.stack[0]
+    return assigned_above(linecache.getlines(frame.file), frame.line)
 
 
 def _with_box(sample: Sample, batch: BatchFacts) -> Sample:
@@ -119,8 +130,6 @@ def gather_without_replay(plan: "Plan", replay: ReplayResult) -> Evidence:
 
 
 def _line(file: str, line: int | None) -> SourceLine:
-    import linecache
-
     return SourceLine(short_path(file), line, None, linecache.getline(file, line or 0).strip() or None)
 
 

@@ -1,6 +1,7 @@
 """stable-loss: the same loss, computed from the logits."""
 
 import ast
+from collections.abc import Mapping
 
 from whynan.diagnosis.remedy import Remedy
 from whynan.diagnosis.rewrite import argument_of, calls, name_of, parse, replaced, text_of
@@ -13,6 +14,7 @@ ON_LOGITS = {
     "nll_loss": "cross_entropy",
     "NLLLoss": "CrossEntropyLoss",
 }
+SIGMOIDS = ("sigmoid", "expit")
 
 
 class StableLoss(Remedy):
@@ -36,44 +38,82 @@ class StableLoss(Remedy):
         if parsed is None:
             return None
         line, tree = parsed
-        return log_of_probability(line, tree) or loss_on_logits(line, tree) or in_words(line, tree, evidence)
+        known = evidence.assigned
+        return (
+            log_of_probability(line, tree, known) or loss_on_logits(line, tree, known) or in_words(line, tree, evidence)
+        )
 
 
-def log_of_probability(line: str, tree: ast.AST) -> str | None:
-    """Return the line with log(softmax(z)), log(sigmoid(z)) or log(sum(exp(z))) as one function."""
-    for call in calls(tree, "log"):
-        inner = argument_of(call)
-        if not isinstance(inner, ast.Call):
-            continue
-        argument = argument_of(inner)
-        if argument is None:
-            continue
-        z = text_of(line, argument)
-        kind = name_of(inner)
-        rest = "".join(f", {ast.unparse(given)}" for given in [*inner.args, *inner.keywords] if given is not argument)
-        if kind == "softmax":
-            return replaced(line, call, f"torch.log_softmax({z}{rest})")
-        if kind == "sigmoid":
-            return replaced(line, call, f"F.logsigmoid({z})")
-        if kind == "sum" and isinstance(argument, ast.Call) and name_of(argument) == "exp":
-            under = argument_of(argument)
-            if under is not None:
-                return replaced(line, call, f"torch.logsumexp({text_of(line, under)}{rest})")
-    return None
+def made_by(node: ast.expr | None, known: Mapping[str, str]) -> ast.Call | None:
+    """Return the call that an expression is, or that the name was assigned which it is."""
+    if isinstance(node, ast.Name) and node.id in known:
+        parsed = parse(known[node.id])
+        node = parsed[1].body[0].value if parsed is not None and is_expression(parsed[1]) else None  # type: ignore[attr-defined]
+    return node if isinstance(node, ast.Call) else None
 
 
-def loss_on_logits(line: str, tree: ast.AST) -> str | None:
+def is_expression(tree: ast.AST) -> bool:
+    return isinstance(tree, ast.Module) and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr)
+
+
+def functional(known: Mapping[str, str]) -> str:
+    """Return the file's name for torch.nn.functional; the usual one where nothing is known of the file."""
+    return next((name for name, module in known.items() if module == "torch.nn.functional"),
+                "torch.nn.functional" if known else "F")  # fmt: skip
+
+
+def log_of_probability(line: str, tree: ast.AST, known: Mapping[str, str]) -> str | None:
+    """Return the line with log(softmax(z)), log(sigmoid(z)), log(1 - sigmoid(z)) or log(sum(exp(z))) as one function.
+
+    The probability may have got a name on a line above.
+    """
+    changed = line
+    # From right to left, so that the columns of what stands before stay right.
+    for call in sorted(calls(tree, "log"), key=lambda call: -call.col_offset):
+        new = as_one_function(call, known)
+        changed = replaced(changed, call, new) if new is not None else changed
+    return changed if changed != line else None
+
+
+def as_one_function(call: ast.Call, known: Mapping[str, str]) -> str | None:
+    """Return what the logarithm of a probability is, from its logits."""
+    argument = argument_of(call)
+    if isinstance(argument, ast.BinOp) and isinstance(argument.op, ast.Sub) and is_one(argument.left):
+        inner = made_by(argument.right, known)
+        z = argument_of(inner) if inner is not None and name_of(inner) in SIGMOIDS else None
+        return f"{functional(known)}.logsigmoid(-{in_brackets(z)})" if z is not None else None
+    inner = made_by(argument, known)
+    z = argument_of(inner) if inner is not None else None
+    if inner is None or z is None:
+        return None
+    kind = name_of(inner)
+    rest = "".join(f", {ast.unparse(given)}" for given in [*inner.args, *inner.keywords] if given is not z)
+    if kind == "softmax":
+        return f"torch.log_softmax({ast.unparse(z)}{rest})"
+    if kind in SIGMOIDS:
+        return f"{functional(known)}.logsigmoid({ast.unparse(z)})"
+    under = argument_of(z) if kind == "sum" and isinstance(z, ast.Call) and name_of(z) == "exp" else None
+    return f"torch.logsumexp({ast.unparse(under)}{rest})" if under is not None else None
+
+
+def in_brackets(node: ast.expr) -> str:
+    text = ast.unparse(node)
+    return text if isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)) else f"({text})"
+
+
+def loss_on_logits(line: str, tree: ast.AST, known: Mapping[str, str]) -> str | None:
     """Return the line with a loss on probabilities replaced by the one on logits."""
     for call in calls(tree, *ON_LOGITS):
         owner = f"{ast.unparse(call.func.value)}." if isinstance(call.func, ast.Attribute) else ""
         new = f"{owner}{ON_LOGITS[name_of(call)]}"
         first = call.args[0] if call.args else None
         changed = line
-        if isinstance(first, ast.Call) and name_of(first) in ("sigmoid", "softmax", "log_softmax"):
-            logit = argument_of(first)
+        made = made_by(first, known)
+        if first is not None and made is not None and name_of(made) in (*SIGMOIDS, "softmax", "log_softmax"):
+            logit = argument_of(made)
             if logit is not None:
                 # From right to left, so that the columns of what stands before stay right.
-                changed = replaced(changed, first, text_of(line, logit))
+                changed = replaced(changed, first, ast.unparse(logit))
         return replaced(changed, call.func, new)
     return None
 

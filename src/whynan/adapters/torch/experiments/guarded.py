@@ -54,6 +54,8 @@ class GuardMode(TorchFunctionMode):  # type: ignore[misc]
         self.place = place
         self.elsewhere = elsewhere or {}
         self.n_applied = 0
+        self.parts: set[str] = set()
+        """What of whynan's own parts took an operation's place."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -65,6 +67,7 @@ class GuardMode(TorchFunctionMode):  # type: ignore[misc]
                 result = self._guarded(guard, func, name, is_in_place, args, kwargs)
                 if result is not None:
                     self.n_applied += 1
+                    self.parts |= {part for part in [getattr(guard, "part", None)] if part}
                     return result
         return func(*args, **kwargs)
 

@@ -7,7 +7,7 @@ from whynan.adapters.torch.experiments.batches import guarded_data
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.experiments.custom import AutogradsOwn, FiniteBackward, function_called
 from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class
-from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, normalization, skip_empty
+from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, normalization, parts, skip_empty
 from whynan.adapters.torch.experiments.guards.call import Guard
 from whynan.adapters.torch.experiments.precision import WholeStep, WiderOp
 from whynan.adapters.torch.experiments.stable import StableMode
@@ -71,6 +71,12 @@ def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sa
     for near in _near(traced):
         words = f"arguments clamped at line {near.line}, where the value comes from"
         yield Change("clamp-or-eps", words, GuardMode(_narrowed_near(), at_line(near)))
+
+
+def part_mode(traced: "Outcome", evidence: Evidence) -> GuardMode | None:
+    """Return the origin's operation, at its line, as the part of whynan that stays finite."""
+    place, own = _place(traced), _narrowed(parts.OPS, evidence)
+    return GuardMode(own, place) if place is not None and own else None
 
 
 def _near(traced: "Outcome") -> list[Any]:

@@ -11,6 +11,8 @@ from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.experiments.patched import patched_function
 from whynan.adapters.torch.experiments.shrink import Shrinking
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.diagnosis import facts
+from whynan.diagnosis.parts import part_for
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
 from whynan.experiments.patch import patched_source, unified_diff
 from whynan.experiments.table import rows
@@ -69,6 +71,8 @@ class Experiments:
         self.later: list[Change] = []
         self.patches: dict[str, bool] = {}
         """Whether the step is finite with a remedy's own line in place of the user's, where that was tried."""
+        self.parts: dict[str, str] = {}
+        """What of whynan's own parts made the step finite in the place of the origin's operation, by remedy."""
         self.controls: list[Measured] = []
         """Replays of several steps with nothing changed."""
         self.seconds = 0.0
@@ -96,6 +100,7 @@ class Experiments:
                 )
                 self._note(change, self._measured(change, 1))
         yield from self._patch_attempts()
+        yield from self._part_attempts()
         shrinking = Shrinking(self.plan, self.search)
         yield from shrinking.attempts()
         self.notes += [note for note in [shrinking.note()] if note is not None]
@@ -119,6 +124,20 @@ class Experiments:
             if mode is not None:
                 yield Attempt(traced=False, mode=mode, is_experiment=True)
                 self.patches[remedy.slug] = self.plan.outcome.event is None and self.plan.outcome.error is None
+
+    def _part_attempts(self) -> "Generator[Attempt, None, None]":
+        """Yield an attempt for each confirmed remedy that a part of whynan may stand for: with that part."""
+        from whynan.adapters.torch.attempt import Attempt
+
+        for remedy in self.incident.remedies:
+            part = part_for("torch", remedy.slug, facts.op_of(self.evidence))
+            if part is None or not self._is_settled(remedy.slug) or self.plan.is_out_of_time():
+                continue
+            mode = operations.part_mode(self.traced, self.evidence)
+            if mode is not None:
+                yield Attempt(traced=False, mode=mode, is_experiment=True)
+                if mode.n_applied and self.plan.outcome.event is None and self.plan.outcome.error is None:
+                    self.parts[remedy.slug] = part
 
     def _frames_around(self) -> list[Any]:
         """Return the frames that stay on the stack while the iteration runs again."""
@@ -145,7 +164,9 @@ class Experiments:
         return any(verdict.slug == slug and verdict.kind == "confirmed" for verdict in self.verdicts)
 
     def _note(self, change: Change, measured: Measured) -> None:
-        self.verdicts.append(judge(change.slug, change.words, measured, change.patch))
+        parts = ", ".join(sorted(getattr(change.mode, "parts", ())))
+        words = f"{change.words} ({parts})" if parts else change.words
+        self.verdicts.append(judge(change.slug, words, measured, change.patch))
 
     def _measured(self, change: Change, n_steps: int, growth: float | None = None) -> Measured:
         plan, outcome = self.plan, self.plan.outcome
@@ -290,9 +311,12 @@ class Experiments:
     def _with_diff(self, remedy: Any) -> Any:
         """Write the patch of a remedy that helped as a unified diff, where its line can be replaced."""
         if self.patches.get(remedy.slug) is False:
-            return replace(remedy, patch=None)  # the operation guarded is finite, this one line is not enough
+            remedy = replace(remedy, patch=None)  # the operation guarded is finite, this one line is not enough
         if self.patches.get(remedy.slug):
             remedy = replace(remedy, outcome=f"{remedy.outcome}; so is it with the patch applied")
+        if remedy.slug in self.parts:
+            also = f"; also with {self.parts[remedy.slug]}"
+            remedy = replace(remedy, outcome=f"{remedy.outcome}{also}")
         place = self._file_and_line(remedy.where)
         if remedy.patch is None or place is None or remedy.patch.startswith("--- "):
             return remedy

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch.experiments.guarded import Place
-from whynan.adapters.torch.experiments.guards.call import EXP_LIMIT, eps_of, is_floating, plain_name
+from whynan.adapters.torch.experiments.guards import parts
+from whynan.adapters.torch.experiments.guards.call import EXP_LIMIT, Call, Guard, eps_of, is_floating, plain_name
 from whynan.adapters.torch.frames import op_frame
 
 
@@ -39,6 +40,7 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
         self.place = place
         self.takes_logits = takes_logits
         self.n_applied = 0
+        self.parts: set[str] = set()
         self._made: dict[int, tuple[Any, Made]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,18 +122,22 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             if logits is None and self.takes_logits:
                 logits = x
             if logits is not None:
-                return F.binary_cross_entropy_with_logits(
-                    logits, *args[1:], **_without(kwargs, "size_average", "reduce")
-                )
+                return self._by(parts.binary_cross_entropy_with_logits(logits), func, name, args, kwargs)
         if name == "nll_loss":
             return self._nll(known, func, args, kwargs)
         if name == "ctc_loss" and not kwargs.get("zero_infinity"):
-            return func(*args[:6], **{**kwargs, "zero_infinity": True})
+            return self._by(parts.ctc_loss, func, name, args, kwargs)
         if name == "poisson_nll_loss" and is_floating(x):
             return self._poisson(func, x, args, kwargs)
         if name == "exp" and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return self._shifted(x)
         return None
+
+    def _by(self, part: Guard, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """The part's result in the place of the call's, and a note of the part."""
+        result = part(Call(func, name, tuple(args), kwargs))
+        self.parts |= {part.part} if result is not None else set()  # type: ignore[attr-defined]
+        return result
 
     def _nll(self, known: Made | None, func: Any, args: Any, kwargs: Any) -> Any:
         """nll_loss wants log-probabilities: probabilities or plain scores are what it is often given."""

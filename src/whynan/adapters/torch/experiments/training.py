@@ -9,6 +9,7 @@ import torch
 
 from whynan.adapters.torch.experiments.change import Around, Change
 from whynan.records.evidence import Evidence
+from whynan.torch.clip import clip_by_global_norm
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan
@@ -95,15 +96,13 @@ def clip_gradients(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
     for limit in dict.fromkeys((round(bound, 2), min(1.0, round(bound, 2)), 0.1)):
 
         def before(optimizer: Any, step: int, limit: float = limit) -> None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            torch.nn.utils.clip_grad_norm_(parameters, limit)
+            clip_by_global_norm([p for group in optimizer.param_groups for p in group["params"]], limit)
 
         around = Around(plan.host.watch, before)
         if not plan.host.known.optimizers:
-            around.on_gradients = lambda step, limit=limit: torch.nn.utils.clip_grad_norm_(
-                [p for p in plan.host.known.parameters() if p.grad is not None], limit
-            )
-        yield Change("clip-gradients", f"gradient norm clipped at {limit:g}", around, scope="window")
+            around.on_gradients = lambda step, limit=limit: clip_by_global_norm(plan.host.known.parameters(), limit)
+        words = f"gradient norm clipped at {limit:g} (whynan.torch.clip.clip_by_global_norm)"
+        yield Change("clip-gradients", words, around, scope="window")
     around = Around(plan.host.watch, _nothing, on_returned=lambda grads: _clipped(grads, 1.0))
     yield Change("clip-gradients", "gradients of updates by hand clipped at norm 1", around, scope="window")
 

@@ -4,22 +4,8 @@ from typing import Any
 
 import torch
 
+from whynan.adapters.torch.experiments.guards import parts
 from whynan.adapters.torch.experiments.guards.call import Call, Guard, is_floating
-
-
-def _mean(call: Call) -> Any:
-    x = call.args[0]
-    if not is_floating(x):
-        return None
-    dim = call.argument(1, "dim")
-    keepdim = bool(call.argument(2, "keepdim", default=False))
-    if dim is None:
-        return x.sum() / max(x.numel(), 1)
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    count = 1
-    for d in dims:
-        count *= x.shape[d]
-    return x.sum(dims, keepdim=keepdim) / max(count, 1)
 
 
 def _spread(call: Call) -> Any:
@@ -46,22 +32,25 @@ def _div(call: Call) -> Any:
     return torch.where(ok, result, torch.zeros_like(result))
 
 
-def _classes(call: Call) -> Any:
-    """Cross-entropy: the sum over the targets that count, divided by their number, at least 1."""
-    target = call.argument(1, "target")
+def _nanmean(call: Call) -> Any:
+    x = call.args[0]
+    if not is_floating(x):
+        return None
+    dim, keepdim = call.argument(1, "dim"), bool(call.argument(2, "keepdim", default=False))
+    dims = tuple(range(x.dim())) if dim is None else dim
+    return torch.nansum(x, dims, keepdim=keepdim) / (~torch.isnan(x)).sum(dims, keepdim=keepdim).clamp(min=1)
+
+
+def _nll(call: Call) -> Any:
+    """The sum over the targets that count, divided by their number or weight; 0 over none."""
+    target, weight = call.argument(1, "target"), call.argument(2, "weight")
     ignore = call.argument(4, "ignore_index", default=-100)
-    weight = call.argument(2, "weight")
-    if call.kwargs.get("reduction", "mean") != "mean" or target is None or target.is_floating_point():
+    if call.kwargs.get("reduction", "mean") != "mean" or target is None:
         return None
     counted = target != ignore
     total: Any = counted.sum() if weight is None else weight[target.clamp(min=0, max=len(weight) - 1)][counted].sum()
-    kwargs = {**call.kwargs, "reduction": "sum"}
-    return call.func(*call.args[:2], **{**_named(call), **kwargs}) / total.clamp(min=1e-6 if weight is not None else 1)
-
-
-def _named(call: Call) -> dict[str, Any]:
-    names = ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
-    return {name: value for name, value in zip(names, call.args[2:]) if value is not None}
+    given = {"weight": weight, "ignore_index": ignore, "reduction": "sum"}
+    return call.func(*call.args[:2], **given) / total.clamp(min=1e-6 if weight is not None else 1)
 
 
 def _elementwise(call: Call) -> Any:
@@ -72,7 +61,7 @@ def _elementwise(call: Call) -> Any:
     return x.sum() * 0.0
 
 
-def _softmax(call: Call) -> Any:
+def _log_softmax(call: Call) -> Any:
     x = call.args[0]
     dim = call.argument(1, "dim", default=-1)
     dead = torch.isneginf(x).all(dim, keepdim=True)
@@ -80,16 +69,11 @@ def _softmax(call: Call) -> Any:
     return torch.where(dead, torch.zeros_like(result), result)
 
 
-def _ctc(call: Call) -> Any:
-    return call.func(*call.args, **{**call.kwargs, "zero_infinity": True})
-
-
 GUARDS: dict[str, Guard] = {
-    **dict.fromkeys(("mean", "nanmean"), _mean),
     **dict.fromkeys(("std", "var"), _spread),
-    **dict.fromkeys(("cross_entropy", "nll_loss"), _classes),
     **dict.fromkeys(
         ("l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "kl_div",
          "binary_cross_entropy_with_logits", "soft_margin_loss", "poisson_nll_loss"), _elementwise),
-    "div": _div, "softmax": _softmax, "log_softmax": _softmax, "ctc_loss": _ctc,
+    "mean": parts.mean, "nanmean": _nanmean, "cross_entropy": parts.cross_entropy, "nll_loss": _nll, "div": _div,
+    "softmax": parts.softmax, "log_softmax": _log_softmax, "ctc_loss": parts.ctc_loss,
 }  # fmt: skip
