@@ -320,6 +320,38 @@ def larger_eps(evidence: Evidence, place: _Place) -> Made:
     yield from _each(place, _ROOTS, lambda x: f"{x} + 1e-5", "1e-5 added under the root")
 
 
+_CALLED = {"reduce_std": "std", "reduce_variance": "var", "arccos": "acos", "arcsin": "asin", "arctan2": "atan2",
+           "divide": "div", "true_divide": "div", "power": "pow"}  # fmt: skip
+"""What libraries call an operation that a part of whynan has under another name."""
+
+
+def part_change(part: str, file: str, line: int) -> Change | None:
+    """Return the line with a part of whynan, "whynan.jax.ops.log", in the place of the operation; None where none is.
+
+    The part is imported in place: the source is for functions that run already.
+    """
+    text = "".join(linecache.getlines(file))
+    try:
+        place = _Place(file, text, ast.parse(text), line)
+    except (SyntaxError, ValueError):
+        return None
+    module, _, name = part.rpartition(".")
+    function = f'__import__("{module}", fromlist=["{name}"]).{name}'
+    words = f"{part} in the operation's place"
+    for call in place.calls(name, *(other for other, own in _CALLED.items() if own == name)):
+        if isinstance(call.func, ast.Attribute) and call.args:
+            return place.replaced(call.func, function, words)
+    operators: dict[str, type[ast.operator]] = {"div": ast.Div, "pow": ast.Pow}
+    for node in place.nodes(ast.BinOp) if name in operators else ():
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, operators[name])
+            and not isinstance(node.right, ast.Constant)
+        ):
+            return place.replaced(node, f"{function}({place.text_of(node.left)}, {place.text_of(node.right)})", words)
+    return None
+
+
 _MAKERS: dict[str, Callable[[Evidence, _Place], Made]] = {
     "clamp-or-eps": clamp_or_eps,
     "double-where": double_where,

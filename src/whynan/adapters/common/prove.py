@@ -2,13 +2,16 @@
 
 import difflib
 import linecache
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from whynan.adapters.common.dialect import Change, changes_for
+from whynan.adapters.common.dialect import Change, changes_for, part_change
+from whynan.diagnosis import facts
+from whynan.diagnosis.parts import part_for
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
 from whynan.experiments.table import rows
 from whynan.experiments.verdict import Measured, Verdict, judge
@@ -65,6 +68,8 @@ def prove(incident: Incident, evidence: Evidence, bench: Bench, deadline: float,
         progress.stage(f"trying {remedy.slug}")
         try:
             for verdict in _tried(remedy.slug, incident, evidence, bench):
+                if verdict.kind == "confirmed":
+                    verdict = _with_part(verdict, evidence, bench)
                 verdicts.append(verdict)
                 if verdict.kind == "confirmed":
                     n_confirmed += 1
@@ -112,13 +117,33 @@ def _judged(slug: str, words: str, run: Callable[[], Measured | None], patch: st
 
 
 def _patched(slug: str, evidence: Evidence, bench: Bench) -> Iterator[Verdict]:
+    place = _place(evidence)
+    name = (evidence.origin.source.file if evidence.origin is not None else None) or ""
+    for change in changes_for(slug, evidence, *place)[:_MAX_CHANGES] if place is not None else ():
+        yield from _judged(slug, change.words, lambda change=change: bench.with_source(change.file, change.source),  # type: ignore[misc]
+                           diff_of(change, name))  # fmt: skip
+
+
+def _place(evidence: Evidence) -> tuple[str, int] | None:
+    """Return the origin's file as the interpreter knows it, and its line."""
     source = evidence.origin.source if evidence.origin is not None else None
     if source is None or source.file is None or source.line is None:
-        return
+        return None
     file = next((name for name in user_codes if Path(name).name == Path(source.file).name), None)
-    for change in changes_for(slug, evidence, file, source.line)[:_MAX_CHANGES] if file is not None else ():
-        yield from _judged(slug, change.words, lambda change=change: bench.with_source(change.file, change.source),  # type: ignore[misc]
-                           diff_of(change, source.file))  # fmt: skip
+    return (file, source.line) if file is not None else None
+
+
+def _with_part(verdict: Verdict, evidence: Evidence, bench: Bench) -> Verdict:
+    """Return a confirmed verdict that names the part of whynan which makes the step finite too, where one does."""
+    place = _place(evidence)
+    part = part_for(evidence.framework, verdict.slug, facts.op_of(evidence))
+    if place is None or part is None or (part.startswith("whynan.keras") and "keras" not in sys.modules):
+        return verdict
+    change = part_change(part, *place)
+    measured = bench.with_source(change.file, change.source) if change is not None else None
+    if measured is None or judge(verdict.slug, "", measured).kind != "confirmed":
+        return verdict
+    return replace(verdict, outcome=f"{verdict.outcome}; also with {part}")
 
 
 def diff_of(change: Change, name: str) -> str:

@@ -1,0 +1,78 @@
+"""A diagnosis names the part of whynan to build with, because the failing step was run with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whynan.adapters.common.dialect import part_change
+
+TORCH = """
+import torch
+torch.manual_seed(0)
+x, weights = torch.rand(16, 3), torch.ones(3, requires_grad=True)
+x[5] = 0.0
+optimizer = torch.optim.SGD([weights], lr=0.01)
+
+def loss_of(batch):
+    return torch.log(batch @ weights).square().mean()
+
+for start in range(0, 16, 4):
+    loss = loss_of(x[start : start + 4])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+NUMPY = """
+import numpy as np
+rng = np.random.default_rng(0)
+x, w = rng.uniform(size=(16, 3)), np.zeros(3)
+x[4:8, 1] = 0.5
+
+def scaled(batch):
+    return (batch - batch.mean(0)) / batch.std(0)
+
+for epoch in range(2):
+    for start in range(0, 16, 4):
+        error = scaled(x[start : start + 4]) @ w - 1.0
+        loss = float((error**2).mean())
+        w -= 0.1 * scaled(x[start : start + 4]).T @ error
+"""
+
+
+@pytest.mark.parametrize(("script", "part"), [(TORCH, "whynan.torch.ops.log"), (NUMPY, "whynan.numpy.ops.div")])
+def test_the_part_was_tried(script: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(script)
+    done = subprocess.run([sys.executable, "-m", "whynan", "run", "train.py"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 3, done.stderr.decode()
+    (incident,) = json.loads((tmp_path / "whynan-out" / "report.json").read_text())["incidents"]
+    (clamped,) = [remedy for remedy in incident["remedies"] if remedy["slug"] == "clamp-or-eps"]
+    assert clamped["proved"] and clamped["outcome"].endswith(f"also with {part}")
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "wanted"),
+    [
+        ("whynan.jax.ops.log", "y = jnp.log(p) + 1", "{}(p) + 1"),
+        ("whynan.keras.ops.std", "y = tf.math.reduce_std(x, axis=0)", "{}(x, axis=0)"),
+        ("whynan.numpy.ops.div", "y = a[0] / (b - c)", "{}(a[0], b - c)"),
+        ("whynan.jax.ops.pow", "y = (x + 1) ** k", "{}(x + 1, k)"),
+    ],
+)
+def test_the_line_with_a_part(part: str, code: str, wanted: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(f"{code}\n")
+    change = part_change(part, str(path), 1)
+    module, _, name = part.rpartition(".")
+    assert change is not None
+    assert change.source == f"y = {wanted}\n".format(f'__import__("{module}", fromlist=["{name}"]).{name}')
+
+
+@pytest.mark.parametrize("code", ["y = x.log()", "y = a / 2", "y = (", "y = 1"])
+def test_a_line_without_a_place_for_the_part(code: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(f"{code}\n")
+    assert part_change("whynan.jax.ops.log", str(path), 1) is None
+    assert part_change("whynan.jax.ops.div", str(path), 1) is None
