@@ -1,5 +1,8 @@
 """What the user's live frames hold that a sample may have come from."""
 
+import ast
+import functools
+import linecache
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +26,19 @@ def user_spaces() -> list[dict[str, Any]]:
 
 
 def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) -> list[Any]:
-    """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source."""
+    """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source.
+
+    Of a frame's arrays those come first which the loop that it is in speaks of: a batch is taken from the training
+    part, and not from the whole that this part was cut from.
+    """
     found: list[Any] = []
     frame = sys._getframe(1)
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):
             spaces = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
-            for name, value in [item for space in spaces for item in list(space.items())]:
+            items = [item for space in spaces for item in list(space.items())]
+            spoken_of = _names_in_loop(frame.f_code.co_filename, frame.f_lineno)
+            for name, value in sorted(items, key=lambda item: item[0] not in spoken_of):
                 if skip(name, value):
                     continue
                 if isinstance(value, (tuple, list)) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value)):
@@ -40,3 +49,18 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
                     found.append(value)
         frame = frame.f_back  # type: ignore[assignment]
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _names_in_loop(file: str, line: int) -> frozenset[str]:
+    """Return the names in the innermost loop around a line; none where there is no loop."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    loops = [node for node in ast.walk(tree)
+             if isinstance(node, (ast.For, ast.While)) and node.lineno <= line <= (node.end_lineno or 0)]  # fmt: skip
+    if not loops:
+        return frozenset()
+    inner = max(loops, key=lambda node: node.lineno)
+    return frozenset(node.id for node in ast.walk(inner) if isinstance(node, ast.Name))

@@ -103,8 +103,10 @@ class LoopClosure(Closure):
         given: list[tuple[str, Any]] | None,
         change: Change | None = None,
         again: Again | None = None,
+        stage: Stage = "train",
     ) -> None:
         self.current = current
+        self.stage = stage
         self.again = again or Again(current.owner.site, current.frame, current.before)
         self.given = given
         self.change = change
@@ -122,7 +124,7 @@ class LoopClosure(Closure):
         return self.given or [(name, self.again.before.values[name]) for name in self._targets()]
 
     def changed(self, change: Change) -> "LoopClosure":
-        return LoopClosure(self.current, self.given, change, self.again)
+        return LoopClosure(self.current, self.given, change, self.again, self.stage)
 
     def _targets(self) -> list[str]:
         return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import mindspore as ms
+
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.batch import find_index
+from whynan.adapters.common.batch import find_index, parts_of
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
-from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
-from whynan.adapters.mindspore.arrays import tensors_in
+from whynan.adapters.mindspore.arrays import array_of, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
 from whynan.adapters.mindspore.experiments import Bench, Window
 from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
@@ -25,7 +27,7 @@ from whynan.adapters.mindspore.watch import Told, Watch
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, ReplayResult, Sample, Symptom
-from whynan.records.incident import What
+from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
 Changed = tuple[What, str] | None
@@ -42,6 +44,7 @@ class MindSporeHost:
         watch.on_gradients = self.after_gradients
         watch.on_update = self.after_update
         watch.on_compiled = self.after_compiled
+        watch.on_validation = self.after_validation
         watch.before_cell = self.before_cell
         watch.after_cell = self.after_graph_step
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, may_train, False)
@@ -160,6 +163,16 @@ class MindSporeHost:
         self.is_noted = True
         self.run.n_steps += 1
 
+    def after_validation(self, loss: float, closure: CellClosure | None) -> None:
+        """A loss that nothing is trained with is not finite; without a closure the script's own loop has read it."""
+        if self.run.is_over or (closure is None and (self.run.incidents or self.watch.is_in_model)):
+            return  # a step that has failed is told already: its loss may be read after it
+        current = self._loop()
+        found: Closure | None = closure
+        if closure is None and current is not None:
+            found = LoopClosure(current, None, stage="validation")
+        self.incident(Told(loss_bad=True, loss=loss), None, closure=found, stage="validation")
+
     # An incident ------------------------------------------------------------------------------------------------------
 
     def _loop(self) -> Pass | None:
@@ -176,20 +189,22 @@ class MindSporeHost:
         return None
 
     def incident(self, told: Told, before: SavedParameters | None, parameter: str | None = None,
-                 what: What = "parameter") -> None:  # fmt: skip
+                 what: What = "parameter", closure: Closure | None = None, stage: Stage = "train") -> None:  # fmt: skip
         """Explain the failing step; raises where the run ends here. `before` is what the step has already changed."""
         policy = self.run.options.policy
-        closure = self._closure()
+        closure = closure if stage == "validation" else self._closure()
         self.loops.is_replaying = True
         now = SavedParameters(self.watch.changeable()) if policy == "observe" else None
         try:
-            incident = self._explained(closure, told, before, (what, parameter) if parameter is not None else None)
+            changed = (what, parameter) if parameter is not None else None
+            incident = self._explained(closure, told, before, changed, stage)
         except Exception as error:
             tell("explaining a step failed", error)
             incident = self._unexplained(
                 told,
                 (what, parameter) if parameter is not None else None,
                 f"whynan failed: {type(error).__name__}: {error}",
+                stage,
             )
         finally:
             self.loops.is_replaying = False
@@ -202,25 +217,29 @@ class MindSporeHost:
             before.restore()
         self.run.take(incident)
         # The run goes on: what is left of this step updates nothing.
-        self.watch.withholds = told.loss_bad and policy == "recover"
+        self.watch.withholds = told.loss_bad and policy == "recover" and stage == "train"
 
-    def _symptom(self, told: Told, changed: Changed) -> Symptom:
+    def _symptom(self, told: Told, changed: Changed, stage: Stage) -> Symptom:
         what: What = changed[0] if changed is not None else "loss" if told.loss_bad else "gradient"
         name = changed[1] if changed is not None else "loss" if told.loss_bad else told.gradient
         kind = _kind_of_number(told.loss) if told.loss_bad else "nan"
-        return Symptom(what, name, kind, self.run.n_steps, self.watch.epoch(), "train", "as the step itself told")
+        is_counted = stage == "validation" and self.watch.n_validated
+        step = self.watch.n_validated - 1 if is_counted else self.run.n_steps
+        detail = "as the step itself told" if stage == "train" else "a loss that nothing is trained with"
+        return Symptom(what, name, kind, step, self.watch.epoch(), stage, detail)
 
-    def _unexplained(self, told: Told, changed: Changed, why: str) -> Incident:
+    def _unexplained(self, told: Told, changed: Changed, why: str, stage: Stage) -> Incident:
         replay = ReplayResult(False, "none", why)
-        step = Step(self._symptom(told, changed), replay, "mindspore", line=source_line(calling_frame()))
+        step = Step(self._symptom(told, changed, stage), replay, "mindspore", line=source_line(calling_frame()))
         evidence, _ = evidence_of(step)
-        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+        policy = self.run.options.policy
+        return incident_of(step, evidence, policy, action_of(policy, stage))
 
     def _explained(
-        self, closure: Closure | None, told: Told, before: SavedParameters | None, changed: Changed
+        self, closure: Closure | None, told: Told, before: SavedParameters | None, changed: Changed, stage: Stage
     ) -> Incident:
         if closure is None:
-            return self._unexplained(told, changed, "no loop of the script's holds it")
+            return self._unexplained(told, changed, "no loop of the script's holds it", stage)
         deadline = self.run.deadline()
         policy = self.run.options.policy
         with Progress() as progress:
@@ -237,16 +256,18 @@ class MindSporeHost:
                 step.samples, note = self._samples(closure, replayer, traced, deadline)
                 step.notes += [note] if note else []
             evidence, _ = evidence_of(step)
-            incident = incident_of(step, evidence, policy, ACTIONS[policy])
+            incident = incident_of(step, evidence, policy, action_of(policy, stage))
             if self.run.options.prove and not traced.is_finite:
-                incident = prove(incident, evidence, Bench(replayer, self.window, deadline), deadline, progress)
+                # Training goes well where a validation loss is bad: no other steps are tried.
+                window = self.window if stage == "train" else Window()
+                incident = prove(incident, evidence, Bench(replayer, window, deadline), deadline, progress)
             return incident
 
     def _step(self, closure: Closure, told: Told, traced: Attempt, changed: Changed) -> Step:
         tracer = traced.tracer
         assert tracer is not None
         reproduced = not traced.is_finite
-        symptom = self._symptom(told, changed)
+        symptom = self._symptom(told, changed, closure.stage)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
         why = None
@@ -284,7 +305,7 @@ class MindSporeHost:
     ) -> tuple[tuple[Sample, ...], str | None]:
         parts, size = closure.samples, closure.size
         if size is None or size < 2:
-            return (), None
+            return self._told_by_elements(closure, traced), None
         guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
                    for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
         assert traced.tracer is not None
@@ -301,6 +322,25 @@ class MindSporeHost:
         sources = self._sources(closure) if rows else []
         samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
         return samples, note
+
+    def _told_by_elements(self, closure: Closure, traced: Attempt) -> tuple[Sample, ...]:
+        """Return the one row that the origin's bad elements lie in, of a batch that the loop's own body made."""
+        tracer = traced.tracer
+        found = tracer.graph.slice(traced.starts) if tracer is not None else None
+        origin = found.origin if found is not None else None
+        rows = {element[0] for element in origin.elements if element} if origin is not None else set()
+        if tracer is None or origin is None or len(rows) != 1:
+            return ()
+        size = origin.output.shape[0] if origin.output is not None and origin.output.shape else 0
+        made_outside = [tensor for value, tensor in tracer.tensors.items()
+                        if value not in tracer.graph.producer and not isinstance(tensor, ms.Parameter)
+                        and len(tensor.shape) > 0 and tensor.shape[0] == size]  # fmt: skip
+        parts = parts_of([(f"batch {k}", array_of(tensor)) for k, tensor in enumerate(made_outside)])
+        row = rows.pop()
+        if size < 2 or not parts:
+            return ()
+        why = f"the elements that {origin.name} makes non-finite lie in this row alone"
+        return (Sample(row, find_index(parts, row, self._sources(closure)), None, why),)
 
     def _sources(self, closure: Closure) -> list[Any]:
         """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""

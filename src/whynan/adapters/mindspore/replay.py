@@ -1,13 +1,14 @@
 """Runs a step again, in PyNative mode: once with every operation seen, as often as is asked without."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import context
+from mindspore import context, log
 from mindspore.graph import api
 
 from whynan.adapters.common.arrays import all_finite, kind_of
@@ -37,6 +38,8 @@ class Attempt:
     loss_value: int | None = None
     error: BaseException | None = None
     n_updates: int = 0
+    is_validation: bool = False
+    """Whether the step is one that nothing is trained with."""
 
     @property
     def is_finite(self) -> bool:
@@ -54,6 +57,17 @@ class Attempt:
             raise Stop
         if self.tracer is not None:
             self.tracer.follow_back(root)
+
+    def on_validation(self, loss: Any) -> None:
+        """The step has come to a loss that nothing is trained with."""
+        array = array_of(loss)
+        self.loss = float(array.sum())
+        if self.tracer is not None:
+            self.loss_value = self.tracer.value_of(loss)
+        if not all_finite(array):
+            self.what, self.name, self.kind = "loss", "loss", kind_of(array) or "nan"
+            self.starts = [self.loss_value] if self.loss_value is not None else []
+            raise Stop
 
     def on_gradients(self, named: Iterable[tuple[str, Any]]) -> None:
         """An optimizer is about to use these gradients."""
@@ -122,13 +136,14 @@ class Replayer:
         chosen = closure or self.closure
         if not isinstance(chosen, CellClosure):
             attempt.change = chosen.change
+        attempt.is_validation = chosen.stage == "validation"
         mode = context._get_mode()
         self.watch.attempt = attempt
         depth, self.watch.depth = self.watch.depth, 0
         try:
             if mode == context.GRAPH_MODE:
                 ms.set_context(mode=ms.PYNATIVE_MODE)
-            with quiet():
+            with quiet(), _without_log():
                 if attempt.tracer is not None:
                     attempt.tracer.entry = sys._getframe()
                     with attempt.tracer:
@@ -154,6 +169,17 @@ class Replayer:
         """Whether the step, untraced, is not finite."""
         attempt = self.run(Attempt(), closure)
         return attempt.error is None and not attempt.is_finite
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Let MindSpore log nothing: what it says of a step run operation by operation, the run did not make it say."""
+    logger = log._get_logger()
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def _same(array: Any, tensor: Any) -> bool:

@@ -5,11 +5,9 @@ them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell`
 update conditional (`guard.py`).
 """
 
-import functools
 import math
 import re
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +18,12 @@ from mindspore.graph import api
 from mindspore.ops.composite import base
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.namespaces import user_spaces
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.mindspore import validation
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
-from whynan.adapters.mindspore.closure import SavedParameters, given_to
+from whynan.adapters.mindspore.closure import CellClosure, SavedParameters, given_to
 from whynan.adapters.mindspore.guard import Guards
+from whynan.adapters.mindspore.known import Known, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.places import Places
 from whynan.adapters.mindspore.replay import Attempt
 from whynan.launch.host import is_user_file
@@ -49,10 +48,11 @@ class Told:
         return self.loss_bad or self.gradient_bad
 
 
-class Watch:
+class Watch(Known):
     """What is patched, and what it has seen. The host sets the functions that are told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.patches = Patches()
         self.places = Places()
         self.guards = Guards()
@@ -60,16 +60,11 @@ class Watch:
         self.is_enabled = True
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
-        self.cell: tuple[Any, tuple[Any, ...]] | None = None
-        """The cell that makes a step and its arguments, while it runs."""
         self.given: list[tuple[str, Any]] = []
         self.told = Told()
         self.has_loss = False
         self.withholds = False
         """Whether the coming update belongs to a step that was an incident and is left out."""
-        self.optimizers: list[weakref.ref[Any]] = []
-        self.norms: list[weakref.ref[Any]] = []
-        self.weights: dict[int, Any] = {}
         self.datasets: list[Any] = []
         self.before: SavedParameters | None = None
         self.unscaled: Any = None
@@ -79,6 +74,9 @@ class Watch:
         self.on_gradients: Callable[[Told, Any], None] = lambda told, optimizer: None
         self.on_update: Callable[[Any], None] = lambda optimizer: None
         self.on_compiled: Callable[[Told, Any], None] = lambda told, call: None
+        self.on_validation: Callable[[float, CellClosure | None], None] = lambda loss, closure: None
+        self.n_validated = 0
+        """Validation batches since the last step."""
         self.before_cell: Callable[[Any, tuple[Any, ...]], None] = lambda cell, args: None
         self.after_cell: Callable[[Any, tuple[Any, ...], Told | None], None] = lambda cell, args, told: None
         self._copies = Budget(0.01, n_first=3, free_s=2e-4)
@@ -88,16 +86,17 @@ class Watch:
         replace = self.patches.replace
         replace(base, "_pynative_forward_run", self._forward)
         replace(base, "_pynative_func_grad_backward", self._backward)
-        for kind in self._optimizer_kinds():
+        for kind in optimizer_kinds():
             replace(kind, "__call__", self._optimizer_call)
             replace(kind, "__init__", self._optimizer_init)
         replace(api._JitExecutor, "__call__", self._jit_call)
         replace(nn.TrainOneStepCell, "__call__", self._step_call)
-        for norm in self._norm_kinds():
+        for norm in norm_kinds():
             replace(norm, "__init__", self._norm_init)
         for scaler in (ms.amp.DynamicLossScaler, ms.amp.StaticLossScaler):
             replace(scaler, "scale", self._scale)
         replace(ms.train.Model, "_train_process", self._inside_model)
+        validation.install(self)
         from mindspore.dataset.engine.datasets import Dataset
 
         for name in ("create_tuple_iterator", "create_dict_iterator"):
@@ -107,98 +106,6 @@ class Watch:
     def uninstall(self) -> None:
         self.is_enabled = False
         self.patches.undo()
-
-    @staticmethod
-    def _optimizer_kinds() -> list[Any]:
-        kinds: list[Any] = [nn.Optimizer]
-        try:
-            from mindspore.experimental.optim.optimizer import Optimizer
-
-            kinds.append(Optimizer)
-        except ImportError:
-            pass
-        return kinds
-
-    @staticmethod
-    def _norm_kinds() -> list[Any]:
-        from mindspore.nn.layer import normalization
-
-        kinds: list[Any] = [normalization._BatchNorm]
-        try:
-            from mindspore.mint.nn.layer.normalization import _NormBase
-
-            kinds.append(_NormBase)
-        except ImportError:
-            pass
-        return kinds
-
-    # Parameters -------------------------------------------------------------------------------------------------------
-
-    def known_optimizers(self) -> list[Any]:
-        return [optimizer for ref in self.optimizers if (optimizer := ref()) is not None]
-
-    def known_roots(self) -> list[Any]:
-        """Return the models that the step's cell and the user's frames hold."""
-        cells = [self.cell[0]] if self.cell is not None else []
-        for space in user_spaces():
-            cells += [value for value in list(space.values()) if isinstance(value, nn.Cell)]
-            cells += [value._network for value in list(space.values()) if isinstance(value, ms.train.Model)]
-        found: list[Any] = []
-        for cell in cells:
-            inner = cell
-            while isinstance(inner, (nn.TrainOneStepCell, nn.WithLossCell)):
-                inner = inner.network if isinstance(inner, nn.TrainOneStepCell) else inner._backbone
-            if not isinstance(inner, nn.Optimizer) and all(inner is not other for other in found):
-                found.append(inner)
-        return found
-
-    def statistics(self) -> list[Any]:
-        """Return the running statistics of the normalisation layers that are alive."""
-        found = []
-        for layer in (layer for ref in self.norms if (layer := ref()) is not None):
-            for name in ("moving_mean", "moving_variance", "running_mean", "running_var"):
-                parameter = layer._params.get(name)
-                if parameter is not None:
-                    found.append(parameter)
-        return found
-
-    def bad_statistic(self) -> Any:
-        """Return a running statistic that is not finite; None where all are."""
-        return next((p for p in self.statistics() if not all_finite(array_of(p))), None)
-
-    def trained(self) -> list[Any]:
-        """Return the parameters that optimizers update, or that gradients were taken of."""
-        found = {id(p): p for optimizer in self.known_optimizers() for p in optimizer.parameters}
-        return list({**found, **self.weights}.values())
-
-    def changeable(self) -> list[Any]:
-        """Return all parameters that a step may change: weights, what optimizers keep, running statistics."""
-        found = {id(p): p for p in self.trained()}
-        for optimizer in self.known_optimizers():
-            found.update({id(p): p for p in optimizer.get_parameters()})
-        for optimizer in self.known_optimizers():
-            found.update({id(p): p for p in _attributes_of(optimizer)})
-        found.update({id(p): p for p in self.statistics()})
-        return list(found.values())
-
-    def _optimizer_init(self, original: Any) -> Any:
-        watch = self
-
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-            original(self, *args, **kwargs)
-            if all(ref() is not self for ref in watch.optimizers):
-                watch.optimizers.append(weakref.ref(self))
-
-        return _like(__init__, original)
-
-    def _norm_init(self, original: Any) -> Any:
-        watch = self
-
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-            original(self, *args, **kwargs)
-            watch.norms.append(weakref.ref(self))
-
-        return _like(__init__, original)
 
     # Differentiated functions -----------------------------------------------------------------------------------------
 
@@ -234,6 +141,7 @@ class Watch:
         self.withholds = False
         self.told = Told(loss_bad=not math.isfinite(value) and not all_finite(array), loss=value)
         self.has_loss = True
+        self.n_validated = 0
 
     def _backward(self, original: Any) -> Any:
         def backward(fn: Any, grad_op: Any, weights: Any, *args: Any) -> Any:
@@ -274,7 +182,7 @@ class Watch:
                 self.unscaled = tensors[0]
             return original(scaler, inputs)
 
-        return _like(scale, original)
+        return like(scale, original)
 
     # Optimizers -------------------------------------------------------------------------------------------------------
 
@@ -302,7 +210,7 @@ class Watch:
                 if attempt is not None and attempt.tracer is not None:
                     attempt.tracer.phase = "forward"
 
-        return _like(__call__, original)
+        return like(__call__, original)
 
     def _gradients(self, named: list[tuple[str, Any]], optimizer: Any) -> bool:
         """Look at gradients; returns whether the update is to be left out."""
@@ -373,7 +281,7 @@ class Watch:
                 self.on_compiled(self.told, executor)
             return result
 
-        return _like(__call__, original)
+        return like(__call__, original)
 
     def _keep_before_compiled(self) -> None:
         parameters = self.changeable()
@@ -404,7 +312,7 @@ class Watch:
             finally:
                 self.cell = None
 
-        return _like(__call__, original)
+        return like(__call__, original)
 
     def _graph_step(self, original: Any, cell: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         guarded = self.guards.of(cell) if not kwargs else None
@@ -434,20 +342,12 @@ class Watch:
                 self.is_in_model -= 1
                 self.run_of_model = None
 
-        return _like(process, original)
+        return like(process, original)
 
     def epoch(self) -> int | None:
         """Return the epoch, from 0, of the `Model.train` that runs; None outside of one."""
         number = getattr(self.run_of_model, "cur_epoch_num", None)
         return int(number) - 1 if isinstance(number, int) else None
-
-    def know_cells(self, network: Any, optimizer: Any) -> None:
-        """Take note of an optimizer and of normalisation layers that were made before watching began."""
-        for _, cell in network.cells_and_names() if network is not None else ():
-            if isinstance(cell, tuple(self._norm_kinds())) and all(ref() is not cell for ref in self.norms):
-                self.norms.append(weakref.ref(cell))
-        if optimizer is not None and all(ref() is not optimizer for ref in self.optimizers):
-            self.optimizers.append(weakref.ref(optimizer))
 
     # Data -------------------------------------------------------------------------------------------------------------
 
@@ -457,7 +357,7 @@ class Watch:
                 self.datasets = [dataset, *self.datasets][:4]
             return original(dataset, *args, **kwargs)
 
-        return _like(create, original)
+        return like(create, original)
 
 
 def is_loss(value: Any) -> bool:
@@ -473,16 +373,3 @@ def _named(weights: Any, result: Any) -> list[tuple[str, Any]]:
         return list(zip(names, gradients))
     offset = len(gradients) - len(names)
     return [(names[i - offset] if 0 <= i - offset < len(names) else "input", g) for i, g in enumerate(gradients)]
-
-
-def _attributes_of(optimizer: Any) -> Iterator[Any]:
-    """Yield the parameters that an optimizer holds in tuples of its own."""
-    for value in vars(optimizer).values():
-        if isinstance(value, ms.Parameter):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from (item for item in value if isinstance(item, ms.Parameter))
-
-
-def _like(replacement: Any, original: Any) -> Any:
-    return functools.wraps(original)(replacement)
