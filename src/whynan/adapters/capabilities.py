@@ -36,7 +36,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates",
          "PyNative mode, as a whole", True),
     _row("validation", "a validation loss", True, True, "loss objects, and functions that return a loss",
-         "functions named like a loss", False, False),
+         "functions named like a loss", "`Model.eval`, and losses that a loop reads as a number", False),
     _row("sample", "the guilty sample and its index", True, True, True, True, True, True),
     _row("layers", "names of layers", True, True, False, False, True, False),
     _row("randomness", "the replay draws the same random numbers", True, "seeds of Keras, not of its kernels",
