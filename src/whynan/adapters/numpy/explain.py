@@ -1,6 +1,7 @@
 """From a non-finite iteration of a NumPy loop to an incident."""
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,19 +12,21 @@ from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, find_index, is_target
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.run import ACTIONS
+from whynan.adapters.common.run import action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
 from whynan.adapters.numpy.weights import measure
 from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
-from whynan.records.incident import What
+from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
 if TYPE_CHECKING:
     from whynan.adapters.numpy.host import NumpyHost
 
+VALIDATION = re.compile(r"(val|valid|validation|test|dev|eval|holdout)(?![a-z])", re.IGNORECASE)
+"""How a loss is called that nothing is trained with."""
 _RATES = ("lr", "learning_rate", "alpha", "eta", "step_size", "rate", "LR", "LEARNING_RATE")
 
 
@@ -60,7 +63,8 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
             return Explained(None)  # it came that way, and no operation of the step has made it
         value = kind_of(to_numpy(seen.value)) or "nan"
         what: What = "loss" if loss_name else "parameter"
-        symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), "train", "a variable of the loop")
+        stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
+        symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
         parts = parts_of(seen)
         step = Step(
             symptom=symptom,
@@ -80,7 +84,7 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
             step.notes += [note] if note else []
         evidence, _ = evidence_of(step)
         policy = host.run.options.policy
-        incident = incident_of(step, evidence, policy, ACTIONS[policy])
+        incident = incident_of(step, evidence, policy, action_of(policy, stage))
         if host.run.options.prove and reproduced:
             incident = host.proved(incident, evidence, again, seen, deadline, progress)
         return Explained(incident, evidence)
@@ -142,7 +146,7 @@ def samples_of(
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
     gathers = data_gathers(seen)
     if not gathers:
-        return (), None
+        return told_by_elements(seen), None
     size = max({len(g[3]) for g in gathers}, key=[len(g[3]) for g in gathers].count)
     if size < 2:
         return (), None
@@ -162,6 +166,21 @@ def samples_of(
             index = find_index(parts_of(seen), row, [owner for _, owner, _, _ in gathers])
         samples.append(Sample(row, index, None, why_guilty(rows)))
     return tuple(samples), note
+
+
+def told_by_elements(seen: Seen) -> tuple[Sample, ...]:
+    """Return the one row that the origin's bad elements lie in, where the step takes whole arrays of the data."""
+    found = seen.recorder.graph.slice(seen.starts)
+    origin = found.origin if found is not None else None
+    rows = {element[0] for element in origin.elements if element} if origin is not None else set()
+    if origin is None or len(rows) != 1 or origin.output is None or origin.output.shape[0] < 2:
+        return ()
+    size = origin.output.shape[0]
+    data = [v for v in seen.recorder.graph.values.values() if v.role in ("batch", "target") and v.array is not None]
+    if not any(value.array.ndim and len(value.array) == size for value in data):
+        return ()
+    row = rows.pop()
+    return (Sample(row, row, None, f"the elements that {origin.name} makes non-finite lie in this row alone"),)
 
 
 def _is_batch(seen: Seen, owner: Any) -> bool:
