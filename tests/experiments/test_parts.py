@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whynan.adapters.common.dialect import part_change
+from whynan.adapters.common.dialect import part_changes
 
 TORCH = """
 import torch
@@ -64,9 +64,8 @@ def test_the_part_was_tried(script: str, part: str, tmp_path: Path) -> None:
 def test_the_line_with_a_part(part: str, code: str, wanted: str, tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(f"{code}\n")
-    change = part_change(part, str(path), 1)
+    (change,) = part_changes(part, str(path), 1)
     module, _, name = part.rpartition(".")
-    assert change is not None
     assert change.source == f"y = {wanted}\n".format(f'__import__("{module}", fromlist=["{name}"]).{name}')
 
 
@@ -74,5 +73,13 @@ def test_the_line_with_a_part(part: str, code: str, wanted: str, tmp_path: Path)
 def test_a_line_without_a_place_for_the_part(code: str, tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(f"{code}\n")
-    assert part_change("whynan.jax.ops.log", str(path), 1) is None
-    assert part_change("whynan.jax.ops.div", str(path), 1) is None
+    assert not list(part_changes("whynan.jax.ops.log", str(path), 1))
+    assert not list(part_changes("whynan.jax.ops.div", str(path), 1))
+
+
+def test_each_operation_of_a_line_is_one_change(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("y = (a / b) / c\n")
+    div = '__import__("whynan.jax.ops", fromlist=["div"]).div'
+    sources = {change.source for change in part_changes("whynan.jax.ops.div", str(path), 1)}
+    assert sources == {f"y = {div}(a / b, c)\n", f"y = ({div}(a, b)) / c\n"}

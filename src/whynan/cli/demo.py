@@ -75,6 +75,19 @@ def run_demo(found: Demo, name: str = "train.py") -> int:
     return status
 
 
+_EXTRAS = {"torch": "torch", "torchvision": "vision", "tensorflow": "tensorflow", "keras": "keras", "jax": "jax",
+           "mindspore": "mindspore"}  # fmt: skip
+"""Module that a demo imports -> extra of whynan that brings it."""
+_PACKAGES = {"skimage": "scikit-image"}
+
+
+def _packages_for(missing: list[str]) -> str:
+    """Return what pip has to install: a framework as an extra of whynan, which knows the versions that go together."""
+    extras = sorted({_EXTRAS[name] for name in missing if name in _EXTRAS})
+    rest = sorted({_PACKAGES.get(name, name) for name in missing if name not in _EXTRAS})
+    return " ".join([f"'whynan[{','.join(extras)}]'"] * bool(extras) + rest)
+
+
 @click.command("demo")
 @click.argument("name", default=MAIN)
 @click.option("--list", "list_them", is_flag=True, help="Name the demos and end.")
@@ -91,7 +104,7 @@ def demo(name: str, list_them: bool, is_fixed: bool) -> None:
         raise click.UsageError(f"there is no demo {name!r}; there are {', '.join(demos)}")
     if missing := demos[name].missing():
         raise click.ClickException(
-            f"demo {name!r} needs {', '.join(missing)}, not installed here: pip install 'whynan[demo]'"
+            f"demo {name!r} needs {', '.join(missing)}, not installed here: pip install {_packages_for(missing)}"
         )
     status = run_demo(demos[name], "fixed.py" if is_fixed else "train.py")
     expected = 0 if is_fixed else INCIDENT_STATUS

@@ -325,8 +325,8 @@ _CALLED = {"reduce_std": "std", "reduce_variance": "var", "arccos": "acos", "arc
 """What libraries call an operation that a part of whynan has under another name."""
 
 
-def part_change(part: str, file: str, line: int) -> Change | None:
-    """Return the line with a part of whynan, "whynan.jax.ops.log", in the place of the operation; None where none is.
+def part_changes(part: str, file: str, line: int) -> Iterator[Change]:
+    """Yield the line with a part of whynan, "whynan.jax.ops.log", in the place of each such operation, one at a time.
 
     The part is imported in place: the source is for functions that run already.
     """
@@ -334,22 +334,22 @@ def part_change(part: str, file: str, line: int) -> Change | None:
     try:
         place = _Place(file, text, ast.parse(text), line)
     except (SyntaxError, ValueError):
-        return None
+        return
     module, _, name = part.rpartition(".")
     function = f'__import__("{module}", fromlist=["{name}"]).{name}'
     words = f"{part} in the operation's place"
-    for call in place.calls(name, *(other for other, own in _CALLED.items() if own == name)):
-        if isinstance(call.func, ast.Attribute) and call.args:
-            return place.replaced(call.func, function, words)
+    calls = place.calls(name, *(other for other, own in _CALLED.items() if own == name))
+    found: list[tuple[ast.expr, str]] = []
+    found += [(call.func, function) for call in calls if isinstance(call.func, ast.Attribute) and call.args]
     operators: dict[str, type[ast.operator]] = {"div": ast.Div, "pow": ast.Pow}
     for node in place.nodes(ast.BinOp) if name in operators else ():
-        if (
-            isinstance(node, ast.BinOp)
-            and isinstance(node.op, operators[name])
-            and not isinstance(node.right, ast.Constant)
-        ):
-            return place.replaced(node, f"{function}({place.text_of(node.left)}, {place.text_of(node.right)})", words)
-    return None
+        assert isinstance(node, ast.BinOp)
+        if isinstance(node.op, operators[name]) and not isinstance(node.right, ast.Constant):
+            found += [(node, f"{function}({place.text_of(node.left)}, {place.text_of(node.right)})")]
+    for place_of_it, new in found:
+        change = place.replaced(place_of_it, new, words)
+        if change is not None:
+            yield change
 
 
 _MAKERS: dict[str, Callable[[Evidence, _Place], Made]] = {

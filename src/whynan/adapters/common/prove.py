@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from whynan.adapters.common.dialect import Change, changes_for, part_change
+from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
 from whynan.diagnosis.parts import part_for
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
@@ -139,11 +139,11 @@ def _with_part(verdict: Verdict, evidence: Evidence, bench: Bench) -> Verdict:
     part = part_for(evidence.framework, verdict.slug, facts.op_of(evidence))
     if place is None or part is None or (part.startswith("whynan.keras") and "keras" not in sys.modules):
         return verdict
-    change = part_change(part, *place)
-    measured = bench.with_source(change.file, change.source) if change is not None else None
-    if measured is None or judge(verdict.slug, "", measured).kind != "confirmed":
-        return verdict
-    return replace(verdict, outcome=f"{verdict.outcome}; also with {part}")
+    for change in list(part_changes(part, *place))[:_MAX_CHANGES]:
+        measured = bench.with_source(change.file, change.source)
+        if measured is not None and judge(verdict.slug, "", measured).kind == "confirmed":
+            return replace(verdict, outcome=f"{verdict.outcome}; also with {part}")
+    return verdict
 
 
 def diff_of(change: Change, name: str) -> str:
