@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from whynan.adapters.torch.check.places import place_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place
 from whynan.check.review.facts import LayerFacts, OptimizerFacts
@@ -109,8 +110,6 @@ class Facts:
             weights = float(torch.sqrt(sum((p.detach().float() ** 2).sum() for p in tensors))) if tensors else 0.0
             gradients = [p.grad.detach().float() for p in tensors if p.grad is not None and not p.grad.is_sparse]
             norm = float(torch.sqrt(sum((g**2).sum() for g in gradients))) if gradients else 0.0
-        from whynan.adapters.torch.check.record import place_of
-
         self.optimizer_facts[id(optimizer)] = OptimizerFacts(
             kind=type(optimizer).__name__,
             place=place_of(stack[0]) if stack else None,
@@ -177,7 +176,5 @@ class Facts:
 
 
 def _place(frame: Any) -> Place | None:
-    from whynan.adapters.torch.check.record import place_of
-
     stack = user_frames(frame)
     return place_of(stack[0]) if stack else None

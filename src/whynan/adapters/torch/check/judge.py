@@ -65,7 +65,7 @@ class TorchRecording(TorchCheck):
         if not has_raised and not self.facts.has_failed():
             return []
         found = []
-        for name, place, kind, dtype in self.recorder.births.values():
+        for name, place, kind, dtype in self.recorder.lineage.births.values():
             hazard = Hazard(-1, "", f"{name} gave {kind} in the first steps of this run", (), certainty=0.99)
             cause, remedies = _CAUSES.get(name, ("bad-initialization", ("better-init", "normalize-inputs")))
             if kind == "inf" and dtype == "float16":
