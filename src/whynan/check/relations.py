@@ -93,7 +93,10 @@ def mask_varies(node: Node, context: Context) -> bool:
             others = [i for k, i in enumerate(maker.inputs) if k != which and context.number(i) is None]
             mask = context.values[maker.inputs[which]]
             numbers = [context.number(i) for i in maker.inputs]
-            if float("-inf") in numbers and mask.varies and not _is_kept_open(maker.inputs[which], context):
+            # What a mask selects is -inf, or what is kept.
+            selected = {"where": 1, "select_n": 2}.get(maker.op, 2)
+            hides = selected < len(numbers) and numbers[selected] == float("-inf")
+            if float("-inf") in numbers and mask.varies and not _is_kept_open(maker.inputs[which], hides, context):
                 return True
             todo.extend(others)
         elif maker.kind == "data" and maker.attrs.get("has_minus_inf"):
@@ -103,11 +106,31 @@ def mask_varies(node: Node, context: Context) -> bool:
     return False
 
 
-def _is_kept_open(mask: int, context: Context) -> bool:
-    """Whether a part of a mask was set to False: then no row that it is part of is masked as a whole."""
+def _is_kept_open(mask: int, hides: bool, context: Context) -> bool:
+    """Whether a part of a mask was set so that it keeps: then no row that it is part of is masked as a whole.
+
+    Args:
+        mask: the mask's node.
+        hides: whether an element that is true is masked, else one that is false.
+        context: the graph with its ranges.
+    """
     node = context.maker(mask)
-    while node.op in ("written", "slice", "select", "alias", "bitwise_and", "logical_and") and node.inputs:
-        if node.op == "written" and len(node.inputs) > 1 and context.number(node.inputs[1]) == 0:
-            return True
+    while node.inputs:
+        if node.op in ("bitwise_not", "logical_not"):
+            hides = not hides
+        elif node.op in (("bitwise_and", "logical_and") if hides else ("bitwise_or", "logical_or")):
+            if any(_is_partly_open(i, hides, context) for i in node.inputs[:2]):
+                return True
+        elif node.op == "written":
+            if len(node.inputs) > 1 and context.number(node.inputs[1]) == (0 if hides else 1):
+                return True
+        elif node.op not in ("slice", "select", "alias", "bitwise_and", "logical_and", "bitwise_or", "logical_or"):
+            return False
         node = context.maker(node.inputs[0])
     return False
+
+
+def _is_partly_open(mask: int, hides: bool, context: Context) -> bool:
+    """Whether a mask is a constant that keeps something, as the one that spares the diagonal."""
+    value, measured = context.values[mask], context.node(mask).measured
+    return not value.varies and measured is not None and (measured.lo == 0 if hides else measured.hi == 1)

@@ -41,10 +41,12 @@ def render(result: CheckResult, stream: Any) -> None:
     console.print()
     for note in result.notes:
         console.print(f"note: {escape(note)}")
-    n_witnesses = sum(s.has_witness for s in standing)
+    n_witnesses = sum(s.is_certain for s in standing)
+    n_handled = sum(s.handled is not None for s in standing)
     counts = Counter(f.severity for f in review)
     parts = [
-        f"{plural(len(standing), 'suspect')}, {n_witnesses} with a witness",
+        f"{plural(len(standing), 'suspect')}, {n_witnesses} with a witness"
+        + (f", {n_handled} handled by the script" if n_handled else ""),
         ", ".join(plural(counts[s], s) for s in ("error", "warning", "note") if counts[s]) or "nothing in the review",
     ]
     if n_accepted:
@@ -57,7 +59,13 @@ def render(result: CheckResult, stream: Any) -> None:
 
 def _suspect(console: Console, rank: int, suspect: Suspect) -> None:
     place = suspect.place
-    mark = "[bold red]witness[/]" if suspect.has_witness else "[yellow]possible[/]"
+    mark = (
+        "[cyan]handled[/]"
+        if suspect.handled is not None
+        else "[bold red]witness[/]"
+        if suspect.has_witness
+        else "[yellow]possible[/]"
+    )
     console.print(
         f"\n{rank:3}. {mark} [bold]{escape(_relative(place.file))}:{place.line}[/] in "
         f"{escape(place.function)}   "
@@ -70,8 +78,18 @@ def _suspect(console: Console, rank: int, suspect: Suspect) -> None:
         console.print(f"     [red]fails[/]: {escape(witness.how)} -> {escape(witness.effect)}")
         for change in witness.changes[:3]:
             console.print(f"            {escape(change)}")
+    elif witness is not None and witness.outcome == "remote":
+        console.print(
+            f"     [dim]fails only far from what was seen: {escape(witness.how)} -> {escape(witness.effect)}[/]"
+        )
+        console.print("     [dim]each sample of the recorded batches is far from it[/]")
     elif witness is not None:
         console.print(f"     [dim]witness {witness.outcome}: {escape(witness.how)}[/]")
+    if suspect.handled is not None:
+        place = suspect.handled
+        console.print(
+            f"     the script leaves such a step out: {escape(_relative(place.file))}:{place.line} {escape(place.code)}"
+        )
     if suspect.remedies:
         console.print(f"     [green]try[/]   {', '.join(suspect.remedies)}   [dim]whynan explain {suspect.cause}[/]")
 

@@ -10,7 +10,8 @@ from whynan.check.hazards import Hazard
 class Witness:
     """How a search has ended. `changes` tells for each leaf what was done to it."""
 
-    outcome: Literal["found", "not found", "not searched"]
+    outcome: Literal["found", "remote", "not found", "not searched"]
+    """`remote`: it fails, but on a batch that is wholly unlike every sample that was seen."""
     how: str = ""
     tries: int = 0
     changes: tuple[str, ...] = ()

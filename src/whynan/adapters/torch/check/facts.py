@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from whynan.adapters.torch.check.memory import pointer_of
 from whynan.adapters.torch.check.places import place_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place
@@ -91,6 +92,12 @@ class Facts:
                 for number, tensor in enumerate(group["params"]):
                     parameters.setdefault(int(tensor.untyped_storage().data_ptr()), f"parameter {number}")
         return parameters, buffers
+
+    def gradients_at(self) -> set[int]:
+        """Return where the gradients of the parameters lie in memory."""
+        return {
+            pointer_of(tensor.grad) for root in self.roots for tensor in root.parameters() if tensor.grad is not None
+        }
 
     # Steps -----------------------------------------------------------------------------------------------------------
 

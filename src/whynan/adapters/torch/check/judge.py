@@ -219,6 +219,7 @@ class TorchRecording(TorchCheck):
 _LARGE_GRADIENT = 1e3
 """Of all parameters together, in the first step; float16 ends at 65504."""
 _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")
+_SHORT = 4
 GRAPH_STRIDE = 10_000_000
 _CAUSES = {
     "log": ("log-of-zero", ("clamp-or-eps",)),
@@ -261,7 +262,8 @@ def widen(graphs: list[tuple[Graph, Any]]) -> None:
             if node.kind == "data" and key in shown:
                 node.measured = shown[key]
             if key in sizes and len(sizes[key]) > 1:
-                node.attrs["n_varies"] = True
+                # Of single samples many were seen: where each is long, one of length 1 is not to be expected.
+                node.attrs["n_varies"] = not node.attrs.get("fetched") or min(sizes[key]) <= _SHORT
 
 
 def joined(a: Measured, b: Measured) -> Measured:

@@ -30,6 +30,8 @@ def is_library(frame: Any) -> bool:
         file = frame.f_code.co_filename
         if is_user_file(file):
             return False
+        if _PARAMETRIZATIONS in file:
+            return True
         if "site-packages" in file and _TORCH not in file and _KERAS not in file:
             return True
         frame = frame.f_back
@@ -37,5 +39,7 @@ def is_library(frame: Any) -> bool:
 
 
 _TORCH = f"site-packages{os.sep}torch{os.sep}"
+_PARAMETRIZATIONS = f"{_TORCH}nn{os.sep}utils{os.sep}"
+"""Spectral and weight normalisation: the library's own arithmetic, with its own care."""
 _KERAS = f"site-packages{os.sep}keras{os.sep}"
 """Its operations are the framework's own under another name."""

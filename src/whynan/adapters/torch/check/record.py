@@ -4,6 +4,7 @@ Before the step that is recorded an operation is only noted (`lineage`).
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.failure: str | None = None
         self.parameters: dict[int, str] = {}
         self.buffers: dict[int, str] = {}
+        self.gradients: Callable[[], set[int]] = set
+        """Where the gradients of the parameters lie in memory."""
         self._binding = Binding(Graph(), self.program)
         self._bytes = 0
 
@@ -215,6 +218,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         node = self._add("leaf", tensor, kind=kind, stack=places, name=name)
         if tensor.requires_grad:
             node.attrs["requires_grad"] = True
+        elif kind == "data" and pointer_of(tensor) in self.gradients():
+            node.attrs["is_gradient"] = True
         born = self.lineage.empty_at(tensor)
         if born is not None and kind == "parameter":
             node.attrs["uninitialized"] = True

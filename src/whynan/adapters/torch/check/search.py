@@ -8,11 +8,13 @@ A witness counts where the whole step, loss or gradients, comes out non-finite o
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from whynan.adapters.torch.check.grade import is_remote
 from whynan.adapters.torch.check.program import Program, Ref, _filled
 from whynan.check.context import Context
 from whynan.check.hazards import Hazard
@@ -62,7 +64,7 @@ class TorchSearch:
         until = time.monotonic() + min(seconds, _MOST_S)
         wanted = self.graph.ancestors(node.index)
         leaves = self._leaves(self._above(node.index) if node.index not in self.batch else wanted)
-        tries = 0
+        tries, remote = 0, None
         with torch.random.fork_rng(devices=[]):
             for how, values in self._candidates(hazard, wanted, leaves, until):
                 tries += 1
@@ -71,10 +73,13 @@ class TorchSearch:
                     torch.manual_seed(tries)
                     effect = self._effect(hazard, values)
                     if effect is not None:
-                        return Witness("found", how, tries, self._changes(values), effect, self._named(values))
+                        found = Witness("found", how, tries, self._changes(values), effect, self._named(values))
+                        if not is_remote(self, hazard, phase, wanted, values):
+                            return found
+                        remote = remote or replace(found, outcome="remote")
                 if time.monotonic() > until:
                     break
-        return Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
+        return remote or Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
 
     # What may change -------------------------------------------------------------------------------------------------
 
