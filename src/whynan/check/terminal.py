@@ -1,13 +1,17 @@
 """A result in the terminal; plain text where it is piped."""
 
 import os
+import shlex
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from whynan.check.result import CheckResult
+from whynan.check.saved import Replayed, Saved
 from whynan.check.suspects import Suspect
 from whynan.check.words import plural
 
@@ -54,6 +58,42 @@ def render(result: CheckResult, stream: Any) -> None:
     console.print(
         f"{'; '.join(parts)}. {plural(result.steps, 'step')} of {escape(result.script)}, "
         f"{result.n_nodes} operations, {result.seconds:.1f} s"
+    )
+
+
+def render_saved(folders: Sequence[Path], argv: Sequence[str], stream: Any) -> None:
+    """Write where the witnesses are, and how one is run again."""
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    if not folders:
+        console.print("no witness was saved: none was found that is made of values")
+        return
+    console.print(f"{plural(len(folders), 'witness', 'witnesses')} saved; to run a step on one again:")
+    for folder in folders:
+        command = ["whynan", "check", "--replay", _relative(str(folder)), *argv]
+        console.print(f"  {escape(shlex.join(command))}")
+
+
+def render_replay(replayed: Replayed, saved: Saved, stream: Any) -> None:
+    """Write what a step has done on a saved witness."""
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    suspect = saved.suspect
+    console.print(
+        f"witness of [bold]{escape(_relative(suspect['file']))}:{suspect['line']}[/] in "
+        f"{escape(suspect['function'])}   [dim]\\[{suspect['cause']}][/]"
+    )
+    console.print(f"  {escape(suspect['code'])}")
+    for change in replayed.changes:
+        console.print(f"  {escape(change)}")
+    if replayed.operation is None:
+        console.print("  this run has no such operation on that line any more")
+    else:
+        console.print(f"  {escape(replayed.operation)}")
+    console.print(f"  loss: {replayed.before} on the script's own batch, {replayed.after} on the witness")
+    shown = ", ".join(replayed.non_finite[:4]) + (" ..." if len(replayed.non_finite) > 4 else "")
+    console.print(
+        f"[bold red]the step fails[/]: non-finite is {escape(shown)}"
+        if replayed.has_failed
+        else "[green]the step stays finite[/]: loss and gradients"
     )
 
 

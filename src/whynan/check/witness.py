@@ -18,7 +18,12 @@ class Witness:
     effect: str = ""
     """What became non-finite: the loss, a gradient, or the operation's own value."""
     leaves: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The values themselves, by the leaf's name, as arrays; for replaying."""
+    """The values themselves, by the leaf's number, as arrays; for replaying."""
+    about: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """For each of them how to find the leaf in another run."""
+    graph: int = 0
+    """Which of the recorded steps."""
+    seed: int = 0
 
     @property
     def found(self) -> bool:

@@ -14,9 +14,11 @@ from whynan.check.graph import Measured
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import StepFacts
+from whynan.check.saved import Replayed, Saved
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import find_suspects, ranked
 from whynan.check.witness import Witness
+from whynan.errors import WitnessError
 from whynan.launch.host import Unwind
 
 
@@ -122,6 +124,15 @@ class JaxRecording:
         result.notes.append("of the review, what concerns the optimizer and layers is looked at for PyTorch only")
         self.watch.uninstall()
         progress("")
+
+    def replay(self, options: CheckOptions, saved: Saved) -> Replayed:
+        """Run the recorded step on a saved witness."""
+        if self.built is None:
+            self._build()
+        if self.built is None or self.call is None:
+            raise WitnessError(f"the step could not be traced: {self.failure}")
+        self.watch.is_replaying = True
+        return JaxSearch(analyse(self.built.graph, options.growth), self.call, self.built).replay(saved)
 
 
 def _is_finite(call: Call) -> bool:

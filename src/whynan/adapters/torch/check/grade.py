@@ -57,7 +57,7 @@ def is_remote(search: Any, hazard: Hazard, phase: str, wanted: set[int], values:
     if n < _FEWEST:
         return False
     one = {i: torch.cat([v[:1], leaves[i][1:]]) for i, v in values.items() if v.shape == leaves[i].shape}
-    if len(one) < len(values) or search._fails(hazard, phase, wanted, one):
+    if len(one) < len(values) or search.fails(hazard, phase, wanted, one):
         return False
     needed = graph.ancestors(graph.nodes[hazard.node].inputs[hazard.operand])
     for k in range(min(n, _MOST)):

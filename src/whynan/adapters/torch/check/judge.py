@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from whynan.adapters.torch.check.host import TorchCheck
-from whynan.adapters.torch.check.program import Program
+from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program
+from whynan.adapters.torch.check.rerun import replay
 from whynan.adapters.torch.check.search import TorchSearch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
@@ -16,9 +17,11 @@ from whynan.check.ranges import Range
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import StepFacts
+from whynan.check.saved import Replayed, Saved
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import Suspect, find_suspects, merged, ranked
 from whynan.check.witness import Witness
+from whynan.errors import WitnessError
 
 _MAX_GRAPHS = 2
 
@@ -59,6 +62,14 @@ class TorchRecording(TorchCheck):
             progress("review")
             result.review = review(self._facts(contexts[0][0], contexts[0][1]))
         progress("")
+
+    def replay(self, options: CheckOptions, saved: Saved) -> Replayed:
+        """Run the recorded step on a saved witness; the first one where this run has fewer."""
+        graphs = [(g, p) for g, p in self.graphs if g.roots]
+        if not graphs:
+            raise WitnessError(f"no step was recorded to run the witness on: {self.seen()}")
+        graph, program = graphs[min(saved.graph, len(graphs) - 1)]
+        return replay(TorchSearch(analyse(graph, options.growth), program), saved)
 
     def _measured(self, has_raised: bool) -> list[Suspect]:
         """What became non-finite in the first steps already, where the loss or a parameter did too."""
@@ -188,6 +199,7 @@ class TorchRecording(TorchCheck):
             else:
                 try:
                     witness = searches[which].find(replace(suspect.hazard, node=node), suspect.phase, share)
+                    witness = replace(witness, graph=which)
                 except Exception as error:  # a step that can't be run again is judged by its ranges alone
                     witness = Witness(
                         "not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200]
@@ -220,7 +232,6 @@ _LARGE_GRADIENT = 1e3
 """Of all parameters together, in the first step; float16 ends at 65504."""
 _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")
 _SHORT = 4
-GRAPH_STRIDE = 10_000_000
 _CAUSES = {
     "log": ("log-of-zero", ("clamp-or-eps",)),
     "div": ("division-by-zero", ("clamp-or-eps",)),
