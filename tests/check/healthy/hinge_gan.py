@@ -14,7 +14,10 @@ def main():
     real = torch.randn(240, 2) * 0.1 + torch.tensor([1.0, -1.0])
     generator = nn.Sequential(nn.Linear(LATENT, 32), nn.BatchNorm1d(32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
     critic = nn.Sequential(
-        spectral_norm(nn.Linear(2, 32)), nn.LeakyReLU(0.2), spectral_norm(nn.Linear(32, 32)), nn.LeakyReLU(0.2),
+        spectral_norm(nn.Linear(2, 32)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Linear(32, 32)),
+        nn.LeakyReLU(0.2),
         spectral_norm(nn.Linear(32, 1)),
     )
     for_generator = torch.optim.Adam(generator.parameters(), lr=1e-4, betas=(0.0, 0.9))

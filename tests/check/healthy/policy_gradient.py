@@ -1,4 +1,4 @@
-"""PPO on a walk: log-probabilities from log_softmax, the ratio of policies clipped, advantages standardised with an eps."""
+"""PPO on a walk: log-probabilities, the ratio of policies clipped, advantages standardised with an eps."""
 
 import torch
 import torch.nn as nn

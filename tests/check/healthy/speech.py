@@ -23,8 +23,8 @@ class Digits(Dataset):
 
 def collate(batch):
     frames, labels = zip(*batch)
-    n_frames = torch.tensor([len(f) for f in frames])
-    n_labels = torch.tensor([len(l) for l in labels])
+    n_frames = torch.tensor([len(item) for item in frames])
+    n_labels = torch.tensor([len(item) for item in labels])
     return pad_sequence(frames, batch_first=True), torch.cat(labels), n_frames, n_labels
 
 

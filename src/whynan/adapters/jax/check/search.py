@@ -32,6 +32,7 @@ class JaxSearch:
         self.context, self.call, self.built = context, call, built
         self.runner = Runner(call)
         self.names = call.names()
+        self.place = next((n.place for n in context.graph.nodes if n.attrs.get("library")), None)
 
     def find(self, hazard: Hazard, phase: str, seconds: float) -> Witness:
         """Look for a witness of a hazard for `seconds` at most."""
@@ -71,7 +72,7 @@ class JaxSearch:
                     f"{saved.folder} is made of"
                 )
             leaves[place] = saved.values[number]
-        built = build(self.call, leaves)
+        built = build(self.call, leaves, self.place)
         nodes = built.graph.nodes
         loss = [next((_said(b.graph.nodes[i].measured) for i in b.graph.roots), "unknown") for b in (self.built, built)]
         bad = ["a result of the step"] if self.runner.fails(leaves) else []
@@ -87,7 +88,7 @@ class JaxSearch:
 
     def _is_of(self, hazard: Hazard, phase: str, leaves: Sequence[Any]) -> bool:
         """Whether the suspect's own operation failed, of operands that were finite."""
-        graph = build(self.call, leaves).graph
+        graph = build(self.call, leaves, self.place).graph
         if hazard.node >= len(graph.nodes) or graph.nodes[hazard.node].op != self.context.node(hazard.node).op:
             return False
         node = graph.nodes[hazard.node]
@@ -129,7 +130,8 @@ class JaxSearch:
 
     def _moved(self) -> Iterator[tuple[str, list[Any]]]:
         """Parameters moved along the step's own update, by up to their own size; then at random within it."""
-        parameters = self._places("parameter")
+        used = self.context.graph.relevant()
+        parameters = [p for p in self._places("parameter") if self.built.leaves[p] in used]
         outputs = [to_numpy(o) for o in self.runner.outputs(self.call.leaves)]
         directions: dict[int, Any] = {}
         taken: set[int] = set()
@@ -138,6 +140,7 @@ class JaxSearch:
             same = [k for k, o in enumerate(outputs) if o is not None and o.shape == old.shape and k not in taken]
             if same and old.dtype.kind in "fV":
                 best = min(same, key=lambda k: float(np.abs(np.float64(outputs[k]) - np.float64(old)).sum()))
+                best = self.call.carried[place] if self.call.carried.get(place) in same else best
                 taken.add(best)
                 new = np.float64(outputs[best])
                 directions[place] = np.sign(new if self.call.function_returns_gradients else new - np.float64(old))

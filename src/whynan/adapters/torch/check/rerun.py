@@ -64,7 +64,7 @@ def describe(search: "TorchSearch") -> dict[int, dict[str, Any]]:
             node.kind not in ("parameter", "data", "gradient") or node.index not in search.program.leaves
         ):
             continue
-        about = {"kind": "batch" if is_batch else node.kind, "name": node.name, "dtype": node.dtype}
+        about: dict[str, Any] = {"kind": "batch" if is_batch else node.kind, "name": node.name, "dtype": node.dtype}
         key = tuple(about.values())
         about["ordinal"] = seen[key] = seen.get(key, -1) + 1
         found[node.index] = {**about, "shape": list(node.shape)}
