@@ -91,7 +91,7 @@ def find_suspects(context: Context) -> list[Suspect]:
             continue
         ins = [context.values[i] for i in node.inputs]
         out = context.values[node.index]
-        for finder in (*FINDERS.get(node.op, ()), *EVERY):
+        for finder in (*(FINDERS.get(node.op) or FINDERS.get(node.op.rstrip("_"), ())), *EVERY):
             try:
                 hazards = list(finder(node, ins, out, context))
             except (ArithmeticError, ValueError, IndexError, TypeError, KeyError):

@@ -36,7 +36,7 @@ def find(facts: StepFacts) -> Iterator[Finding]:
 def _of_compiled(facts: StepFacts) -> Iterator[Finding]:
     """1 / sqrt(variance + eps), the variance a mean over the batch."""
     context = facts.context
-    for node in relevant(context, "rsqrt"):
+    for node in relevant(context, "rsqrt", "rsqrt_"):
         added = context.maker(node.inputs[0])
         if added.op != "add":
             continue
@@ -61,7 +61,7 @@ def _of_compiled(facts: StepFacts) -> Iterator[Finding]:
 def _sum_of_squares(context: Context, index: int) -> Node | None:
     for _ in range(6):
         node = context.maker(index)
-        if node.op in ("sum", "reduce_sum") and node.inputs:
+        if node.op in ("sum", "reduce_sum", "mean", "var", "var_mean") and node.inputs:
             return node
         if node.op in ("select_n", "where") and len(node.inputs) > 2:
             # A variance of nothing is NaN by a selection; the other branch is the sum's.

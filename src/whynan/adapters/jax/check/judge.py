@@ -149,7 +149,8 @@ class JaxRecording:
         if compiled is not None:
             from whynan.adapters.keras.check import optimizers_of
 
-            optimizers = (*optimizers, *optimizers_of(self.place))
+            # What Keras says by name need not be read out of the equations.
+            optimizers = (*(replace(o, eps=()) for o in optimizers), *optimizers_of(self.place))
         return StepFacts(context, optimizers, layers(built.graph), rate_test=tested)
 
     def replay(self, options: CheckOptions, saved: Saved) -> Replayed:

@@ -1,5 +1,6 @@
 """From recorded steps of PyTorch to suspects, witnesses and a review."""
 
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -212,6 +213,10 @@ class TorchRecording(TorchCheck):
 
         facts = self.facts
         optimizers = tuple(facts.optimizer_facts.values())
+        if "keras" in sys.modules:
+            from whynan.adapters.keras.check import optimizers_of
+
+            optimizers = (*optimizers, *optimizers_of(facts.place))
         try:
             tested = rate_test(context.graph, program, optimizers[0]) if optimizers else ()
         except Exception:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, UNINITIALIZED
-from whynan.adapters.torch.check.measure import dtype_of
+from whynan.adapters.torch.check.measure import dtype_of, is_finite
 from whynan.adapters.torch.check.memory import is_expired, pointer_of, weak
 from whynan.adapters.torch.check.places import place_of
 from whynan.adapters.torch.frames import user_frames
@@ -88,8 +88,8 @@ class Lineage:
             return
         if name not in _BORN:
             return
-        if bool(torch.isfinite(tensor).all()) or any(
-            t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in inputs if t.layout == torch.strided
+        if is_finite(tensor) or any(
+            t.is_floating_point() and t.numel() and not is_finite(t) for t in inputs if t.layout == torch.strided
         ):
             return
         stack = user_frames(sys._getframe(3))

@@ -30,7 +30,7 @@ def is_library(frame: Any) -> bool:
         file = frame.f_code.co_filename
         if is_user_file(file):
             return False
-        if _PARAMETRIZATIONS in file:
+        if _PARAMETRIZATIONS in file or _KERAS_LAYERS in file:
             return True
         if "site-packages" in file and _TORCH not in file and _KERAS not in file:
             return True
@@ -43,3 +43,4 @@ _PARAMETRIZATIONS = f"{_TORCH}nn{os.sep}utils{os.sep}"
 """Spectral and weight normalisation: the library's own arithmetic, with its own care."""
 _KERAS = f"site-packages{os.sep}keras{os.sep}"
 """Its operations are the framework's own under another name."""
+_KERAS_LAYERS = f"{_KERAS}src{os.sep}layers{os.sep}"
