@@ -136,9 +136,15 @@ class Session:
             raise WitnessError(f"the witness is of {saved.framework}, which the script did not import")
         if not adapter.n_iterations:
             raise WitnessError(self._problem(adapter, error, CheckResult(self.options.script)) or adapter.seen())
-        with own_imports(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return adapter.replay(self.options, saved)
+        try:
+            with own_imports(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return adapter.replay(self.options, saved)
+        except WitnessError as problem:
+            if error is None or isinstance(error, (Unwind, SystemExit)):
+                raise
+            ended = f"the script ended with {type(error).__name__}: {first_line(error)}"
+            raise WitnessError(f"{problem}; {ended}") from None
 
     def _problem(self, adapter: Recording | None, error: BaseException | None, result: CheckResult) -> str | None:
         if result.n_nodes:

@@ -201,12 +201,15 @@ class Facts:
         try:
             with torch.no_grad():
                 x = output.detach()
-                rms = float(torch.linalg.vector_norm(x, dtype=torch.float32)) / math.sqrt(x.numel())
+                wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+                rms = float(torch.linalg.vector_norm(x, dtype=wide)) / math.sqrt(x.numel())
                 n_zeros = x.numel() - int(torch.count_nonzero(x)) if kind.startswith("ReLU") else 0
                 saturated = 0.0
                 if kind in ("Tanh", "Sigmoid"):
                     saturated = float(((x > 0.999) | (x < (0.001 if kind == "Sigmoid" else -0.999))).float().mean())
             self.layers[path] = LayerFacts(path, kind, rms, n_zeros / x.numel(), saturated)
+        except RuntimeError:
+            pass  # a kind of tensor that can't be measured; the script's step goes on
         finally:
             recorder.is_muted = was
 
