@@ -132,3 +132,32 @@ def has_mean(context: Context, root: int, size: int) -> bool:
         elif node.inputs:
             node = context.maker(node.inputs[0])
     return False
+
+
+def is_cross_entropy(context: Context, root: int, form: LogSoftmax) -> bool:
+    """Whether a loss is what was picked from a logarithm of a softmax, and nothing else: no weight, no other term."""
+    node = context.maker(root)
+    for _ in range(16):
+        if node.index == form.node.index:
+            return True
+        if node.op == "sub":  # logits less their logsumexp, or that less the picked logit
+            near = [context.maker(i) for i in node.inputs[:2]]
+            near += [context.maker(i) for other in near if other.op in ("add", "name") for i in other.inputs]
+            return any(other.index == form.node.index for other in near)
+        is_count = node.op == "div" and len(node.inputs) > 1 and not context.values[node.inputs[1]].grad
+        if is_count or (node.op in ("name", "neg", "sum", "mean", "gather", "reduce_sum") and node.inputs):
+            node = context.maker(node.inputs[0])
+        elif node.op in ("mul", "select_n", "where"):
+            kept = [i for i in node.inputs if not _is_mask(context, i)]
+            if len(kept) != 1:
+                return False
+            node = context.maker(kept[0])
+        else:
+            return False
+    return False
+
+
+def _is_mask(context: Context, index: int) -> bool:
+    """Whether an operand is a plain number, a comparison, or 0s and 1s made of one."""
+    node = context.maker(index)
+    return node.op in ("eq", "lt", "gt", "ge", "le", "ne") or node.dtype == "bool" or not context.values[index].varies

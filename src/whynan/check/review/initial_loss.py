@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from whynan.check.patterns import has_mean, log_softmaxes
+from whynan.check.patterns import has_mean, is_cross_entropy, log_softmaxes
 from whynan.check.result import Finding
 from whynan.check.review.facts import StepFacts
 from whynan.check.review.nodes import finding, relevant
@@ -43,7 +43,7 @@ def _of_compiled(facts: StepFacts) -> Iterator[Finding]:
     (form,), root = forms, context.graph.roots[-1]
     measured, fresh = context.node(root).measured, math.log(form.n)
     rows = context.node(form.logits).size // form.n
-    if measured is None or not has_mean(context, root, rows):
+    if measured is None or not has_mean(context, root, rows) or not is_cross_entropy(context, root, form):
         return
     if measured.hi > 3 * fresh + 1:
         yield finding(
