@@ -19,10 +19,9 @@ def difference_from_extreme(left: int, right: int, context: Context) -> Literal[
         maker = context.maker(maker.inputs[0])
     if maker.op in ("where", "select_n") and context.maker(maker.inputs[0]).op in ("isfinite", "is_finite"):
         # A maximum that was made finite first: where it is -inf, so is all it is taken from.
-        branches = [context.maker(i) for i in maker.inputs[1:]]
+        branches = [_without_floor(context.maker(i), context) for i in maker.inputs[1:]]
         maker = next((b for b in branches if b.op in MAXIMA), maker)
-    if maker.op in ("maximum",) and any(context.number(i) == float("-inf") for i in maker.inputs):
-        maker = next((m for i in maker.inputs if (m := context.maker(i)).op in MAXIMA), maker)
+    maker = _without_floor(maker, context)
     if maker.op in MAXIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
         return "below"
     if maker.op in MINIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
@@ -38,6 +37,13 @@ def difference_from_extreme(left: int, right: int, context: Context) -> Literal[
     if mirrored.op == "minimum" and any(context.is_same(right, i) for i in mirrored.inputs):
         return "below"
     return None
+
+
+def _without_floor(maker: Node, context: Context) -> Node:
+    """Return the maximum itself of maximum(-inf, max(x)), which is how a reduction begins."""
+    if maker.op == "maximum" and any(context.number(i) == float("-inf") for i in maker.inputs):
+        return next((m for i in maker.inputs if (m := context.maker(i)).op in MAXIMA), maker)
+    return maker
 
 
 def unit_share(node: Node, ins: Sequence[Range], context: Context) -> Range | None:
