@@ -91,7 +91,9 @@ def find_suspects(context: Context) -> list[Suspect]:
             continue
         ins = [context.values[i] for i in node.inputs]
         out = context.values[node.index]
-        for finder in (*(FINDERS.get(node.op) or FINDERS.get(node.op.rstrip("_"), ())), *EVERY):
+        # In place it is the same function.
+        finders = FINDERS.get(node.op) or FINDERS.get(node.op.rstrip("_"), [])
+        for finder in (*finders, *EVERY):
             try:
                 hazards = list(finder(node, ins, out, context))
             except (ArithmeticError, ValueError, IndexError, TypeError, KeyError):

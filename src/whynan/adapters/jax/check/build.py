@@ -124,22 +124,26 @@ class Built:
     graph: Graph
     leaves: dict[int, int]
     recorder: "Recorder"
+    closed: Any = None
+    """The step's equations, to be evaluated on other values without tracing it again."""
 
 
-def build(call: Call, leaves: Sequence[Any] | None = None, home: Place | None = None) -> Built:
+def build(call: Call, leaves: Sequence[Any] | None = None, home: Place | None = None, closed: Any = None) -> Built:
     """Evaluate a step and return its forward pass and hand-written derivatives as a graph.
 
     Args:
         call: the step.
         leaves: other values for its arguments.
         home: the line that stands for what no line of the user's has computed: the call of a library's `fit`.
+        closed: the step's equations, where it was traced before.
     """
     given = list(call.leaves if leaves is None else leaves)
     places, names = call.dynamic(), call.names()
     recorder = Recorder()
     data = {i for i in call.fresh() if call.carried or not call.is_state(i, names)}
     with quiet():
-        closed = jax.make_jaxpr(lambda *arrays: _with(call, given, places, arrays))(*[given[i] for i in places])
+        if closed is None:
+            closed = jax.make_jaxpr(lambda *arrays: _with(call, given, places, arrays))(*[given[i] for i in places])
         values = [(given[i], recorder.number()) for i in places]
         recorder.run(closed, values)
     recorder.tell_phases()
@@ -157,7 +161,7 @@ def build(call: Call, leaves: Sequence[Any] | None = None, home: Place | None = 
         at[number] = by_place[place] = node.index
     _add_operations(graph, recorder, at, (home,) if home is not None else ())
     graph.roots = sorted({at[number] for number in recorder.losses if number in at})
-    return Built(graph, by_place, recorder)
+    return Built(graph, by_place, recorder, closed)
 
 
 def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int], outer: tuple[Place, ...]) -> None:

@@ -130,7 +130,7 @@ def rate_test(call: Call, built: Built, changes: dict[int, Any]) -> tuple[tuple[
         for place, change in changes.items():
             old = np.asarray(leaves[place])
             leaves[place] = (np.float64(old) + factor * change).astype(old.dtype)
-        graph = build(call, leaves).graph
+        graph = build(call, leaves, closed=built.closed).graph
         measured = graph.nodes[graph.roots[-1]].measured if graph.roots else None
         if measured is None:
             return ()

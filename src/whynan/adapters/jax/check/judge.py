@@ -46,6 +46,7 @@ class JaxRecording:
         self.built: Built | None = None
         self.failure = ""
         self.place: Place | None = None
+        self.runner: Runner | None = None
 
     @property
     def n_iterations(self) -> int:
@@ -83,6 +84,8 @@ class JaxRecording:
         self.call = next((c for c in reversed(self.calls) if _is_finite(c)), self.calls[0])
         try:
             self.built = build(self.call, home=self.place)
+            self.runner = Runner(self.call)
+            self.runner.use(self.built.closed)  # later the library may not let it be traced again
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         finally:
@@ -110,7 +113,7 @@ class JaxRecording:
         suspects = find_suspects(context)
         if options.search and suspects:
             until = time.monotonic() + options.budget
-            search = JaxSearch(context, call, built)
+            search = JaxSearch(context, call, built, self.runner or Runner(call))
             searched = []
             for number, suspect in enumerate(suspects, 1):
                 progress(f"looking for a witness, {number} of {len(suspects)}: {suspect.place.code[:60]}")
@@ -137,7 +140,7 @@ class JaxRecording:
         optimizers: tuple[OptimizerFacts, ...] = ()
         tested: tuple[tuple[float, float], ...] = ()
         try:
-            runner = Runner(call)
+            runner = self.runner or Runner(call)
             used = built.graph.relevant()
             places = [p for p, i in built.leaves.items() if i in used and built.graph.nodes[i].kind == "parameter"]
             changes = moves(runner, call, places)
@@ -160,7 +163,9 @@ class JaxRecording:
         if self.built is None or self.call is None:
             raise WitnessError(f"the step could not be traced: {self.failure}")
         self.watch.is_replaying = True
-        return JaxSearch(analyse(self.built.graph, options.growth), self.call, self.built).replay(saved)
+        return JaxSearch(
+            analyse(self.built.graph, options.growth), self.call, self.built, self.runner or Runner(self.call)
+        ).replay(saved)
 
 
 def _calling_place() -> Place | None:

@@ -28,9 +28,9 @@ _MOST_S = 8.0
 class JaxSearch:
     """Searches over one step."""
 
-    def __init__(self, context: Context, call: Call, built: Built) -> None:
+    def __init__(self, context: Context, call: Call, built: Built, runner: Runner) -> None:
         self.context, self.call, self.built = context, call, built
-        self.runner = Runner(call)
+        self.runner = runner
         self.names = call.names()
         self.place = next((n.place for n in context.graph.nodes if n.attrs.get("library")), None)
 
@@ -72,7 +72,7 @@ class JaxSearch:
                     f"{saved.folder} is made of"
                 )
             leaves[place] = saved.values[number]
-        built = build(self.call, leaves, self.place)
+        built = build(self.call, leaves, self.place, self.built.closed)
         nodes = built.graph.nodes
         loss = [next((_said(b.graph.nodes[i].measured) for i in b.graph.roots), "unknown") for b in (self.built, built)]
         bad = ["a result of the step"] if self.runner.fails(leaves) else []
@@ -88,7 +88,7 @@ class JaxSearch:
 
     def _is_of(self, hazard: Hazard, phase: str, leaves: Sequence[Any]) -> bool:
         """Whether the suspect's own operation failed, of operands that were finite."""
-        graph = build(self.call, leaves, self.place).graph
+        graph = build(self.call, leaves, self.place, self.built.closed).graph
         if hazard.node >= len(graph.nodes) or graph.nodes[hazard.node].op != self.context.node(hazard.node).op:
             return False
         node = graph.nodes[hazard.node]
