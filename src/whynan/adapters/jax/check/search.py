@@ -81,8 +81,7 @@ class JaxSearch:
             place_ = node.place
             if place_ is not None and node.op == suspect["op"] and suspect["code"] == place_.code:
                 is_bad = node.measured is not None and node.measured.n_nonfinite > 0
-                if saved.suspect["phase"] == "forward" or is_bad:
-                    said = f"{node.op} on line {place_.line} is {'non-finite' if is_bad else 'finite'}"
+                said = f"the value of {node.op} on line {place_.line} is {'non-finite' if is_bad else 'finite'}"
                 break
         return Replayed(loss[0], loss[1], said, bad, self._changes(leaves))
 
