@@ -127,6 +127,22 @@ def test_a_step_that_the_script_leaves_out_is_handled() -> None:
     assert suspect.handled is not None and "isfinite" in suspect.handled.code
 
 
+def test_what_is_handled_is_a_note_and_no_error() -> None:
+    from dataclasses import replace
+
+    from whynan.check.annotations import annotations
+    from whynan.check.result import CheckResult
+    from whynan.check.sarif import sarif
+    from whynan.check.witness import Witness
+
+    (suspect,) = [s for s in steps.suspects_of(skipping) if s.cause == "log-of-zero"]
+    result = CheckResult("train.py", suspects=[replace(suspect, witness=Witness("found", "data all zero"))])
+    assert not result.has_errors
+    assert next(iter(annotations(result))).startswith("::notice ")
+    assert sarif(result)["runs"][0]["results"][0]["level"] == "note"
+    assert CheckResult("train.py", suspects=[replace(result.suspects[0], handled=None)]).has_errors
+
+
 def test_a_question_that_ends_the_run_handles_nothing() -> None:
     (suspect,) = [s for s in steps.suspects_of(raising) if s.cause == "log-of-zero"]
     assert suspect.handled is None
