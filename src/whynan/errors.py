@@ -38,3 +38,9 @@ class CapsuleError(WhynanError):
     """A capsule cannot be read, or is not of the script that it is replayed in."""
 
     slug = "capsule"
+
+
+class WitnessError(WhynanError):
+    """A witness of `whynan check` that cannot be read, or does not fit the script."""
+
+    slug = "witness"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,25 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "whynan", "check", "nobody.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "nobody.py" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+    source = "import sys, torch\nprint('here', file=sys.stderr, flush=True)\nwhile True:\n    torch.ones(3).sum()\n"
+    (tmp_path / "train.py").write_text(source)
+    command = [sys.executable, "-B", "-m", "whynan", "check", "--json", "c.json", "train.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+
+
+def test_a_loader_without_data_is_said(tmp_path: Path) -> None:
+    source = FAILING.replace("torch.randn(40, 6)", "torch.randn(0, 6)").replace("range(100)", "range(2)")
+    done = check(tmp_path, source, "--quiet")
+    assert done.returncode == 2, done.stdout
+    assert "before its second training step" in done.stdout and "0 backward passes" in done.stdout

@@ -37,7 +37,20 @@ print("end")
 
 def test_the_slope_of_a_root_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "whynan", "check", "--quiet", "--budget", "8", "--json", "c.json", "train.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "whynan",
+        "check",
+        "--quiet",
+        "--budget",
+        "8",
+        "--json",
+        "c.json",
+        "--save",
+        "found",
+        "train.py",
+    ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -50,3 +63,9 @@ def test_the_slope_of_a_root_and_nothing_else(tmp_path: Path) -> None:
     )
     assert suspect["witness"], suspect
     assert "all zero" in suspect["search"]["how"]
+    (place,) = (tmp_path / "found").iterdir()
+    (tmp_path / "mended.py").write_text(SCRIPT.replace("jnp.sum(d ** 2, axis=-1)", "jnp.sum(d ** 2, axis=-1) + 1e-8"))
+    command = [sys.executable, "-m", "whynan", "check", "--quiet", "--replay", str(place), "mended.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the step stays finite" in done.stdout

@@ -47,7 +47,7 @@ def analyse(graph: Graph, growth: float | None = 16.0) -> Context:
 def _range_of(node: Node, ins: Sequence[Range], context: Context, transfers: dict) -> Range:  # type: ignore[type-arg]
     if node.kind not in ("op", "random") and not (node.kind == "constant" and node.op in transfers):
         return leaf(node, context)
-    function = transfers.get(node.op)
+    function = transfers.get(node.op) or transfers.get(node.op.rstrip("_"))  # in place it is the same function
     if function is None:
         out = unknown(node, ins, context)
     else:

@@ -9,7 +9,7 @@ from whynan.check.result import CheckResult
 def annotations(result: CheckResult) -> Iterator[str]:
     """Yield one command for each suspect and finding that stands."""
     for suspect in result.standing:
-        level = "error" if suspect.has_witness else "warning"
+        level = "error" if suspect.is_certain else "notice" if suspect.handled is not None else "warning"
         text = f"{suspect.why}" + (
             f" (fails: {suspect.witness.how})" if suspect.witness and suspect.witness.found else ""
         )

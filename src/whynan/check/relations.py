@@ -19,10 +19,9 @@ def difference_from_extreme(left: int, right: int, context: Context) -> Literal[
         maker = context.maker(maker.inputs[0])
     if maker.op in ("where", "select_n") and context.maker(maker.inputs[0]).op in ("isfinite", "is_finite"):
         # A maximum that was made finite first: where it is -inf, so is all it is taken from.
-        branches = [context.maker(i) for i in maker.inputs[1:]]
+        branches = [_without_floor(context.maker(i), context) for i in maker.inputs[1:]]
         maker = next((b for b in branches if b.op in MAXIMA), maker)
-    if maker.op in ("maximum",) and any(context.number(i) == float("-inf") for i in maker.inputs):
-        maker = next((m for i in maker.inputs if (m := context.maker(i)).op in MAXIMA), maker)
+    maker = _without_floor(maker, context)
     if maker.op in MAXIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
         return "below"
     if maker.op in MINIMA and maker.inputs and context.is_same(left, maker.inputs[0]):
@@ -38,6 +37,13 @@ def difference_from_extreme(left: int, right: int, context: Context) -> Literal[
     if mirrored.op == "minimum" and any(context.is_same(right, i) for i in mirrored.inputs):
         return "below"
     return None
+
+
+def _without_floor(maker: Node, context: Context) -> Node:
+    """Return the maximum itself of maximum(-inf, max(x)), which is how a reduction begins."""
+    if maker.op == "maximum" and any(context.number(i) == float("-inf") for i in maker.inputs):
+        return next((m for i in maker.inputs if (m := context.maker(i)).op in MAXIMA), maker)
+    return maker
 
 
 def unit_share(node: Node, ins: Sequence[Range], context: Context) -> Range | None:
@@ -93,7 +99,10 @@ def mask_varies(node: Node, context: Context) -> bool:
             others = [i for k, i in enumerate(maker.inputs) if k != which and context.number(i) is None]
             mask = context.values[maker.inputs[which]]
             numbers = [context.number(i) for i in maker.inputs]
-            if float("-inf") in numbers and mask.varies and not _is_kept_open(maker.inputs[which], context):
+            # What a mask selects is -inf, or what is kept.
+            selected = {"where": 1, "select_n": 2}.get(maker.op, 2)
+            hides = selected < len(numbers) and numbers[selected] == float("-inf")
+            if float("-inf") in numbers and mask.varies and not _is_kept_open(maker.inputs[which], hides, context):
                 return True
             todo.extend(others)
         elif maker.kind == "data" and maker.attrs.get("has_minus_inf"):
@@ -103,11 +112,31 @@ def mask_varies(node: Node, context: Context) -> bool:
     return False
 
 
-def _is_kept_open(mask: int, context: Context) -> bool:
-    """Whether a part of a mask was set to False: then no row that it is part of is masked as a whole."""
+def _is_kept_open(mask: int, hides: bool, context: Context) -> bool:
+    """Whether a part of a mask was set so that it keeps: then no row that it is part of is masked as a whole.
+
+    Args:
+        mask: the mask's node.
+        hides: whether an element that is true is masked, else one that is false.
+        context: the graph with its ranges.
+    """
     node = context.maker(mask)
-    while node.op in ("written", "slice", "select", "alias", "bitwise_and", "logical_and") and node.inputs:
-        if node.op == "written" and len(node.inputs) > 1 and context.number(node.inputs[1]) == 0:
-            return True
+    while node.inputs:
+        if node.op in ("bitwise_not", "logical_not"):
+            hides = not hides
+        elif node.op in (("bitwise_and", "logical_and") if hides else ("bitwise_or", "logical_or")):
+            if any(_is_partly_open(i, hides, context) for i in node.inputs[:2]):
+                return True
+        elif node.op == "written":
+            if len(node.inputs) > 1 and context.number(node.inputs[1]) == (0 if hides else 1):
+                return True
+        elif node.op not in ("slice", "select", "alias", "bitwise_and", "logical_and", "bitwise_or", "logical_or"):
+            return False
         node = context.maker(node.inputs[0])
     return False
+
+
+def _is_partly_open(mask: int, hides: bool, context: Context) -> bool:
+    """Whether a mask is a constant that keeps something, as the one that spares the diagonal."""
+    value, measured = context.values[mask], context.node(mask).measured
+    return not value.varies and measured is not None and (measured.lo == 0 if hides else measured.hi == 1)

@@ -59,8 +59,8 @@ class CheckResult:
 
     @property
     def has_errors(self) -> bool:
-        """Whether a suspect with a witness or an error of the review stands."""
-        return any(s.has_witness for s in self.standing) or any(
+        """Whether a suspect with a witness that the script does not handle, or an error of the review, stands."""
+        return any(s.is_certain for s in self.standing) or any(
             f.severity == "error" and f.accepted is None for f in self.review
         )
 

@@ -18,7 +18,7 @@ def sarif(result: CheckResult) -> dict[str, Any]:
     """
     results: list[dict[str, Any]] = []
     for suspect in result.suspects:
-        level = "error" if suspect.has_witness else "warning"
+        level = "error" if suspect.is_certain else "note" if suspect.handled is not None else "warning"
         text = f"{suspect.op}: {suspect.why}"
         if suspect.witness is not None and suspect.witness.found:
             text += f". It fails: {suspect.witness.how}, {suspect.witness.effect} is non-finite"

@@ -8,11 +8,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from whynan.check.accept import accepted_reason
 from whynan.check.result import CheckResult
+from whynan.check.saved import Replayed, Saved
+from whynan.errors import WitnessError
 from whynan.launch import imports
 from whynan.launch.host import Unwind
 from whynan.launch.isolation import own_imports
@@ -34,7 +35,6 @@ class CheckOptions:
     wait: float = 120.0
     search: bool = True
     growth: float = 16.0
-    save_witness: Path | None = None
 
 
 class Recording(Protocol):
@@ -49,6 +49,9 @@ class Recording(Protocol):
 
     def judge(self, options: CheckOptions, result: CheckResult, progress: Progress, has_raised: bool) -> None:
         """Fill suspects and review of a result. `has_raised`: the program ended by an exception of its own."""
+
+    def replay(self, options: CheckOptions, saved: Saved) -> Replayed:
+        """Run a recorded step on a saved witness. Raises WitnessError where it does not fit."""
 
     def seen(self) -> str:
         """Say in words what was seen of the program, for a check that has nothing to judge."""
@@ -121,6 +124,27 @@ class Session:
         self._accept(result)
         result.seconds = time.monotonic() - self.began
         return result
+
+    def replay(self, error: BaseException | None, saved: Saved) -> Replayed:
+        """Run a step of the script on a saved witness. Raises WitnessError where that can't be done."""
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for attached in self.adapters.values():
+            attached.detach()
+        adapter = next((a for a in self.adapters.values() if a.framework == saved.framework), None)
+        if adapter is None:
+            raise WitnessError(f"the witness is of {saved.framework}, which the script did not import")
+        if not adapter.n_iterations:
+            raise WitnessError(self._problem(adapter, error, CheckResult(self.options.script)) or adapter.seen())
+        try:
+            with own_imports(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return adapter.replay(self.options, saved)
+        except WitnessError as problem:
+            if error is None or isinstance(error, (Unwind, SystemExit)):
+                raise
+            ended = f"the script ended with {type(error).__name__}: {first_line(error)}"
+            raise WitnessError(f"{problem}; {ended}") from None
 
     def _problem(self, adapter: Recording | None, error: BaseException | None, result: CheckResult) -> str | None:
         if result.n_nodes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from whynan.check.context import Context
 from whynan.check.graph import Node, Place
+from whynan.check.handled import handled_at
 from whynan.check.hazards import EVERY, FINDERS, Hazard, load
 from whynan.check.ranges import Range
 from whynan.check.witness import Witness
@@ -34,6 +35,8 @@ class Suspect:
     """Whether the operation is that of an installed library which the user's line calls."""
     accepted: str | None = None
     """The reason that a comment on the line gives for accepting it."""
+    handled: Place | None = None
+    """The line on which the script leaves out a step that this has made non-finite."""
 
     @property
     def certainty(self) -> float:
@@ -42,6 +45,11 @@ class Suspect:
     @property
     def has_witness(self) -> bool:
         return self.witness is not None and self.witness.found
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it fails, on data like those seen, and the script does nothing about it."""
+        return self.has_witness and self.handled is None
 
     def to_json(self, rank: int) -> dict[str, Any]:
         from whynan.check.result import number
@@ -63,6 +71,8 @@ class Suspect:
             "remedies": list(self.remedies),
             "rank": rank,
         }
+        if self.handled is not None:
+            found["handled"] = {"file": self.handled.file, "line": self.handled.line, "code": self.handled.code}
         if self.accepted is not None:
             found["accepted"] = self.accepted
         return found
@@ -81,7 +91,9 @@ def find_suspects(context: Context) -> list[Suspect]:
             continue
         ins = [context.values[i] for i in node.inputs]
         out = context.values[node.index]
-        for finder in (*FINDERS.get(node.op, ()), *EVERY):
+        # In place it is the same function.
+        finders = FINDERS.get(node.op) or FINDERS.get(node.op.rstrip("_"), [])
+        for finder in (*finders, *EVERY):
             try:
                 hazards = list(finder(node, ins, out, context))
             except (ArithmeticError, ValueError, IndexError, TypeError, KeyError):
@@ -136,6 +148,7 @@ def _suspect(
         node.module,
         also=(hazard.cause,) if cause != hazard.cause else (),
         is_in_library=bool(node.attrs.get("library")),
+        handled=handled_at(node, hazard.phase, context),
     )
 
 
@@ -216,5 +229,7 @@ def _worse(a: Suspect, b: Suspect) -> bool:
 
 
 def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
-    """Sort: those with a witness first, then by how often their kind is real."""
-    return sorted(suspects, key=lambda s: (not s.has_witness, -s.certainty, s.place.file, s.place.line))
+    """Sort: those with a witness first, those that the script handles last, then by how often their kind is real."""
+    return sorted(
+        suspects, key=lambda s: (not s.is_certain, s.handled is not None, -s.certainty, s.place.file, s.place.line)
+    )

@@ -10,14 +10,20 @@ from whynan.check.hazards import Hazard
 class Witness:
     """How a search has ended. `changes` tells for each leaf what was done to it."""
 
-    outcome: Literal["found", "not found", "not searched"]
+    outcome: Literal["found", "remote", "not found", "not searched"]
+    """`remote`: it fails, but on a batch that is wholly unlike every sample that was seen."""
     how: str = ""
     tries: int = 0
     changes: tuple[str, ...] = ()
     effect: str = ""
     """What became non-finite: the loss, a gradient, or the operation's own value."""
     leaves: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The values themselves, by the leaf's name, as arrays; for replaying."""
+    """The values themselves, by the leaf's number, as arrays; for replaying."""
+    about: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """For each of them how to find the leaf in another run."""
+    graph: int = 0
+    """Which of the recorded steps."""
+    seed: int = 0
 
     @property
     def found(self) -> bool:

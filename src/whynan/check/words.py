@@ -12,5 +12,5 @@ def number(x: float) -> str:
     return f"{x:.4g}"
 
 
-def plural(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+def plural(n: int, what: str, many: str | None = None) -> str:
+    return f"{n} {what if n == 1 else many or what + 's'}"

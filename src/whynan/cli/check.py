@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from whynan.cli.run import _ProgramCommand
-from whynan.errors import NoScriptError
+from whynan.errors import NoScriptError, WitnessError
 from whynan.launch import execfile, host
 from whynan.launch.options import RunOptions
 
@@ -50,6 +50,20 @@ INTERRUPTED = 130
     help="Write SARIF 2.1.0, for code scanning.",
 )
 @click.option(
+    "--save",
+    "save_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the witnesses, one folder each.",
+)
+@click.option(
+    "--replay",
+    "replayed",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Run SCRIPT's step on a saved witness, instead of a check.",
+)
+@click.option(
     "--github/--no-github", default=None, help="Print GitHub annotations.  [default: where GITHUB_ACTIONS is set]"
 )
 @click.option("--quiet", is_flag=True, help="Swallow what the script prints.")
@@ -62,6 +76,8 @@ def check(
     json_file: Path | None,
     html_file: Path | None,
     sarif_file: Path | None,
+    save_folder: Path | None,
+    replayed: Path | None,
     github: bool | None,
     quiet: bool,
     module: str | None,
@@ -78,11 +94,15 @@ def check(
     whynan check train.py --epochs 3             suspects, worst first, and a review of the first step
     whynan check --html check.html train.py      the same as a page
     whynan check --sarif check.sarif train.py    for code scanning
+    whynan check --save found train.py           keep the witnesses; each says how it is replayed
+    whynan check --replay found/01-log-of-zero-line-46 train.py
+                                                 does it still fail, now that the line is mended?
 
     A comment at the end of a line accepts what is found on it: `# whynan: ok the mask is never empty`.
 
     Exit status: 0 nothing that is certain, 1 a suspect with a witness or an error of the review stands, 2 there was
-    nothing to check (it says why), 130 Ctrl-C.
+    nothing to check (it says why), 130 Ctrl-C. Of a replay: 0 the step stays finite, 1 it fails, 2 the witness does not
+    fit.
     """
     if module is None and not program:
         raise click.UsageError("no script given; try `whynan check train.py`, or `whynan check -m MODULE`")
@@ -101,8 +121,10 @@ def check(
     )
     outputs = {
         name: place.absolute() if place is not None else None
-        for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file))
+        for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file), ("save", save_folder))
     }
+    if replayed is not None:
+        return lambda: replay(run, replayed.absolute(), steps, wait, quiet)
     is_github = bool(os.environ.get("GITHUB_ACTIONS")) if github is None else github
     return lambda: launch(run, steps, budget, wait, outputs, is_github, quiet)
 
@@ -117,12 +139,7 @@ def launch(
     is_quiet: bool,
 ) -> None:
     """Run the program up to its first steps, judge them, say what was found, end with the status."""
-    if run.script is not None:
-        try:
-            execfile.check_script(run.script)
-        except NoScriptError as missing:
-            print(f"whynan: {missing}", file=sys.stderr)
-            sys.exit(NOTHING)
+    _check_script(run)
     from whynan.check.session import CheckOptions, Session, progress_on
 
     folder, out, err = os.getcwd(), sys.stdout, sys.stderr
@@ -141,7 +158,7 @@ def launch(
         print("\nwhynan: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     try:
-        status = say(result, outputs, is_github)
+        status = say(result, outputs, is_github, run)
         sys.stdout.flush()
         sys.stderr.flush()
     except BrokenPipeError:  # whoever read has seen enough
@@ -164,9 +181,54 @@ def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
     return None
 
 
-def say(result: Any, outputs: dict[str, Path | None], is_github: bool) -> int:
+def replay(run: RunOptions, folder: Path, steps: int, wait: float, is_quiet: bool) -> None:
+    """Run the program up to its first steps, and one of them on a saved witness; end with the status."""
+    from whynan.check.saved import read
+    from whynan.check.session import CheckOptions, Session
+    from whynan.check.terminal import render_replay
+
+    _check_script(run)
+    try:
+        saved = read(folder)
+        here, out, err = os.getcwd(), sys.stdout, sys.stderr
+        host.install()
+        session = Session(CheckOptions(run.script or run.module or "", steps, 0, wait, False))
+        session.start()
+        error = _run(run, is_quiet)
+        sys.stdout, sys.stderr = out, err
+        os.chdir(here)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        found = session.replay(error, saved)
+    except WitnessError as problem:
+        print(f"whynan: {problem}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(NOTHING)
+    except KeyboardInterrupt:
+        print("\nwhynan: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    try:
+        render_replay(found, saved, sys.stdout)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass
+    os._exit(FOUND if found.has_failed else CLEAN)
+
+
+def _check_script(run: RunOptions) -> None:
+    if run.script is not None:
+        try:
+            execfile.check_script(run.script)
+        except NoScriptError as missing:
+            print(f"whynan: {missing}", file=sys.stderr)
+            sys.exit(NOTHING)
+
+
+def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunOptions) -> int:
     """Render a result everywhere it is wanted; returns the exit status."""
-    from whynan.check.terminal import render
+    from whynan.check.saved import write
+    from whynan.check.terminal import render, render_saved
 
     render(result, sys.stdout)
     if is_github:
@@ -185,6 +247,12 @@ def say(result: Any, outputs: dict[str, Path | None], is_github: bool) -> int:
             from whynan.check.html import page
 
             Path(outputs["html"]).write_text(page(result), encoding="utf-8")  # type: ignore[arg-type]
+        if outputs.get("save") is not None and result.problem is None:
+            folders = write(result, Path(outputs["save"]), run.argv)  # type: ignore[arg-type]
+            render_saved(folders, ("-m", *run.argv) if run.module else run.argv, sys.stdout)
+    except WitnessError as error:
+        print(f"whynan: {error}", file=sys.stderr)
+        return NOTHING
     except OSError as error:
         print(f"whynan: can't write {error.filename}: {error.strerror}", file=sys.stderr)
         return NOTHING

@@ -109,6 +109,12 @@ class Runner:
         self.places = call.dynamic()
         self._compiled: Any = None
 
+    def use(self, closed: Any) -> None:
+        """Run these equations of the step, without tracing it again."""
+        from jax.extend.core import jaxpr_as_fun
+
+        self._compiled = jax.jit(jaxpr_as_fun(closed))
+
     def outputs(self, leaves: Sequence[Any]) -> list[Any]:
         if self._compiled is None:
             given, places = list(self.call.leaves), self.places

@@ -49,4 +49,5 @@ class StepFacts:
     clipped_before_unscale: Place | None = None
     n_clipped: int = 0
     rate_test: tuple[tuple[float, float], ...] = ()
-    """(learning rate, loss after one step with it) on the recorded batch, the smallest first."""
+    """(learning rate, loss after one step with it) on the recorded batch, the smallest first; shorter steps than the
+    configured one only where that does harm."""

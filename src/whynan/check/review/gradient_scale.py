@@ -11,6 +11,8 @@ def find(facts: StepFacts) -> Iterator[Finding]:
     for optimizer in facts.optimizers:
         place = optimizer.place
         rate = max(optimizer.rates, default=0.0)
+        if math.isnan(optimizer.gradient_norm) and not optimizer.n_parameters:
+            continue  # not known
         if not math.isfinite(optimizer.gradient_norm):
             yield Finding(
                 "gradient-scale",
@@ -19,6 +21,19 @@ def find(facts: StepFacts) -> Iterator[Finding]:
                 line=place.line if place else None,
                 file=place.file if place else None,
             )
+        elif not optimizer.rates and optimizer.weight_norm > 0:
+            ratio = optimizer.gradient_norm / optimizer.weight_norm
+            if ratio > 0.5:
+                yield Finding(
+                    "gradient-scale",
+                    "warning",
+                    f"an update of the first steps is {ratio:.2g} of the weights: it is {optimizer.gradient_norm:.3g} "
+                    f"in size, the weights {optimizer.weight_norm:.3g}",
+                    value=f"{ratio:.3g}",
+                    cause="learning-rate-too-high",
+                    line=place.line if place else None,
+                    file=place.file if place else None,
+                )
         elif optimizer.kind == "SGD" and optimizer.weight_norm > 0:
             ratio = rate * optimizer.gradient_norm / optimizer.weight_norm
             if ratio > 0.5:

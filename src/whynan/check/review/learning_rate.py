@@ -19,7 +19,9 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             "learning-rate",
             "warning",
             f"one step of learning rate {rate:g} takes this batch's loss from {start:.3g} to {loss:.3g}; with "
-            f"{better[-1]:g} it falls",
+            f"{better[-1]:g} it falls"
+            if facts.optimizers[0].rates
+            else f"one step takes this batch's loss from {start:.3g} to {loss:.3g}; {better[-1]:g} of it lowers it",
             value=f"{rate:g}",
             cause="learning-rate-too-high",
             line=place.line if place else None,

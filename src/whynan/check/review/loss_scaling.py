@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from whynan.check.context import Context
 from whynan.check.result import Finding
 from whynan.check.review.facts import StepFacts
 from whynan.check.review.nodes import finding
@@ -22,7 +23,7 @@ def find(facts: StepFacts) -> Iterator[Finding]:
         ),
         None,
     )
-    if half is not None and not facts.is_scaled:
+    if half is not None and not facts.is_scaled and not _is_scaled_by_hand(facts.context):
         yield finding(
             "loss-scaling",
             "warning",
@@ -42,3 +43,15 @@ def find(facts: StepFacts) -> Iterator[Finding]:
             place.file,
             cause="missing-grad-scaling",
         )
+
+
+def _is_scaled_by_hand(context: Context) -> bool:
+    """Whether the loss is multiplied by a large number before its gradient is taken."""
+    for root in context.graph.roots:
+        node = context.maker(root)
+        if node.op == "mul" and any((context.number(i) or 0) >= _LEAST_SCALE for i in node.inputs):
+            return True
+    return False
+
+
+_LEAST_SCALE = 16

@@ -10,6 +10,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.quiet import quiet
+from whynan.adapters.jax.check.layer import layer_of
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import _with
 from whynan.adapters.jax.trace import Interpreter, Value
@@ -122,16 +123,27 @@ class Built:
 
     graph: Graph
     leaves: dict[int, int]
+    recorder: "Recorder"
+    closed: Any = None
+    """The step's equations, to be evaluated on other values without tracing it again."""
 
 
-def build(call: Call, leaves: Sequence[Any] | None = None) -> Built:
-    """Evaluate a step and return its forward pass and hand-written derivatives as a graph."""
+def build(call: Call, leaves: Sequence[Any] | None = None, home: Place | None = None, closed: Any = None) -> Built:
+    """Evaluate a step and return its forward pass and hand-written derivatives as a graph.
+
+    Args:
+        call: the step.
+        leaves: other values for its arguments.
+        home: the line that stands for what no line of the user's has computed: the call of a library's `fit`.
+        closed: the step's equations, where it was traced before.
+    """
     given = list(call.leaves if leaves is None else leaves)
     places, names = call.dynamic(), call.names()
     recorder = Recorder()
     data = {i for i in call.fresh() if call.carried or not call.is_state(i, names)}
     with quiet():
-        closed = jax.make_jaxpr(lambda *arrays: _with(call, given, places, arrays))(*[given[i] for i in places])
+        if closed is None:
+            closed = jax.make_jaxpr(lambda *arrays: _with(call, given, places, arrays))(*[given[i] for i in places])
         values = [(given[i], recorder.number()) for i in places]
         recorder.run(closed, values)
     recorder.tell_phases()
@@ -147,12 +159,12 @@ def build(call: Call, leaves: Sequence[Any] | None = None) -> Built:
         node.measured, minus = measure(array)
         node.attrs["has_minus_inf"] = minus
         at[number] = by_place[place] = node.index
-    _add_operations(graph, recorder, at)
+    _add_operations(graph, recorder, at, (home,) if home is not None else ())
     graph.roots = sorted({at[number] for number in recorder.losses if number in at})
-    return Built(graph, by_place)
+    return Built(graph, by_place, recorder, closed)
 
 
-def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> None:
+def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int], outer: tuple[Place, ...]) -> None:
     def operand(number: int) -> int:
         if number not in at:
             value = recorder.constants.get(number)
@@ -190,7 +202,7 @@ def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> Non
             about: Any = {
                 "shape": np.shape(array) if array is not None else (),
                 "dtype": dtype_of(array),
-                "stack": places,
+                "stack": places or outer,
                 "phase": "backward" if is_custom else "forward",
                 "custom": source.custom,
                 "module": source.module,
@@ -204,7 +216,17 @@ def _add_operations(graph: Graph, recorder: Recorder, at: dict[int, int]) -> Non
             node.measured, minus = measure(array)
             if minus:
                 node.attrs["has_minus_inf"] = True
+            if not places:
+                node.attrs["library"] = True
+            layer = layer_of(seen.primitive, array, [_constant(graph, i) for i in inputs]) if number == 0 else None
+            if layer is not None:
+                node.attrs["layer"] = layer
             at[output] = node.index
+
+
+def _constant(graph: Graph, index: int) -> float | None:
+    node = graph.nodes[index]
+    return float(node.attrs["value"]) if node.op == "constant" else None
 
 
 def attributes(seen: Seen) -> dict[str, Any]:

@@ -4,10 +4,14 @@ import gc
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from whynan.adapters.torch.check.measure import is_finite
+from whynan.adapters.torch.check.memory import pointer_of
+from whynan.adapters.torch.check.places import place_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place
 from whynan.check.review.facts import LayerFacts, OptimizerFacts
@@ -29,6 +33,8 @@ class Facts:
         self.is_unscaled = False
         self.clipped_before_unscale: Place | None = None
         self.n_clipped = 0
+        self.place: Place | None = None
+        """The user's line under which the first backward pass ran."""
         self._names: dict[int, str] = {}
         self._handles: list[Any] = []
 
@@ -91,9 +97,17 @@ class Facts:
                     parameters.setdefault(int(tensor.untyped_storage().data_ptr()), f"parameter {number}")
         return parameters, buffers
 
+    def gradients_at(self) -> set[int]:
+        """Return where the gradients of the parameters lie in memory."""
+        return {
+            pointer_of(tensor.grad) for root in self.roots for tensor in root.parameters() if tensor.grad is not None
+        }
+
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def first_losses(self, roots: Any) -> None:
+        if self.place is None:
+            self.place = _place(sys._getframe(1))
         for root in roots:
             if isinstance(root, torch.Tensor) and root.numel() == 1 and len(self.losses) < 4:
                 self.losses.append(float(root.detach()))
@@ -109,8 +123,6 @@ class Facts:
             weights = float(torch.sqrt(sum((p.detach().float() ** 2).sum() for p in tensors))) if tensors else 0.0
             gradients = [p.grad.detach().float() for p in tensors if p.grad is not None and not p.grad.is_sparse]
             norm = float(torch.sqrt(sum((g**2).sum() for g in gradients))) if gradients else 0.0
-        from whynan.adapters.torch.check.record import place_of
-
         self.optimizer_facts[id(optimizer)] = OptimizerFacts(
             kind=type(optimizer).__name__,
             place=place_of(stack[0]) if stack else None,
@@ -132,7 +144,7 @@ class Facts:
         tensors = [
             p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]
         ]
-        return any(not bool(torch.isfinite(p.detach()).all()) for p in tensors if p.is_floating_point())
+        return any(not is_finite(p.detach()) for p in tensors if p.is_floating_point() and p.numel())
 
     def after_step(self, optimizer: Any) -> None:
         facts = self.optimizer_facts.get(id(optimizer))
@@ -152,32 +164,63 @@ class Facts:
         self.find_modules()
         for root in self.roots:
             for path, module in root.named_modules():
-                if not list(module.children()):
+                if not list(module.children()) and not type(module).__module__.startswith("keras."):
                     self._handles.append(module.register_forward_hook(self._layer_hook(path or type(module).__name__)))
+
+        keras = sys.modules.get("keras")
+        if keras is not None:
+            self._handles.append(self._watch_keras(keras))
+
+    def _watch_keras(self, keras: Any) -> Any:
+        """Look at each layer of Keras, which has a call of its own."""
+        original = keras.layers.Layer.__call__
+
+        def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            output = original(layer, *args, **kwargs)
+            if not getattr(layer, "_layers", None):
+                name = getattr(getattr(layer, "activation", None), "__name__", "").title().replace("Relu", "ReLU")
+                kind = name if name in ("ReLU", "Tanh", "Sigmoid") else type(layer).__name__
+                self._look(layer.name, kind, output)
+            return output
+
+        keras.layers.Layer.__call__ = called
+        return _Undo(lambda: setattr(keras.layers.Layer, "__call__", original))
 
     def _layer_hook(self, path: str) -> Callable[[Any, Any, Any], None]:
         def hook(module: Any, args: Any, output: Any) -> None:
-            if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.numel() < 2:
-                return
-            recorder = self.host.recorder
-            was, recorder.is_muted = recorder.is_muted, True
-            try:
-                with torch.no_grad():
-                    x = output.detach().float()
-                    rms = float(x.pow(2).mean().sqrt())
-                    zeros = float((x == 0).float().mean())
-                    saturated = (
-                        float((x.abs() > 0.999).float().mean()) if type(module).__name__ in ("Tanh", "Sigmoid") else 0.0
-                    )
-                self.layers[path] = LayerFacts(path, type(module).__name__, rms, zeros, saturated)
-            finally:
-                recorder.is_muted = was
+            self._look(path, type(module).__name__, output)
 
         return hook
 
+    def _look(self, path: str, kind: str, output: Any) -> None:
+        """Measure what a layer gives."""
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.numel() < 2:
+            return
+        recorder = self.host.recorder
+        was, recorder.is_muted = recorder.is_muted, True
+        try:
+            with torch.no_grad():
+                x = output.detach()
+                wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+                rms = float(torch.linalg.vector_norm(x, dtype=wide)) / math.sqrt(x.numel())
+                n_zeros = x.numel() - int(torch.count_nonzero(x)) if kind.startswith("ReLU") else 0
+                saturated = 0.0
+                if kind in ("Tanh", "Sigmoid"):
+                    saturated = float(((x > 0.999) | (x < (0.001 if kind == "Sigmoid" else -0.999))).float().mean())
+            self.layers[path] = LayerFacts(path, kind, rms, n_zeros / x.numel(), saturated)
+        except RuntimeError:
+            pass  # a kind of tensor that can't be measured; the script's step goes on
+        finally:
+            recorder.is_muted = was
+
+
+@dataclass(frozen=True)
+class _Undo:
+    """What is taken away as a hook is."""
+
+    remove: Callable[[], None]
+
 
 def _place(frame: Any) -> Place | None:
-    from whynan.adapters.torch.check.record import place_of
-
     stack = user_frames(frame)
     return place_of(stack[0]) if stack else None

@@ -222,6 +222,7 @@ class TorchCheck:
     def _name_parameters(self) -> None:
         self.facts.find_modules()
         self.recorder.parameters, self.recorder.buffers = self.facts.names()
+        self.recorder.gradients = self.facts.gradients_at
         self.recorder.modules.paths = self.facts.paths()
 
     # What rewritten code calls ---------------------------------------------------------------------------------------

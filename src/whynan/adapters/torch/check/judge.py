@@ -1,11 +1,13 @@
 """From recorded steps of PyTorch to suspects, witnesses and a review."""
 
+import sys
 import time
 from dataclasses import replace
 from typing import Any
 
 from whynan.adapters.torch.check.host import TorchCheck
-from whynan.adapters.torch.check.program import Program
+from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program
+from whynan.adapters.torch.check.rerun import replay
 from whynan.adapters.torch.check.search import TorchSearch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
@@ -16,9 +18,11 @@ from whynan.check.ranges import Range
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import StepFacts
+from whynan.check.saved import Replayed, Saved
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import Suspect, find_suspects, merged, ranked
 from whynan.check.witness import Witness
+from whynan.errors import WitnessError
 
 _MAX_GRAPHS = 2
 
@@ -60,12 +64,20 @@ class TorchRecording(TorchCheck):
             result.review = review(self._facts(contexts[0][0], contexts[0][1]))
         progress("")
 
+    def replay(self, options: CheckOptions, saved: Saved) -> Replayed:
+        """Run the recorded step on a saved witness; the first one where this run has fewer."""
+        graphs = [(g, p) for g, p in self.graphs if g.roots]
+        if not graphs:
+            raise WitnessError(f"no step was recorded to run the witness on: {self.seen()}")
+        graph, program = graphs[min(saved.graph, len(graphs) - 1)]
+        return replay(TorchSearch(analyse(graph, options.growth), program), saved)
+
     def _measured(self, has_raised: bool) -> list[Suspect]:
         """What became non-finite in the first steps already, where the loss or a parameter did too."""
         if not has_raised and not self.facts.has_failed():
             return []
         found = []
-        for name, place, kind, dtype in self.recorder.births.values():
+        for name, place, kind, dtype in self.recorder.lineage.births.values():
             hazard = Hazard(-1, "", f"{name} gave {kind} in the first steps of this run", (), certainty=0.99)
             cause, remedies = _CAUSES.get(name, ("bad-initialization", ("better-init", "normalize-inputs")))
             if kind == "inf" and dtype == "float16":
@@ -188,6 +200,7 @@ class TorchRecording(TorchCheck):
             else:
                 try:
                     witness = searches[which].find(replace(suspect.hazard, node=node), suspect.phase, share)
+                    witness = replace(witness, graph=which)
                 except Exception as error:  # a step that can't be run again is judged by its ranges alone
                     witness = Witness(
                         "not searched", f"the step could not be run again: {type(error).__name__}: {error}"[:200]
@@ -200,6 +213,10 @@ class TorchRecording(TorchCheck):
 
         facts = self.facts
         optimizers = tuple(facts.optimizer_facts.values())
+        if "keras" in sys.modules:
+            from whynan.adapters.keras.check import optimizers_of
+
+            optimizers = (*optimizers, *optimizers_of(facts.place))
         try:
             tested = rate_test(context.graph, program, optimizers[0]) if optimizers else ()
         except Exception:
@@ -219,7 +236,7 @@ class TorchRecording(TorchCheck):
 _LARGE_GRADIENT = 1e3
 """Of all parameters together, in the first step; float16 ends at 65504."""
 _PRODUCTS = ("convolution", "addmm", "mm", "bmm", "linear", "baddbmm")
-GRAPH_STRIDE = 10_000_000
+_SHORT = 4
 _CAUSES = {
     "log": ("log-of-zero", ("clamp-or-eps",)),
     "div": ("division-by-zero", ("clamp-or-eps",)),
@@ -261,7 +278,8 @@ def widen(graphs: list[tuple[Graph, Any]]) -> None:
             if node.kind == "data" and key in shown:
                 node.measured = shown[key]
             if key in sizes and len(sizes[key]) > 1:
-                node.attrs["n_varies"] = True
+                # Of single samples many were seen: where each is long, one of length 1 is not to be expected.
+                node.attrs["n_varies"] = not node.attrs.get("fetched") or min(sizes[key]) <= _SHORT
 
 
 def joined(a: Measured, b: Measured) -> Measured:

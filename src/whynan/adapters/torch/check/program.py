@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+GRAPH_STRIDE = 10_000_000
+"""Where nodes of several steps are told apart by their number: number of the step times this, plus the node's own."""
+
 
 @dataclass(frozen=True)
 class Ref:

@@ -8,12 +8,15 @@ A witness counts where the whole step, loss or gradients, comes out non-finite o
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from whynan.adapters.torch.check.grade import is_remote
 from whynan.adapters.torch.check.program import Program, Ref, _filled
+from whynan.adapters.torch.check.rerun import describe, run_step
 from whynan.check.context import Context
 from whynan.check.hazards import Hazard
 from whynan.check.witness import Witness
@@ -21,6 +24,8 @@ from whynan.check.witness import Witness
 _STEPS = 40
 _MOST_S = 4.0
 """For one suspect."""
+_LARGEST = 10_000_000
+"""Numbers in a tensor that is kept."""
 Values = dict[int, Any]
 
 
@@ -62,19 +67,22 @@ class TorchSearch:
         until = time.monotonic() + min(seconds, _MOST_S)
         wanted = self.graph.ancestors(node.index)
         leaves = self._leaves(self._above(node.index) if node.index not in self.batch else wanted)
-        tries = 0
+        tries, remote = 0, None
         with torch.random.fork_rng(devices=[]):
             for how, values in self._candidates(hazard, wanted, leaves, until):
                 tries += 1
                 torch.manual_seed(tries)
-                if self._fails(hazard, phase, wanted, values):
+                if self.fails(hazard, phase, wanted, values):
                     torch.manual_seed(tries)
                     effect = self._effect(hazard, values)
                     if effect is not None:
-                        return Witness("found", how, tries, self._changes(values), effect, self._named(values))
+                        found = self._witness(how, tries, effect, values)
+                        if not is_remote(self, hazard, phase, wanted, values):
+                            return found
+                        remote = remote or replace(found, outcome="remote")
                 if time.monotonic() > until:
                     break
-        return Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
+        return remote or Witness("not found", f"{tries} tries" if tries else "no values to try", tries)
 
     # What may change -------------------------------------------------------------------------------------------------
 
@@ -211,7 +219,7 @@ class TorchSearch:
 
     # Whether it fails ------------------------------------------------------------------------------------------------
 
-    def _fails(self, hazard: Hazard, phase: str, wanted: set[int], values: Values) -> bool:
+    def fails(self, hazard: Hazard, phase: str, wanted: set[int], values: Values) -> bool:
         """Whether the operation's value, or its derivative, is non-finite although its operands are not NaN."""
         node = self.graph.nodes[hazard.node]
         call = self.program.calls[node.index]
@@ -248,34 +256,12 @@ class TorchSearch:
         roots = [r for r in self.graph.roots if node.index in self.graph.ancestors(r)]
         if not roots:
             return "the value of the operation"
-        root = roots[-1]
-        wanted = self.graph.ancestors(root)
-        parameters = [
-            i
-            for i in sorted(wanted)
-            if self.graph.nodes[i].kind in ("parameter", "gradient")
-            and i in self.program.leaves
-            and self.program.leaves[i].is_floating_point()
-        ]
-        given = dict(values)
-        tracked = {}
-        for index in parameters:
-            tracked[index] = values.get(index, self.program.leaves[index]).detach().clone().requires_grad_()
-            given[index] = tracked[index] * 1
-        try:
-            env = self.program.run(wanted, given, self.graph, grad=True)
-            loss = env[root]
-            if not bool(torch.isfinite(loss).all()):
-                return "the loss"
-            if not loss.requires_grad:
-                return None
-            gradients = torch.autograd.grad(loss.sum(), list(tracked.values()), allow_unused=True)
-        except (RuntimeError, IndexError, ValueError, TypeError, KeyError):
+        outcome = run_step(self.graph, self.program, roots[-1], values)
+        if outcome is None:
             return None
-        for index, gradient in zip(tracked, gradients):
-            if gradient is not None and not bool(torch.isfinite(gradient).all()):
-                return f"the gradient of {self.graph.nodes[index].name or 'a parameter'}"
-        return None
+        if not bool(torch.isfinite(outcome.loss).all()):
+            return "the loss"
+        return f"the gradient of {outcome.gradients[0]}" if outcome.gradients else None
 
     # Words -----------------------------------------------------------------------------------------------------------
 
@@ -284,7 +270,8 @@ class TorchSearch:
         shape = "x".join(map(str, node.shape)) or "a number"
         return node.name or f"{'batch' if index in self.batch else node.kind} {shape} {node.dtype}"
 
-    def _changes(self, values: Values) -> tuple[str, ...]:
+    def changes(self, values: Values) -> tuple[str, ...]:
+        """Say in words what differs from the recorded step."""
         found = []
         for index, value in list(values.items())[:6]:
             old = self.program.leaves[index]
@@ -297,8 +284,13 @@ class TorchSearch:
                 )
         return tuple(found)
 
-    def _named(self, values: Values) -> dict[str, Any]:
-        return {f"{index}": value.detach().clone() for index, value in values.items() if value.numel() < 1e7}
+    def _witness(self, how: str, tries: int, effect: str, values: Values) -> Witness:
+        """Keep the values; where the batch failed as it was, the batch."""
+        described = describe(self)
+        kept = values or {i: self.program.leaves[i] for i, about in described.items() if about["kind"] != "parameter"}
+        leaves = {str(i): v.detach().clone().contiguous() for i, v in kept.items() if v.numel() < _LARGEST}
+        about = {name: described[int(name)] for name in leaves if int(name) in described}
+        return Witness("found", how, tries, self.changes(values), effect, leaves, about, seed=tries)
 
 
 def _value(env: Values) -> Any:

@@ -1,0 +1,99 @@
+"""What is known of tensors that were made before the recording.
+
+Of each operation two things are noted: whether its output was made of constants alone, and whether it is non-finite
+although its inputs are not. Of memory from `empty`, whether something was written to it.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, UNINITIALIZED
+from whynan.adapters.torch.check.measure import dtype_of, is_finite
+from whynan.adapters.torch.check.memory import is_expired, pointer_of, weak
+from whynan.adapters.torch.check.places import place_of
+from whynan.adapters.torch.frames import user_frames
+from whynan.check.graph import Place
+
+_BORN = frozenset([
+    "log", "log2", "log10", "log1p", "div", "div_", "reciprocal", "rsqrt", "sqrt", "exp", "expm1", "pow", "pow_",
+    "acos", "asin", "mean", "std", "var", "std_mean", "var_mean", "_softmax", "_log_softmax", "native_batch_norm",
+    "native_layer_norm", "native_group_norm", "addmm", "mm", "bmm", "convolution", "sub", "mul", "sum",
+    "nll_loss_forward", "nll_loss2d_forward", "mse_loss", "smooth_l1_loss", "l1_loss", "_ctc_loss",
+    "binary_cross_entropy", "atanh", "acosh", "prod", "linalg_vector_norm", "cumprod", "square",
+])  # fmt: skip
+"""Operations that make what is non-finite of finite operands by themselves; a mask of -inf is made on purpose."""
+_SMALL = 16
+"""A literal of so few numbers is a constant of the program; a larger one is data."""
+
+
+class Lineage:
+    """Memory by address: what it was made of."""
+
+    def __init__(self) -> None:
+        self.births: dict[tuple[str, int], tuple[str, Place, str, str]] = {}
+        self.empty: dict[int, tuple[Any, tuple[Place, ...]]] = {}
+        self._made: dict[int, tuple[Any, str]] = {}
+
+    def written(self, tensor: Any) -> None:
+        """Something was written to a tensor's memory."""
+        self.empty.pop(pointer_of(tensor), None)
+
+    def empty_at(self, tensor: Any) -> tuple[Place, ...] | None:
+        """Return where the memory of a tensor was made, if nothing was written to it since."""
+        known = self.empty.get(pointer_of(tensor))
+        return known[1] if known is not None and not is_expired(known[0]) else None
+
+    def origin(self, tensor: Any) -> str | None:
+        """Return what is known of memory made before the recording: "constant", "data", "empty", or None."""
+        known = self._made.get(pointer_of(tensor))
+        if known is None or is_expired(known[0]):
+            return "constant" if tensor.dim() == 0 and not tensor.requires_grad else None
+        return known[1]
+
+    def note(self, name: str, args: Any, kwargs: Any, out: Any, written: list[Any], is_fetching: bool) -> None:
+        """Note an operation that is not recorded."""
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        pointers = {pointer_of(t) for t in inputs}
+        if name in CONSTANT:
+            origin = "constant"
+        elif name in LITERAL:
+            origin = "constant" if not is_fetching and all(o.numel() <= _SMALL for o in outputs) else "data"
+        elif name in RANDOM or not inputs:
+            origin = "data" if name not in UNINITIALIZED else "empty"
+        else:
+            origins = {self.origin(t) for t in inputs}
+            origin = "constant" if origins <= {"constant"} else "data"
+        for tensor in written:
+            self.empty.pop(pointer_of(tensor), None)
+            if origin == "data":
+                self._made[pointer_of(tensor)] = (weak(tensor), origin)
+        for tensor in outputs:
+            pointer = pointer_of(tensor)
+            if pointer in pointers:
+                continue
+            self._made[pointer] = (weak(tensor), origin)
+            self.empty.pop(pointer, None)
+            if name in UNINITIALIZED and tensor.is_floating_point() and tensor.numel():
+                self.empty[pointer] = (weak(tensor), tuple(place_of(f) for f in user_frames(sys._getframe(2))[:6]))
+            if name not in UNINITIALIZED:
+                self._note_birth(name, tensor, inputs)
+
+    def _note_birth(self, name: str, tensor: Any, inputs: list[Any]) -> None:
+        """Note an operation that made NaN or +-inf of finite inputs; a mask of -inf is made on purpose."""
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.numel() == 0 or tensor.is_meta:
+            return
+        if name not in _BORN:
+            return
+        if is_finite(tensor) or any(
+            t.is_floating_point() and t.numel() and not is_finite(t) for t in inputs if t.layout == torch.strided
+        ):
+            return
+        stack = user_frames(sys._getframe(3))
+        if stack:
+            place = place_of(stack[0])
+            kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
+            self.births.setdefault((place.file, place.line), (name, place, kind, dtype_of(tensor)))

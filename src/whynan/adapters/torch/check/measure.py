@@ -1,0 +1,61 @@
+"""The range of what a tensor held."""
+
+import math
+from typing import Any
+
+import torch
+
+from whynan.check.graph import Measured
+
+
+def measure(tensor: Any) -> tuple[Measured | None, bool]:
+    """Return the range of a tensor's finite elements, and whether it holds -inf."""
+    if (
+        tensor.numel() == 0
+        or tensor.layout != torch.strided
+        or tensor.is_meta
+        or tensor.is_complex()
+        or tensor.is_quantized
+    ):
+        return None, False
+    x = tensor.detach()
+    if x.dtype == torch.bool:
+        x = x.to(torch.uint8)
+    elif x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    lo, hi = (float(v) for v in torch.aminmax(x))
+    n_bad, minus = 0, False
+    if not (math.isfinite(lo) and math.isfinite(hi)):
+        good = torch.isfinite(x)
+        n_bad = int(x.numel() - int(good.sum()))
+        minus = bool((x == -math.inf).any())
+        if n_bad == x.numel():
+            return Measured(0.0, 0.0, 0.0, n_bad), minus
+        x = x[good]
+        lo, hi = (float(v) for v in torch.aminmax(x))
+    # Between values of both signs it matters whether 0 is among them; how near to it they come, where there are few.
+    least = lo if lo > 0 else -hi if hi < 0 else _least(x)
+    return Measured(lo, hi, least, n_bad), minus
+
+
+def _least(x: Any) -> float:
+    if x.numel() <= _FEW:
+        return float(x.abs().min())
+    return 0.0 if int(torch.count_nonzero(x)) < x.numel() else _NOT_ZERO
+
+
+def is_finite(tensor: Any) -> bool:
+    """Whether all elements are finite, in one pass that allocates nothing."""
+    if tensor.is_complex():
+        return bool(torch.isfinite(tensor).all())
+    lo, hi = torch.aminmax(tensor)  # NaN among the elements comes out as NaN
+    return math.isfinite(float(lo)) and math.isfinite(float(hi))
+
+
+_FEW = 4096
+_NOT_ZERO = 1e-30
+"""Stands for the smallest of many absolute values, none of which is 0."""
+
+
+def dtype_of(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
