@@ -30,6 +30,8 @@ class Call:
         self.is_training = False
         self.step = 0
         self.function_returns_gradients = False
+        self.n_devices: int | None = None
+        """Of a mapped function (`pmap`): the length of its arguments' first axis, which is not that of the batch."""
 
     def set_result(self, result: Any) -> None:
         self.outputs, self.out_tree = jax.tree_util.tree_flatten(result)
@@ -73,7 +75,15 @@ class Call:
     def batch_places(self) -> list[int]:
         """Return the places of arrays that are data: not carried from step to step, and no random key."""
         size = self.size_of_batch()
-        return [i for i in self.fresh() if size is not None and np.ndim(self.leaves[i]) and len(self.leaves[i]) == size]
+        rows = {i: self._rows(self.leaves[i]) for i in self.fresh()}
+        return [i for i, array in rows.items() if size is not None and np.ndim(array) and len(array) == size]
+
+    def _rows(self, leaf: Any) -> Any:
+        """Return an array with the rows of its devices one after the other."""
+        shape = np.shape(leaf)
+        if self.n_devices is None or len(shape) < 2 or shape[0] != self.n_devices:
+            return leaf
+        return np.asarray(leaf).reshape(-1, *shape[2:])
 
     def fresh(self) -> list[int]:
         dynamic = self.dynamic()
@@ -85,7 +95,7 @@ class Call:
     def parts(self) -> tuple[Part, ...]:
         names = self.names()
         data = [i for i in self.fresh() if not self.is_state(i, names)]
-        return parts_of([(data_name(names[i], self.function), self.leaves[i]) for i in data])
+        return parts_of([(data_name(names[i], self.function), self._rows(self.leaves[i])) for i in data])
 
     def is_state(self, place: int, names: list[str]) -> bool:
         """Before a second call nothing is known to be carried: then the first argument's arrays are parameters."""
@@ -101,7 +111,7 @@ class Call:
         """Return the leaves with row rows[i] of the batch in place i."""
         leaves = list(self.leaves)
         for i in self.batch_places():
-            leaves[i] = np.asarray(leaves[i])[list(rows)]
+            leaves[i] = np.asarray(self._rows(leaves[i]))[list(rows)].reshape(np.shape(leaves[i]))
         return leaves
 
 

@@ -103,7 +103,9 @@ class Watch:
         def pmap(fun: Any, *args: Any, **options: Any) -> Any:
             kept = {k: v for k, v in options.items() if k != "donate_argnums"}
             inner = original(fun, *args, **kept)
-            return Watched(inner, inner, watch)
+            made = Watched(inner, inner, watch)
+            made.is_mapped = True
+            return made
 
         return pmap
 
@@ -173,6 +175,8 @@ class Watch:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
         call.function_returns_gradients = watched.is_derivative
+        if watched.is_mapped:
+            call.n_devices = next((np.shape(leaf)[0] for leaf in call.leaves if np.ndim(leaf)), None)
         call.set_result(result)
         call.carried = {
             i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
@@ -235,6 +239,7 @@ class Watched:
         self.is_derivative = is_derivative
         self.has_value = has_value
         self.is_training = False
+        self.is_mapped = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.watch.call(self, args, kwargs)
