@@ -29,6 +29,8 @@ class Call:
         self.is_checked = False
         self.is_training = False
         self.step = 0
+        self.epoch: int | None = None
+        self.validation_batch = 0
         self.function_returns_gradients = False
         self.n_devices: int | None = None
         """Of a mapped function (`pmap`): the length of its arguments' first axis, which is not that of the batch."""
@@ -99,9 +101,11 @@ class Call:
 
     def is_state(self, place: int, names: list[str]) -> bool:
         """Before a second call nothing is known to be carried: then the first argument's arrays are parameters."""
-        if self.carried or self.stage == "validation":
+        if self.carried:
             return False
         head = names[place].split("[")[0].split(".")[0]
+        if self.stage == "validation":
+            return head in _STATE_NAMES
         return head in _STATE_NAMES or head == names[0].split("[")[0].split(".")[0]
 
     def size_of_batch(self) -> int | None:

@@ -84,6 +84,8 @@ class JaxHost:
     def _act(self, call: Call, incident: Incident) -> None:
         if self.run.options.policy == "observe":
             self.watch.is_enabled = False
+        if self.run.options.policy == "stop" and call.is_training and self.keras is not None:
+            self.keras.put_back(call)
         if self.run.options.policy == "recover" and call.is_training:
             _put_back(call)
             self.run.n_steps += 1
@@ -164,11 +166,11 @@ class JaxHost:
     def _symptom(self, call: Call) -> Symptom:
         loss = _loss_of(call)
         kind = "nan" if loss is None or math.isfinite(loss) or math.isnan(loss) else "inf" if loss > 0 else "-inf"
+        step = self.run.n_steps if call.stage == "train" else call.validation_batch
         is_loss = loss is not None and not math.isfinite(loss)
         detail = "among what the step returned" if call.stage == "train" else "the loss of a validation batch"
-        epoch = self.keras.epoch() if self.keras is not None else None
         name = "loss" if is_loss else "result"
-        return Symptom("loss" if is_loss else "parameter", name, kind, self.run.n_steps, epoch, call.stage, detail)
+        return Symptom("loss" if is_loss else "parameter", name, kind, step, call.epoch, call.stage, detail)
 
     def _framework(self) -> str:
         return "keras" if self.keras is not None and self.keras.epoch() is not None else "jax"

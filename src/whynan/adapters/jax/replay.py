@@ -44,8 +44,7 @@ def trace_call(call: Call, layers: Sequence[Any] = (), leaves: Sequence[Any] | N
         )
         values = []
         targets = {part.name for part in parts if part.role == "target"}
-        batch = set(call.fresh()) if call.carried or call.stage == "validation" else {
-            i for i in call.fresh() if not call.is_state(i, names)}  # fmt: skip
+        batch = {i for i in call.fresh() if not call.is_state(i, names)}
         for i in places:
             number = interpreter.number()
             array = to_numpy(given[i])

@@ -49,6 +49,10 @@ class Watch:
         self.dropped_donation = False
         self.is_eager_checked = False
         self.synchronous = False
+        self.waits_for_derivatives = False
+        """Whether a derivative that is not compiled is looked at before the program gets it."""
+        self.epoch: Callable[[], int | None] = lambda: None
+        self.n_validated = 0
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
         self._outputs: dict[int, int] = {}
         self._last: Call | None = None
@@ -183,13 +187,16 @@ class Watch:
         } if self._last is not None else {}  # fmt: skip
         if watched.is_training or not call.carried:
             self._remember(call)
+        call.epoch = self.epoch()
+        call.validation_batch = self.n_validated
+        self.n_validated = 0 if watched.is_training else self.n_validated + 1
         self.calls.append(call)
         size = sum(int(getattr(leaf, "nbytes", 0)) for leaf in call.outputs)
         self.n_kept = max(_LEAST_KEPT, min(_MAX_KEPT, _KEPT_BYTES // max(size, 1)))
         while len(self.calls) > self.n_kept:
             self.calls.popleft()
         self.pending.append(call)
-        if self.synchronous:
+        if self.synchronous or (watched.is_derivative and self.waits_for_derivatives):
             self.poll(wait=True)
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
@@ -209,6 +216,15 @@ class Watch:
                 return
             self.pending.popleft()
             self._look(call, small, wait)
+
+    def settle(self) -> None:
+        """Look at all that there is, the large results of the last step too: the program is about to use them."""
+        self.poll(wait=True)
+        if self.n_unchecked and self.calls and self.is_enabled:
+            self.n_unchecked = 0
+            last = self.calls[-1]
+            if not all(_large_is_finite(leaf) for leaf in last.outputs if not _is_small(leaf)):
+                self.on_bad(last)
 
     def _look(self, call: Call, small: list[Any], wait: bool) -> None:
         is_bad = not all(_is_acceptable(leaf) for leaf in small)
