@@ -47,9 +47,7 @@ class Shards:
             for place in self.places
         ]
         outputs = self._jaxpr(jaxpr, values, self.stack, "")
-        return [
-            self._joined([of_shard[i] for of_shard in outputs], spec) for i, spec in enumerate(params["out_specs"])
-        ]
+        return [self._joined([of_shard[i] for of_shard in outputs], spec) for i, spec in enumerate(params["out_specs"])]
 
     def _jaxpr(
         self, jaxpr: Any, values: list[list["Value"]], outer: tuple[Frame, ...], name: str | None

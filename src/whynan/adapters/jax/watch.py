@@ -53,6 +53,8 @@ class Watch:
         """Whether a derivative that is not compiled is looked at before the program gets it."""
         self.epoch: Callable[[], int | None] = lambda: None
         self.n_validated = 0
+        self.adjust: Callable[[Call], None] = lambda call: None
+        """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
         self._outputs: dict[int, int] = {}
         self._last: Call | None = None
@@ -185,6 +187,7 @@ class Watch:
         call.carried = {
             i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
         } if self._last is not None else {}  # fmt: skip
+        self.adjust(call)
         if watched.is_training or not call.carried:
             self._remember(call)
         call.epoch = self.epoch()

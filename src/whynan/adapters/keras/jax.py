@@ -84,6 +84,15 @@ class KerasOnJax:
     def _is_watching(self) -> bool:
         return self.host.watch.is_enabled and not self.host.watch.is_replaying and not self.host.run.is_over
 
+    def pairs(self, call: Call) -> dict[int, int] | None:
+        """Return which result is an argument's next value: a step of Keras' gives its logs, then the state."""
+        args, _ = jax.tree_util.tree_unflatten(call.tree, call.leaves)
+        if not isinstance(getattr(call.function, "__self__", None), trainer.JAXTrainer) or not args:
+            return None
+        n_state = len(jax.tree_util.tree_leaves(args[0]))
+        first = len(call.outputs) - n_state
+        return {place: first + place for place in range(n_state)} if first >= 0 else None
+
     def put_back(self, call: Call) -> None:
         """Give the model the state from before a step of Keras' own."""
         model = getattr(call.function, "__self__", None)

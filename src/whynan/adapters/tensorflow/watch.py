@@ -37,6 +37,7 @@ class Watch:
         self.flags = Flags()
         self.attempt: Attempt | None = None
         self.is_enabled = True
+        self.recovers = False
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
         self.training: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -77,7 +78,9 @@ class Watch:
                 return self._gradient_in_attempt(attempt, original, tape, target, sources, args, kwargs)
             result = original(tape, target, sources, *args, **kwargs)
             try:
-                self._note(target, sources, result)
+                if self._note(target, sources, result) and self.recovers:
+                    # An update written by hand is made with what is returned here.
+                    return tf.nest.map_structure(_zeros, result)
             except Exception as error:
                 tell("watching a gradient failed", error)
             return result
@@ -104,22 +107,23 @@ class Watch:
                 result = _clipped(result, attempt.clip)
         return result
 
-    def _note(self, target: Any, sources: Any, result: Any) -> None:
+    def _note(self, target: Any, sources: Any, result: Any) -> bool:
+        """Look at a loss and its gradients; returns whether they are known by now to be bad."""
         if not _is_loss(target):
-            return
+            return False
         if self.on_first_gradient is not None:
             self.on_first_gradient()
             self.on_first_gradient = None
         named = _named(sources, result)
         self._learn(sources)
         if tf.executing_eagerly():
-            self._note_eagerly(target, named, sources)
-            return
+            return self._note_eagerly(target, named)
         if self.current is not None:
             self.training.add(self.current)
         self.flags.note(target, [g for _, g in named])
+        return False
 
-    def _note_eagerly(self, target: Any, named: list[tuple[str, Any]], sources: Any) -> None:
+    def _note_eagerly(self, target: Any, named: list[tuple[str, Any]]) -> bool:
         loss = to_numpy(target)
         squared = 0.0
         bad = False
@@ -135,8 +139,7 @@ class Watch:
         norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
         value = float(np.sum(loss)) if loss is not None else math.nan
         self.eager_told = Told(loss is not None and not all_finite(loss), bad, value, norm)
-        if self.depth == 0:
-            self.on_eager(self.eager_told, named, target)
+        return self.on_eager(self.eager_told, named, target) if self.depth == 0 else False
 
     def _learn(self, sources: Any) -> None:
         for source in tf.nest.flatten(sources):
@@ -325,6 +328,12 @@ def _named(sources: Any, result: Any) -> list[tuple[str, Any]]:
             name = str(getattr(source, "path", None) or getattr(source, "name", "tensor")).removesuffix(":0")
             found.append((name, values))
     return found
+
+
+def _zeros(gradient: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.zeros_like(gradient.values), gradient.indices, gradient.dense_shape)
+    return None if gradient is None else tf.zeros_like(gradient)
 
 
 def _clipped(result: Any, norm: float) -> Any:
