@@ -133,8 +133,8 @@ class TensorFlowHost:
 
     def after_validation(self, closure: FunctionClosure | None) -> None:
         """A loss that nothing is trained with is not finite; None: it was computed eagerly, in the loop under way."""
-        if self.run.is_over or self.is_in_fit():
-            return
+        if self.run.is_over or self.is_in_fit() or (closure is None and self.run.incidents):
+            return  # a step that has failed is told already: its loss may be read after it
         current = self.loops.active
         if closure is not None:
             self.incident(closure, None)
@@ -146,6 +146,8 @@ class TensorFlowHost:
                 self.incident(found, None)
             finally:
                 self.loops.is_replaying = False
+        else:
+            self.run.take(self._unexplained(None, None, None, "validation"))
 
     def after_fit_step(self, closure: Closure, told: Told | None) -> None:
         """A step of Keras' has run."""
@@ -210,7 +212,10 @@ class TensorFlowHost:
         """Explain the failing step; raises `Unwind` where the run ends here."""
         policy = self.run.options.policy
         try:
-            incident = self._explained(closure, told)
+            if self.watch.n_replicas > 1:
+                incident = self._unexplained(closure, told, None)
+            else:
+                incident = self._explained(closure, told)
         except Exception as error:
             tell("explaining a step failed", error)
             incident = self._unexplained(closure, told, error)
@@ -231,11 +236,15 @@ class TensorFlowHost:
                 return closure
         return closures[-1]
 
-    def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
-        symptom = self._symptom_without_replay(closure, told)
+    def _unexplained(
+        self, closure: Closure | None, told: Told | None, error: Exception | None, stage: Stage = "train"
+    ) -> Incident:
+        symptom = self._symptom_without_replay(closure, told, stage)
         why = (
             f"whynan failed: {type(error).__name__}: {error}"
             if error is not None
+            else f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
+            if self.watch.n_replicas > 1
             else "no loop of the script's holds it"
         )
         replay = ReplayResult(False, "none", why)
@@ -245,11 +254,13 @@ class TensorFlowHost:
             step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
         )
 
-    def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
+    def _symptom_without_replay(
+        self, closure: Closure | None, told: Told | None, of_no_closure: Stage = "train"
+    ) -> Symptom:
         is_loss = told is None or told.loss_bad
         kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
         what: What = "loss" if is_loss else "gradient"
-        stage: Stage = closure.stage if closure is not None else "train"
+        stage: Stage = closure.stage if closure is not None else of_no_closure
         return Symptom(what, what, kind, self.run.n_steps, self.epoch(), stage, _DETAIL[stage])
 
     def _explained(self, closure: Closure, told: Told | None) -> Incident:

@@ -19,6 +19,7 @@ from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.tensorflow import reads
 from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
@@ -38,6 +39,7 @@ class Watch:
         self.attempt: Attempt | None = None
         self.is_enabled = True
         self.recovers = False
+        self.n_replicas = 1
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
         self.training: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -61,6 +63,7 @@ class Watch:
     def install(self) -> None:
         self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
         self.patches.replace(polymorphic_function.Function, "__call__", self._call)
+        reads.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
 
     def uninstall(self) -> None:
@@ -77,6 +80,7 @@ class Watch:
             if attempt is not None and tf.executing_eagerly():
                 return self._gradient_in_attempt(attempt, original, tape, target, sources, args, kwargs)
             result = original(tape, target, sources, *args, **kwargs)
+            self.n_replicas = max(self.n_replicas, tf.distribute.get_strategy().num_replicas_in_sync)
             try:
                 if self._note(target, sources, result) and self.recovers:
                     # An update written by hand is made with what is returned here.
