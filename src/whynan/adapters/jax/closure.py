@@ -35,6 +35,13 @@ class Call:
         self.n_devices: int | None = None
         """Of a mapped function (`pmap`): the length of its arguments' first axis, which is not that of the batch."""
 
+        self.ignored: set[int] = set()
+        """Places of results that are no symptom where they are not finite: a metric that never reaches the loss."""
+
+    def of_interest(self, outputs: Sequence[Any] | None = None) -> list[Any]:
+        """Return the results that have to be finite."""
+        return [leaf for i, leaf in enumerate(self.outputs if outputs is None else outputs) if i not in self.ignored]
+
     def set_result(self, result: Any) -> None:
         self.outputs, self.out_tree = jax.tree_util.tree_flatten(result)
 

@@ -249,7 +249,7 @@ class Bench:
 def measured(outputs: Sequence[Any], call: Call, n_steps: int) -> Measured:
     """Return what a call's results show."""
     loss = None
-    for value in outputs:
+    for value in call.of_interest(outputs):
         array = to_numpy(value)
         if array is None:
             continue

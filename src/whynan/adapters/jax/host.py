@@ -140,13 +140,13 @@ class JaxHost:
 
     def _guilty(self, seen: Call) -> Call | None:
         for call in list(self.watch.calls):
-            if not _is_finite(call.outputs) and _is_finite([call.leaves[i] for i in call.dynamic()], call):
+            if not _is_finite(call.of_interest()) and _is_finite([call.leaves[i] for i in call.dynamic()], call):
                 return call
             if call is seen:
                 break
         # Nothing kept made it out of finite arguments: a bad batch, or a call long gone.
         for call in list(self.watch.calls):
-            if call is seen or not _is_finite(call.outputs):
+            if call is seen or not _is_finite(call.of_interest()):
                 return call
         return None
 
@@ -159,7 +159,8 @@ class JaxHost:
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:
                 return None
-            if traced.is_finite and traced.error is None and not _has_nan(call.outputs):
+            call.ignored |= traced.harmless
+            if traced.is_finite and traced.error is None and not _has_nan(call.of_interest()):
                 return None
             step = self._step(call, traced)
             if not traced.is_finite:

@@ -180,6 +180,7 @@ class Watch:
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
+        call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
         if watched.is_mapped:
             call.n_devices = next((np.shape(leaf)[0] for leaf in call.leaves if np.ndim(leaf)), None)
@@ -214,7 +215,7 @@ class Watch:
         """Look at the calls whose small results are there; with `wait` at all of them."""
         while self.pending and self.is_enabled:
             call = self.pending[0]
-            small = [leaf for leaf in call.outputs if _is_small(leaf)]
+            small = [leaf for leaf in call.of_interest() if _is_small(leaf)]
             if not wait and not all(_is_ready(leaf) for leaf in small) and len(self.pending) < 4:
                 return
             self.pending.popleft()
@@ -226,7 +227,7 @@ class Watch:
         if self.n_unchecked and self.calls and self.is_enabled:
             self.n_unchecked = 0
             last = self.calls[-1]
-            if not all(_large_is_finite(leaf) for leaf in last.outputs if not _is_small(leaf)):
+            if not all(_large_is_finite(leaf) for leaf in last.of_interest() if not _is_small(leaf)):
                 self.on_bad(last)
 
     def _look(self, call: Call, small: list[Any], wait: bool) -> None:
@@ -235,7 +236,7 @@ class Watch:
             self.n_unchecked += 1
             if wait or self.large.is_due() or self.n_unchecked >= self.n_kept - 2:
                 self.large.begin()
-                is_bad = not all(_large_is_finite(leaf) for leaf in call.outputs if not _is_small(leaf))
+                is_bad = not all(_large_is_finite(leaf) for leaf in call.of_interest() if not _is_small(leaf))
                 self.large.end()
                 self.n_unchecked = 0
         if is_bad:
@@ -259,6 +260,7 @@ class Watched:
         self.has_value = has_value
         self.is_training = False
         self.is_mapped = False
+        self.meant: set[int] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.watch.call(self, args, kwargs)

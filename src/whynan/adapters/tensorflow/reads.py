@@ -42,7 +42,7 @@ def _reading(original: Any, watch: "Watch") -> Any:
 
 
 def _is_of_interest(value: float, watch: "Watch", frame: FrameType) -> bool:
-    """Whether a number that was read is a loss that is looked at: in a replay each one, in the run what is not finite."""
+    """Whether a number that was read is a loss to be looked at: in a replay each, in the run one that is not finite."""
     if watch.attempt is not None:
         return watch.attempt.stops_at_loss and _speaks_of_loss(frame)
     return watch.is_enabled and not watch.depth and not math.isfinite(value) and _speaks_of_loss(frame)
