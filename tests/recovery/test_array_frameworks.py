@@ -1,4 +1,4 @@
-"""Recovery where a step is a function: back to a copy with smaller updates, nothing poisoned, the run ends as planned."""
+"""Recovery where a step is a function: back to a copy, smaller updates from then on, nothing poisoned."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from whynan.adapters.common.recovery import Copies, Recovery
 from whynan.records import Incident, ReplayResult, Symptom
-from whynan.records.incident import Cause
+from whynan.records.incident import CauseFound
 
 DATA = """
 import numpy as np
@@ -104,7 +104,7 @@ def test_copies_are_from_before_the_trouble_and_ever_earlier() -> None:
 
 def test_what_cannot_be_slowed_is_skipped() -> None:
     symptom = Symptom("loss", "loss", "nan", 4, None, "train", None)
-    cause = Cause("learning-rate-too-high", 0.9, "grew", ())
+    cause = CauseFound("learning-rate-too-high", 0.9, "the learning rate", "the loss grew", ())
     incident = Incident(symptom, ReplayResult(True, "closure", None), causes=(cause,))
     recovery: Recovery[None] = Recovery()
     assert recovery.choose(4, incident, None, can_slow=False)[0] == "skip-batch"
