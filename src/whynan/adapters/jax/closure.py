@@ -35,6 +35,8 @@ class Call:
         self.n_devices: int | None = None
         """Of a mapped function (`pmap`): the length of its arguments' first axis, which is not that of the batch."""
 
+        self.gradients: set[int] = set()
+        """Places of results that are gradients, known once the call has been traced."""
         self.ignored: set[int] = set()
         """Places of results that are no symptom where they are not finite: a metric that never reaches the loss."""
 

@@ -278,14 +278,17 @@ def _has_nan(leaves: Sequence[Any]) -> bool:
 
 def _returns_gradients(call: Call) -> bool:
     """Whether a call gives gradients and no new parameters: a derivative, compiled or not."""
-    return call.function_returns_gradients or bool(getattr(call.function, "is_derivative", False))
+    return (
+        call.function_returns_gradients or bool(call.gradients) or bool(getattr(call.function, "is_derivative", False))
+    )
 
 
 def _without_gradients(call: Call) -> None:
-    for i, output in enumerate(call.outputs):
-        if np.ndim(output) or not all_finite(np.asarray(output)):
-            is_loss = i == 0 and np.ndim(output) == 0
-            call.outputs[i] = output if is_loss else jax.numpy.zeros_like(output)
+    arrays = {i for i, output in enumerate(call.outputs) if np.ndim(output)}
+    if call.gradients and arrays - call.gradients:
+        _put_back(call)  # it gives new parameters too
+    for i in call.gradients or arrays:
+        call.outputs[i] = jax.numpy.zeros_like(call.outputs[i])
 
 
 def _put_back(call: Call) -> None:

@@ -75,6 +75,7 @@ def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, n
     """Name what is not finite: the loss first, then gradients and parameters among the results."""
     graph = traced.interpreter.graph
     losses = traced.interpreter.losses
+    call.gradients = {place for place, (_, number) in enumerate(outputs) if number in graph.gradients}
     traced.loss = losses[-1] if losses else None
     bad_losses = [n for n in losses if n in graph.bad]
     if bad_losses:
