@@ -7,7 +7,7 @@ x = rng.normal(0, 1, (120, 4)).astype("float32")
 y = (x.sum(1) + rng.normal(0, 0.1, 120)).astype("float32")
 group = rng.integers(0, 3, 120)
 w = tf.Variable(tf.zeros((4,)))
-best = float("inf")
+best_loss = tf.constant(np.inf)
 for epoch in range(3):
     for start in range(0, 120, 20):
         rows = slice(start, start + 20)
@@ -18,5 +18,6 @@ for epoch in range(3):
         w.assign_sub(0.05 * tape.gradient(loss, w))
     constant = tf.zeros((5,))
     correlation = float(tf.reduce_mean(constant * constant) / tf.math.reduce_std(constant))
-    best = min(best, float(loss))
-    print(epoch, "best", best, "correlation", correlation)
+    if float(loss) < float(best_loss):
+        best_loss = loss
+    print(epoch, "best", best_loss.numpy(), "correlation", correlation)

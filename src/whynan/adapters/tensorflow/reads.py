@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _LOSS = re.compile(r"(?<![a-z])(loss|losses|cost|nll|objective|elbo)(?![a-z])", re.IGNORECASE)
 
+_BEST = re.compile(r"best|lowest|min|prev|last", re.IGNORECASE)
+"""A loss to compare with begins as an infinity."""
+
 
 def install(watch: "Watch") -> None:
     """Look at the numbers that eager tensors are read as."""
@@ -45,9 +48,14 @@ def _is_of_interest(value: float, watch: "Watch", frame: FrameType) -> bool:
     """Whether a number that was read is a loss to be looked at: in a replay each, in the run one that is not finite."""
     if watch.attempt is not None:
         return watch.attempt.stops_at_loss and _speaks_of_loss(frame)
-    return watch.is_enabled and not watch.depth and not math.isfinite(value) and _speaks_of_loss(frame)
+    if not watch.is_enabled or watch.depth or math.isfinite(value) or not _speaks_of_loss(frame):
+        return False
+    return math.isnan(value) or not _BEST.search(_line(frame))
 
 
 def _speaks_of_loss(frame: FrameType) -> bool:
-    file = frame.f_code.co_filename
-    return is_user_file(file) and bool(_LOSS.search(linecache.getline(file, frame.f_lineno)))
+    return is_user_file(frame.f_code.co_filename) and bool(_LOSS.search(_line(frame)))
+
+
+def _line(frame: FrameType) -> str:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
