@@ -35,7 +35,7 @@ CAPABILITIES: tuple[Capability, ...] = (
          "a script's own backward pass is forward code"),
     _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates",
          "PyNative mode, as a whole", True),
-    _row("validation", "a validation loss", True, True, "loss objects, and functions that return a loss",
+    _row("validation", "a validation loss", True, True, "loss objects, functions that return a loss, numbers read",
          "functions named like a loss", "`Model.eval`, and losses that a loop reads as a number",
          "by its name, in the loop that trains"),
     _row("sample", "the guilty sample and its index", True, True, True, True, True, True),
@@ -49,10 +49,12 @@ CAPABILITIES: tuple[Capability, ...] = (
     _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True, True),
     _row("clipping", "experiment: clipped gradients", True, True, True, True, True, False),
     _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True, True),
-    _row("recovery", "`--policy recover`", "a ladder of interventions", "the batch is skipped", "the batch is skipped",
-         "the batch is skipped", "the batch is skipped", "the iteration is undone"),
+    _row("recovery", "`--policy recover`", "a ladder of interventions", "skip, roll back, smaller updates",
+         "skip, roll back, smaller updates", "of compiled updates: skip, roll back, smaller updates",
+         "the batch is skipped", "skip, roll back, smaller updates"),
     _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
-    _row("distributed", "several replicas", True, False, False, False, False, False),
+    _row("distributed", "several replicas", True, False, "told, not explained",
+         "pmap, shard_map and sharded arrays of one process", False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {
@@ -70,6 +72,18 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "keras": ("whynan.keras", "Watch"),
         "torch": ("whynan", "watch"),
         "jax": ("whynan.jax", "watch"),
+    },
+    "recovery": {
+        "keras": ("whynan.adapters.tensorflow.host", "TensorFlowHost._recovered"),
+        "tensorflow": ("whynan.adapters.tensorflow.host", "TensorFlowHost._recovered"),
+        "jax": ("whynan.adapters.jax.host", "JaxHost._recovered"),
+        "numpy": ("whynan.adapters.numpy.host", "NumpyHost._recovered"),
+    },
+    "validation": {
+        "tensorflow": ("whynan.adapters.tensorflow.reads", "install"),
+    },
+    "distributed": {
+        "jax": ("whynan.adapters.jax.shards", "Shards.run"),
     },
     "sample": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),

@@ -85,12 +85,15 @@ def _through_where(graph: Graph, node: Node, found: Slice) -> bool:
 
 
 def _has_zero_gradient(graph: Graph, found: Slice) -> bool:
-    """Whether, on the way to the symptom, a NaN was made by a factor 0."""
+    """Whether, on the way to the symptom, a NaN was made by a gradient that a `where` had set to 0."""
     for record in found.path:
-        arrays = graph.kept.get(record.index, {})
-        if record.kind == "nan" and record.name in ("mul", "div"):
-            for array in arrays.values():
-                if array is not None and all_finite(array) and bool((array == 0).any()):
+        if record.kind != "nan" or record.name not in ("mul", "div"):
+            continue
+        inputs = graph.nodes[record.index].inputs
+        for place, array in graph.kept.get(record.index, {}).items():
+            if array is not None and all_finite(array) and bool((array == 0).any()):
+                above = graph.ancestors(inputs[place : place + 1], _NEAR)
+                if any(node.name == "where" and node.phase == "backward" for node in above):
                     return True
     return False
 

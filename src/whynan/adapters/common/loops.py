@@ -19,6 +19,7 @@ LOSS = re.compile(
 )
 UPDATES = re.compile(
     r"-=|\+=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
 )
 
 

@@ -36,11 +36,11 @@ class Run:
         """Return until when one incident may be looked at, on the monotonic clock."""
         return time.monotonic() + self.options.budget
 
-    def take(self, incident: Incident) -> None:
-        """Record an incident; raise where the run ends with it."""
+    def take(self, incident: Incident, is_last: bool = False) -> None:
+        """Record an incident; raise where the run ends with it: by its policy, or as the last that recovery takes."""
         self.record(incident)
         self.incidents.append(incident)
-        if self.options.policy == "stop":
+        if self.options.policy == "stop" or is_last:
             self.is_over = True
             raise self.stopped()
         if self.options.policy == "observe":

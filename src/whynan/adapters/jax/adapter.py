@@ -69,7 +69,7 @@ class JaxAdapter:
         if not self.host.run.is_over:
             self.host.is_ending = True
             try:
-                self.host.watch.poll(wait=True)
+                self.host.watch.settle()
             except Exception as error:
                 tell("looking at the last step failed", error)
         return self.host.at_end

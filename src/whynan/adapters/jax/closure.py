@@ -29,7 +29,20 @@ class Call:
         self.is_checked = False
         self.is_training = False
         self.step = 0
+        self.epoch: int | None = None
+        self.validation_batch = 0
         self.function_returns_gradients = False
+        self.n_devices: int | None = None
+        """Of a mapped function (`pmap`): the length of its arguments' first axis, which is not that of the batch."""
+
+        self.gradients: set[int] = set()
+        """Places of results that are gradients, known once the call has been traced."""
+        self.ignored: set[int] = set()
+        """Places of results that are no symptom where they are not finite: a metric that never reaches the loss."""
+
+    def of_interest(self, outputs: Sequence[Any] | None = None) -> list[Any]:
+        """Return the results that have to be finite."""
+        return [leaf for i, leaf in enumerate(self.outputs if outputs is None else outputs) if i not in self.ignored]
 
     def set_result(self, result: Any) -> None:
         self.outputs, self.out_tree = jax.tree_util.tree_flatten(result)
@@ -73,7 +86,15 @@ class Call:
     def batch_places(self) -> list[int]:
         """Return the places of arrays that are data: not carried from step to step, and no random key."""
         size = self.size_of_batch()
-        return [i for i in self.fresh() if size is not None and np.ndim(self.leaves[i]) and len(self.leaves[i]) == size]
+        rows = {i: self._rows(self.leaves[i]) for i in self.fresh()}
+        return [i for i, array in rows.items() if size is not None and np.ndim(array) and len(array) == size]
+
+    def _rows(self, leaf: Any) -> Any:
+        """Return an array with the rows of its devices one after the other."""
+        shape = np.shape(leaf)
+        if self.n_devices is None or len(shape) < 2 or shape[0] != self.n_devices:
+            return leaf
+        return np.asarray(leaf).reshape(-1, *shape[2:])
 
     def fresh(self) -> list[int]:
         dynamic = self.dynamic()
@@ -85,13 +106,15 @@ class Call:
     def parts(self) -> tuple[Part, ...]:
         names = self.names()
         data = [i for i in self.fresh() if not self.is_state(i, names)]
-        return parts_of([(data_name(names[i], self.function), self.leaves[i]) for i in data])
+        return parts_of([(data_name(names[i], self.function), self._rows(self.leaves[i])) for i in data])
 
     def is_state(self, place: int, names: list[str]) -> bool:
         """Before a second call nothing is known to be carried: then the first argument's arrays are parameters."""
-        if self.carried or self.stage == "validation":
+        if self.carried:
             return False
         head = names[place].split("[")[0].split(".")[0]
+        if self.stage == "validation":
+            return head in _STATE_NAMES
         return head in _STATE_NAMES or head == names[0].split("[")[0].split(".")[0]
 
     def size_of_batch(self) -> int | None:
@@ -101,7 +124,7 @@ class Call:
         """Return the leaves with row rows[i] of the batch in place i."""
         leaves = list(self.leaves)
         for i in self.batch_places():
-            leaves[i] = np.asarray(leaves[i])[list(rows)]
+            leaves[i] = np.asarray(self._rows(leaves[i]))[list(rows)].reshape(np.shape(leaves[i]))
         return leaves
 
 

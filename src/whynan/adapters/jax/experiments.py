@@ -79,9 +79,10 @@ class Bench:
         if good is None or not targets:
             return None
         leaves, names = list(self.call.leaves), self.call.data_names()
+        others = self.call.with_rows([good if j in rows else j for j in range(size)])
         for i in self.call.batch_places():
             if names[i] in targets:
-                leaves[i] = np.asarray(leaves[i])[[good if j in rows else j for j in range(size)]]
+                leaves[i] = others[i]
         return self._once(Runner(self.call), leaves)
 
     def with_source(self, file: str, source: str) -> Measured | None:
@@ -248,7 +249,7 @@ class Bench:
 def measured(outputs: Sequence[Any], call: Call, n_steps: int) -> Measured:
     """Return what a call's results show."""
     loss = None
-    for value in outputs:
+    for value in call.of_interest(outputs):
         array = to_numpy(value)
         if array is None:
             continue

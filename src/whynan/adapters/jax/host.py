@@ -1,6 +1,7 @@
 """Decides that a call is an incident, has it run again, and says what comes of it."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
+from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.jax.closure import Call
@@ -27,6 +29,8 @@ from whynan.launch.options import RunOptions
 from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.report.progress import Progress
 
+_OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
+_MAX_COPY = 512 * 2**20
 Layer = tuple[str, str, Any]
 
 
@@ -40,6 +44,8 @@ class JaxHost:
         self.first: Call | None = None
         self.window = Window()
         self.keras: Any = None
+        self.recovery: Recovery[dict[int, Any]] = Recovery()
+        self.watch.adjust = self._slowed
         self.at_end: Incident | None = None
         self.is_ending = False
 
@@ -55,6 +61,10 @@ class JaxHost:
             self.run.note_loss(loss)
             self.run.history.ended_step()
         self.window.note(call, self.run.n_steps == 0)
+        if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
+            places = self._pairs(call)
+            if sum(int(getattr(call.leaves[i], "nbytes", 0)) for i in places) <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, {i: call.leaves[i] for i in places})
         call.step = self.run.n_steps
         self.run.n_steps += 1
 
@@ -84,23 +94,59 @@ class JaxHost:
     def _act(self, call: Call, incident: Incident) -> None:
         if self.run.options.policy == "observe":
             self.watch.is_enabled = False
+        if self.run.options.policy == "stop" and call.is_training and self.keras is not None:
+            self.keras.put_back(call)
+        is_last = False
         if self.run.options.policy == "recover" and call.is_training:
-            _put_back(call)
+            incident, is_last = self._recovered(call, incident)
             self.run.n_steps += 1
         if self.is_ending:
             self.at_end = incident
             return
-        self.run.take(incident)
+        self.run.take(incident, is_last)
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def _recovered(self, call: Call, incident: Incident) -> tuple[Incident, bool]:
+        """Undo the step, and do what is next; returns whether the run ends with it."""
+        pairs = self._pairs(call)
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since, bool(pairs))
+        if pairs:
+            for place, output in pairs.items():
+                call.outputs[output] = call.leaves[place] if copy is None else copy.get(place, call.leaves[place])
+        elif _returns_gradients(call):
+            _without_gradients(call)
+            words = "the gradients of the batch were replaced by zeros, the run goes on"
+        else:
+            _put_back(call)
+        return replace(incident, action=words), action == "stop"
+
+    def _pairs(self, call: Call) -> dict[int, int]:
+        """Return which result is an argument's next value, by the argument's place, where that is known."""
+        known = self.keras.pairs(call) if self.keras is not None else None
+        return known if known is not None else call.carried
+
+    def _slowed(self, call: Call) -> None:
+        """Make a step's update of its parameters a part of what it is."""
+        if self.recovery.factor == 1.0 or not call.is_training:
+            return
+        names = call.names()
+        for place, output in self._pairs(call).items():
+            old, new = call.leaves[place], call.outputs[output]
+            name = names[place]
+            is_parameter = not _OF_OPTIMIZER.search(name) and not name.startswith(("state[1]", "state[2]", "state[3]"))
+            if is_parameter and np.ndim(old) and np.dtype(getattr(old, "dtype", "O")).kind in "fV":
+                call.outputs[output] = old + jax.numpy.asarray(self.recovery.factor, old.dtype) * (new - old)
 
     def _guilty(self, seen: Call) -> Call | None:
         for call in list(self.watch.calls):
-            if not _is_finite(call.outputs) and _is_finite([call.leaves[i] for i in call.dynamic()], call):
+            if not _is_finite(call.of_interest()) and _is_finite([call.leaves[i] for i in call.dynamic()], call):
                 return call
             if call is seen:
                 break
         # Nothing kept made it out of finite arguments: a bad batch, or a call long gone.
         for call in list(self.watch.calls):
-            if call is seen or not _is_finite(call.outputs):
+            if call is seen or not _is_finite(call.of_interest()):
                 return call
         return None
 
@@ -113,7 +159,8 @@ class JaxHost:
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:
                 return None
-            if traced.is_finite and traced.error is None and not _has_nan(call.outputs):
+            call.ignored |= traced.harmless
+            if traced.is_finite and traced.error is None and not _has_nan(call.of_interest()):
                 return None
             step = self._step(call, traced)
             if not traced.is_finite:
@@ -164,11 +211,11 @@ class JaxHost:
     def _symptom(self, call: Call) -> Symptom:
         loss = _loss_of(call)
         kind = "nan" if loss is None or math.isfinite(loss) or math.isnan(loss) else "inf" if loss > 0 else "-inf"
+        step = self.run.n_steps if call.stage == "train" else call.validation_batch
         is_loss = loss is not None and not math.isfinite(loss)
         detail = "among what the step returned" if call.stage == "train" else "the loss of a validation batch"
-        epoch = self.keras.epoch() if self.keras is not None else None
         name = "loss" if is_loss else "result"
-        return Symptom("loss" if is_loss else "parameter", name, kind, self.run.n_steps, epoch, call.stage, detail)
+        return Symptom("loss" if is_loss else "parameter", name, kind, step, call.epoch, call.stage, detail)
 
     def _framework(self) -> str:
         return "keras" if self.keras is not None and self.keras.epoch() is not None else "jax"
@@ -227,6 +274,21 @@ def _is_finite(leaves: Sequence[Any], call: Call | None = None) -> bool:
 def _has_nan(leaves: Sequence[Any]) -> bool:
     arrays = [to_numpy(leaf) for leaf in leaves]
     return any(a is not None and a.dtype.kind == "f" and bool(np.isnan(a).any()) for a in arrays)
+
+
+def _returns_gradients(call: Call) -> bool:
+    """Whether a call gives gradients and no new parameters: a derivative, compiled or not."""
+    return (
+        call.function_returns_gradients or bool(call.gradients) or bool(getattr(call.function, "is_derivative", False))
+    )
+
+
+def _without_gradients(call: Call) -> None:
+    arrays = {i for i, output in enumerate(call.outputs) if np.ndim(output)}
+    if call.gradients and arrays - call.gradients:
+        _put_back(call)  # it gives new parameters too
+    for i in call.gradients or arrays:
+        call.outputs[i] = jax.numpy.zeros_like(call.outputs[i])
 
 
 def _put_back(call: Call) -> None:

@@ -1,5 +1,6 @@
 """Runs a step again: once equation by equation, as often as is asked as a whole."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from whynan.adapters.jax.closure import Call, data_name
 from whynan.adapters.jax.trace import Interpreter
 from whynan.records.incident import What
 
+_LAST_KEY = re.compile(r"\w+(?=['\"\]]*$)")
+
 
 @dataclass
 class Traced:
@@ -25,6 +28,8 @@ class Traced:
     starts: list[int] = field(default_factory=list)
     loss: int | None = None
     error: BaseException | None = None
+    harmless: set[int] = field(default_factory=set)
+    """Places of results that are not finite, and neither loss nor gradient nor anything that the next step is given."""
 
     @property
     def is_finite(self) -> bool:
@@ -44,8 +49,7 @@ def trace_call(call: Call, layers: Sequence[Any] = (), leaves: Sequence[Any] | N
         )
         values = []
         targets = {part.name for part in parts if part.role == "target"}
-        batch = set(call.fresh()) if call.carried or call.stage == "validation" else {
-            i for i in call.fresh() if not call.is_state(i, names)}  # fmt: skip
+        batch = {i for i in call.fresh() if not call.is_state(i, names)}
         for i in places:
             number = interpreter.number()
             array = to_numpy(given[i])
@@ -71,6 +75,7 @@ def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, n
     """Name what is not finite: the loss first, then gradients and parameters among the results."""
     graph = traced.interpreter.graph
     losses = traced.interpreter.losses
+    call.gradients = {place for place, (_, number) in enumerate(outputs) if number in graph.gradients}
     traced.loss = losses[-1] if losses else None
     bad_losses = [n for n in losses if n in graph.bad]
     if bad_losses:
@@ -85,6 +90,9 @@ def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, n
         if array is None or all_finite(array):
             continue
         kind = kind_of(array) or "nan"
+        if losses and _is_by_the_way(call, place, array, paths, names):
+            traced.harmless.add(place)
+            continue
         if array.size == 1 and not losses:
             what: What = "loss"
         elif (array.size == 1 and kind != "nan") or (kind != "nan" and _had_infinity(array, finite_inputs)):
@@ -94,6 +102,22 @@ def _find_symptom(traced: Traced, call: Call, outputs: list[Any], shapes: Any, n
         if traced.what is None:
             traced.what, traced.name, traced.kind = what, paths[place] if place < len(paths) else "result", kind
         traced.starts.append(number)
+
+
+def _is_by_the_way(call: Call, place: int, array: Any, paths: list[str], names: list[str]) -> bool:
+    """Whether a result is a metric or the like: the loss is finite, and nothing carries this to the next step."""
+    if not call.is_training or call.function_returns_gradients or getattr(call.function, "is_derivative", False):
+        return False
+    if call.carried and array.size == 1:
+        return place not in call.carried.values()
+    if array.size > 1:
+        # A new value of something that the program has taken apart in between is not known as carried.
+        others = [np.shape(call.leaves[i]) for i in call.dynamic() if i not in call.carried]
+        return bool(call.carried) and place not in call.carried.values() and array.shape not in others
+    # Nothing is known to be carried yet: a number is state if an argument of that name is one.
+    key = _LAST_KEY.search(paths[place] if place < len(paths) else "")
+    scalars = [names[i] for i in call.dynamic() if np.ndim(call.leaves[i]) == 0]
+    return not any(key is None or key.group().isdigit() or name.endswith(key.group()) for name in scalars)
 
 
 def _had_infinity(array: Any, inputs: list[Any]) -> bool:
@@ -124,7 +148,7 @@ class Runner:
 
     def fails(self, leaves: Sequence[Any]) -> bool:
         """Whether a NaN comes out, or an infinity where none was."""
-        return not all(_passes(value) for value in self.outputs(leaves))
+        return not all(_passes(value) for value in self.call.of_interest(self.outputs(leaves)))
 
 
 def _passes(value: Any) -> bool:

@@ -20,6 +20,7 @@ from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.names import plain_name
 from whynan.adapters.common.positions import called_name
 from whynan.adapters.jax.internals import Literal, bind, frames_of, name_stack_of, own_lines
+from whynan.adapters.jax.shards import OpaqueError, Shards, anywhere
 from whynan.launch.host import is_user_file, tell
 from whynan.records import SourceLine
 from whynan.trace.graph import Frame
@@ -74,13 +75,15 @@ class Interpreter:
 
     def run(self, closed: Any, values: Sequence[Value]) -> list[Value]:
         """Evaluate a closed jaxpr; returns its outputs."""
-        return self._jaxpr(closed.jaxpr, [self._constant(c) for c in closed.consts], values, ())
+        return self._jaxpr(closed.jaxpr, [self.constant(c) for c in closed.consts], values, ())
 
-    def _constant(self, value: Any) -> Value:
+    def constant(self, value: Any) -> Value:
         number = self.number()
         array = to_numpy(value)
         if array is not None and not all_finite(array):
             self.graph.bad[number] = array
+        if type(value).__name__ == "TypedNdArray":  # it may belong to a mesh that the interpreter is not on
+            value = np.asarray(value)
         return value, number
 
     def _jaxpr(self, jaxpr: Any, consts: Sequence[Value], values: Sequence[Value], outer: tuple[Frame, ...],
@@ -89,15 +92,15 @@ class Interpreter:
         env.update(zip(jaxpr.invars, values))
 
         def read(atom: Any) -> Value:
-            return self._constant(atom.val) if isinstance(atom, Literal) else env[atom]
+            return self.constant(atom.val) if isinstance(atom, Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             given = [read(atom) for atom in eqn.invars]
-            outputs = self._equation(eqn, given, outer, name)
+            outputs = self.equation(eqn, given, outer, name)
             env.update(zip(eqn.outvars, outputs))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, eqn: Any, given: list[Value], outer: tuple[Frame, ...], name: str | None) -> list[Value]:
+    def equation(self, eqn: Any, given: list[Value], outer: tuple[Frame, ...], name: str | None) -> list[Value]:
         self._outer_names.append(name_stack_of(eqn))
         try:
             return self._evaluate(eqn, given, outer, name)
@@ -107,19 +110,18 @@ class Interpreter:
     def _evaluate(self, eqn: Any, given: list[Value], outer: tuple[Frame, ...], name: str | None) -> list[Value]:
         primitive = eqn.primitive.name
         stack = _stack(eqn, outer, name)
-        inner = eqn.params.get(_INLINED[primitive]) if primitive in _INLINED else None
+        inner = self.inlined(eqn)
         if inner is not None:
-            closed = inner if hasattr(inner, "consts") else None
-            jaxpr = closed.jaxpr if closed is not None else inner
-            consts = [self._constant(c) for c in closed.consts] if closed is not None else []
+            jaxpr, consts = inner
             return self._jaxpr(jaxpr, consts, given[-len(jaxpr.invars) :] if jaxpr.invars else [], stack,
                                str(eqn.params.get("name", "")))  # fmt: skip
         if primitive == "cond":
             branches = eqn.params["branches"]
             index = min(max(int(given[0][0]), 0), len(branches) - 1)
             branch = branches[index]
-            return self._jaxpr(branch.jaxpr, [self._constant(c) for c in branch.consts], given[1:], stack)
-        outputs = bind(eqn, [value for value, _ in given])
+            return self._jaxpr(branch.jaxpr, [self.constant(c) for c in branch.consts], given[1:], stack)
+        values = [value for value, _ in given]
+        outputs = bind(eqn, anywhere(values) if primitive == "shard_map" else values)
         arrays = [to_numpy(output) for output in outputs]
         is_bad = any(array is not None and not all_finite(array) for array in arrays)
         if is_bad and len(self.graph.nodes) < _MAX_OPS:
@@ -127,7 +129,23 @@ class Interpreter:
                 return self._scan(eqn, given, stack)
             if primitive == "while":
                 return self._while(eqn, given, stack)
+            if primitive == "shard_map":
+                try:
+                    return Shards(self, eqn.params, stack).run(eqn.params, given)
+                except OpaqueError:
+                    pass
         return self._note(eqn, primitive, given, outputs, arrays, stack)
+
+    def inlined(self, eqn: Any) -> tuple[Any, list[Value]] | None:
+        """Return what an equation that only calls stands for: a jaxpr and the values of its constants."""
+        inner = eqn.params.get(_INLINED[eqn.primitive.name]) if eqn.primitive.name in _INLINED else None
+        if inner is None:
+            return None
+        closed = inner if hasattr(inner, "consts") else None
+        return (closed.jaxpr, [self.constant(c) for c in closed.consts]) if closed is not None else (inner, [])
+
+    def stack_of(self, eqn: Any, outer: tuple[Frame, ...], name: str | None) -> tuple[Frame, ...]:
+        return _stack(eqn, outer, name)
 
     def _note(
         self, eqn: Any, primitive: str, given: list[Value], outputs: list[Any], arrays: list[Any],
@@ -172,8 +190,8 @@ class Interpreter:
         steps = range(length - 1, -1, -1) if params["reverse"] else range(length)
         ys: list[list[Value]] = []
         for i in list(steps)[:_MAX_ITERATIONS]:
-            slices = [self._derived("dynamic_slice", [x], x[0][i], stack) for x in xs]
-            out = self._jaxpr(body.jaxpr, [self._constant(c) for c in body.consts], [*consts, *carry, *slices], stack)
+            slices = [self.derived("dynamic_slice", [x], x[0][i], stack) for x in xs]
+            out = self._jaxpr(body.jaxpr, [self.constant(c) for c in body.consts], [*consts, *carry, *slices], stack)
             carry = out[:n_carry]
             ys.append(out[n_carry:])
         if len(ys) < length:
@@ -184,7 +202,7 @@ class Interpreter:
         stacked = []
         for column in zip(*ys):
             value = jax.numpy.stack([value for value, _ in column])
-            stacked.append(self._derived("concatenate", list(column), value, stack))
+            stacked.append(self.derived("concatenate", list(column), value, stack))
         return [*carry, *stacked]
 
     def _while(self, eqn: Any, given: list[Value], stack: tuple[Frame, ...]) -> list[Value]:
@@ -193,14 +211,22 @@ class Interpreter:
         cond_consts, body_consts, carry = given[:n_cond], given[n_cond : n_cond + n_body], given[n_cond + n_body :]
         cond, body = params["cond_jaxpr"], params["body_jaxpr"]
         for _ in range(_MAX_ITERATIONS):
-            again = self._jaxpr(cond.jaxpr, [self._constant(c) for c in cond.consts], [*cond_consts, *carry], stack)
-            if not bool(again[0][0]):
+            again = self._jaxpr(cond.jaxpr, [self.constant(c) for c in cond.consts], [*cond_consts, *carry], stack)
+            goes_on = again[0][0]
+            if not np.asarray(goes_on).any():
                 return carry
-            carry = self._jaxpr(body.jaxpr, [self._constant(c) for c in body.consts], [*body_consts, *carry], stack)
+            new = self._jaxpr(body.jaxpr, [self.constant(c) for c in body.consts], [*body_consts, *carry], stack)
+            # Under vmap each member of the batch has its own end: one that has come to it keeps its values.
+            carry = [self._chosen(again[0], n, o, stack) for n, o in zip(new, carry)] if np.ndim(goes_on) else new
         outputs = bind(eqn, [value for value, _ in given])
         return self._note(eqn, "while", given, outputs, [to_numpy(o) for o in outputs], stack)
 
-    def _derived(self, name: str, given: list[Value], value: Any, stack: tuple[Frame, ...]) -> Value:
+    def _chosen(self, again: Value, new: Value, old: Value, stack: tuple[Frame, ...]) -> Value:
+        shape = np.shape(again[0]) + (1,) * (np.ndim(new[0]) - np.ndim(again[0]))
+        value = jax.numpy.where(jax.numpy.reshape(again[0], shape), new[0], old[0])
+        return self.derived("where", [again, old, new], value, stack)
+
+    def derived(self, name: str, given: list[Value], value: Any, stack: tuple[Frame, ...]) -> Value:
         number = self.number()
         node = Node(len(self.graph.nodes), name, name, "forward", stack, tuple(n for _, n in given), (number,))
         self.graph.add(node, lambda: [to_numpy(v) for v, _ in given], [to_numpy(value)])
@@ -228,6 +254,11 @@ class Interpreter:
             if node.index in forward:
                 continue
             names = self._stacks.get(node.index, "")
+            if "rematted_computation" in names:
+                same = by_key.get(self._keys.get(node.index), [])
+                if any((nodes[i].framework_op, nodes[i].args) == (node.framework_op, node.args) for i in same):
+                    same.append(node.index)  # the forward pass once more; what follows is its derivative
+                    continue
             if "transpose(" in names or "jvp(" in names or "linearize" in names:
                 source = _forward_of(node, by_key.get(self._keys.get(node.index), []), nodes)
                 op = node.framework_op
@@ -276,12 +307,15 @@ def _key(eqn: Any) -> Any:
 def _stack(eqn: Any, outer: tuple[Frame, ...], name: str | None) -> tuple[Frame, ...]:
     """Return the user's frames of an equation.
 
-    A compiled function is traced once and used again: what lies outside of it is then another caller's.
+    A compiled function is traced once and used again: what lies outside of it is then another caller's. What
+    `remat` and `shard_map` hold has no name, and often only the frames inside of it.
     """
     codes, lasti = frames_of(eqn)
     found = []
+    is_whole = False
     for code, instruction in zip(codes, lasti):
         if code.co_filename.endswith(_OUR_ENTRY):
+            is_whole = True
             break
         if is_user_file(code.co_filename):
             found.append(Frame(code.co_filename, _line(code, instruction), code.co_name, code, instruction))
@@ -289,6 +323,8 @@ def _stack(eqn: Any, outer: tuple[Frame, ...], name: str | None) -> tuple[Frame,
         return tuple(found) or outer
     if _ends_with(found, outer):
         return tuple(found)
+    if not name and found:
+        return tuple(found) if is_whole else (*found, *outer)
     inside = next((i for i, frame in enumerate(found) if frame.function == name), None)
     return (*found[: inside + 1], *outer) if inside is not None else outer
 

@@ -49,6 +49,12 @@ class Watch:
         self.dropped_donation = False
         self.is_eager_checked = False
         self.synchronous = False
+        self.waits_for_derivatives = False
+        """Whether a derivative that is not compiled is looked at before the program gets it."""
+        self.epoch: Callable[[], int | None] = lambda: None
+        self.n_validated = 0
+        self.adjust: Callable[[Call], None] = lambda call: None
+        """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
         self._outputs: dict[int, int] = {}
         self._last: Call | None = None
@@ -103,7 +109,9 @@ class Watch:
         def pmap(fun: Any, *args: Any, **options: Any) -> Any:
             kept = {k: v for k, v in options.items() if k != "donate_argnums"}
             inner = original(fun, *args, **kept)
-            return Watched(inner, inner, watch)
+            made = Watched(inner, inner, watch)
+            made.is_mapped = True
+            return made
 
         return pmap
 
@@ -172,20 +180,27 @@ class Watch:
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
+        call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
+        if watched.is_mapped:
+            call.n_devices = next((np.shape(leaf)[0] for leaf in call.leaves if np.ndim(leaf)), None)
         call.set_result(result)
         call.carried = {
             i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
         } if self._last is not None else {}  # fmt: skip
+        self.adjust(call)
         if watched.is_training or not call.carried:
             self._remember(call)
+        call.epoch = self.epoch()
+        call.validation_batch = self.n_validated
+        self.n_validated = 0 if watched.is_training else self.n_validated + 1
         self.calls.append(call)
         size = sum(int(getattr(leaf, "nbytes", 0)) for leaf in call.outputs)
         self.n_kept = max(_LEAST_KEPT, min(_MAX_KEPT, _KEPT_BYTES // max(size, 1)))
         while len(self.calls) > self.n_kept:
             self.calls.popleft()
         self.pending.append(call)
-        if self.synchronous:
+        if self.synchronous or (watched.is_derivative and self.waits_for_derivatives):
             self.poll(wait=True)
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
@@ -200,11 +215,20 @@ class Watch:
         """Look at the calls whose small results are there; with `wait` at all of them."""
         while self.pending and self.is_enabled:
             call = self.pending[0]
-            small = [leaf for leaf in call.outputs if _is_small(leaf)]
+            small = [leaf for leaf in call.of_interest() if _is_small(leaf)]
             if not wait and not all(_is_ready(leaf) for leaf in small) and len(self.pending) < 4:
                 return
             self.pending.popleft()
             self._look(call, small, wait)
+
+    def settle(self) -> None:
+        """Look at all that there is, the large results of the last step too: the program is about to use them."""
+        self.poll(wait=True)
+        if self.n_unchecked and self.calls and self.is_enabled:
+            self.n_unchecked = 0
+            last = self.calls[-1]
+            if not all(_large_is_finite(leaf) for leaf in last.of_interest() if not _is_small(leaf)):
+                self.on_bad(last)
 
     def _look(self, call: Call, small: list[Any], wait: bool) -> None:
         is_bad = not all(_is_acceptable(leaf) for leaf in small)
@@ -212,7 +236,7 @@ class Watch:
             self.n_unchecked += 1
             if wait or self.large.is_due() or self.n_unchecked >= self.n_kept - 2:
                 self.large.begin()
-                is_bad = not all(_large_is_finite(leaf) for leaf in call.outputs if not _is_small(leaf))
+                is_bad = not all(_large_is_finite(leaf) for leaf in call.of_interest() if not _is_small(leaf))
                 self.large.end()
                 self.n_unchecked = 0
         if is_bad:
@@ -235,6 +259,8 @@ class Watched:
         self.is_derivative = is_derivative
         self.has_value = has_value
         self.is_training = False
+        self.is_mapped = False
+        self.meant: set[int] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.watch.call(self, args, kwargs)

@@ -1,5 +1,6 @@
 """Keras on JAX: its compiled steps are calls like any other; added is which layer and loss a line belongs to."""
 
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,6 +34,11 @@ class KerasOnJax:
         host.watch.watch_module(trainer)
         self.model: Any = None
         self._loss: str | None = None
+        host.watch.epoch = epoch_of_fit
+        host.watch.waits_for_derivatives = True
+        host.watch.patches.replace(trainer.JAXTrainer, "jax_state_sync", self._sync)
+        for name in ("save", "save_weights"):
+            host.watch.patches.replace(keras.Model, name, self._saving)
 
     def epoch(self) -> int | None:
         return epoch_of_fit()
@@ -50,6 +56,53 @@ class KerasOnJax:
         with ExitStack() as stack:
             self._mark(stack)
             return trace_call(call, self.layers)
+
+    # Weights ----------------------------------------------------------------------------------------------------------
+
+    def _sync(self, original: Any) -> Any:
+        """Weights that come into the model's variables have been looked at: from there they get into checkpoints."""
+        watch = self.host.watch
+
+        def jax_state_sync(trainer: Any) -> Any:
+            if self._is_watching() and not getattr(trainer, "_jax_state_synced", True):
+                # A step on one batch ends with this each time; its weights are looked at when they are saved.
+                watch.poll(wait=True) if _is_called_by("train_on_batch") else watch.settle()
+            return original(trainer)
+
+        jax_state_sync.__wrapped__ = original  # type: ignore[attr-defined]
+        return jax_state_sync
+
+    def _saving(self, original: Any) -> Any:
+        def save(model: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._is_watching():
+                self.host.watch.settle()
+            return original(model, *args, **kwargs)
+
+        save.__doc__, save.__wrapped__ = original.__doc__, original  # type: ignore[attr-defined]
+        return save
+
+    def _is_watching(self) -> bool:
+        return self.host.watch.is_enabled and not self.host.watch.is_replaying and not self.host.run.is_over
+
+    def pairs(self, call: Call) -> dict[int, int] | None:
+        """Return which result is an argument's next value: a step of Keras' gives its logs, then the state."""
+        args, _ = jax.tree_util.tree_unflatten(call.tree, call.leaves)
+        if not isinstance(getattr(call.function, "__self__", None), trainer.JAXTrainer) or not args:
+            return None
+        n_state = len(jax.tree_util.tree_leaves(args[0]))
+        first = len(call.outputs) - n_state
+        return {place: first + place for place in range(n_state)} if first >= 0 else None
+
+    def put_back(self, call: Call) -> None:
+        """Give the model the state from before a step of Keras' own."""
+        model = getattr(call.function, "__self__", None)
+        args, _ = jax.tree_util.tree_unflatten(call.tree, call.leaves)
+        if not isinstance(model, trainer.JAXTrainer) or not args or len(args[0]) != len(_STATE):
+            return
+        model._jax_state = dict(zip(_STATE, args[0]))
+        model._jax_state_synced = False
+        jax_state_sync = trainer.JAXTrainer.jax_state_sync
+        getattr(jax_state_sync, "__wrapped__", jax_state_sync)(model)
 
     def optimizer_facts(self) -> OptimizerFacts | None:
         optimizer = getattr(self.model, "optimizer", None)
@@ -103,6 +156,13 @@ class KerasOnJax:
                 return original(trainer, *args, **kwargs)
 
         return _compute_loss
+
+
+_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+
+
+def _is_called_by(name: str) -> bool:
+    return sys._getframe(2).f_code.co_name == name
 
 
 def _number(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 import linecache
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
 from whynan.adapters.common.prove import prove
+from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
@@ -36,6 +38,7 @@ class NumpyHost:
         self.run = Run(options, record)
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
         self.window = Window()
+        self.recovery: Recovery[dict[str, Any]] = Recovery()
 
     def proved(
         self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
@@ -63,10 +66,47 @@ class NumpyHost:
                 if not owner.learned:
                     set_site(owner.site.index, COLD)
                     return
-        self._look(current, values)
+        if self._look(current, values):
+            self._slow(current, values)
+            if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
+                updated = self._updated(current)
+                kept = {name: copy for name, _, copy in current.before.copies if name in updated}
+                self.recovery.copies.add(self.run.n_steps, kept)
         self.run.n_steps += 1
 
-    def _look(self, current: Pass, values: dict[str, Any], error: BaseException | None = None) -> None:
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _updated(current: Pass) -> set[str]:
+        owner = current.owner
+        return owner.learned if owner.wanted is None else owner.wanted
+
+    def _slow(self, current: Pass, values: dict[str, Any]) -> None:
+        """Make what an iteration has changed in its arrays a part of what it is."""
+        if self.recovery.factor == 1.0:
+            return
+        before = {name: copy for name, _, copy in current.before.copies}
+        for name, array in Reached(_public(values)).arrays.values():
+            old = before.get(name)
+            if name in self._updated(current) and old is not None and _fits(array, old) and array.dtype.kind == "f":
+                array[...] = old + self.recovery.factor * (array - old)
+
+    def _recovered(self, current: Pass, incident: Incident) -> tuple[Incident, bool]:
+        """Undo the iteration and do what is next; returns whether the run ends with it."""
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since)
+        after = Reached(_public(frame_values(current.frame) or {}))
+        current.before.restore(None)
+        # A name may stand for a new array now (`w = w - rate * gradient`): that one gets the values.
+        before = {name: saved for name, _, saved in current.before.copies} | (copy or {})
+        for name, array in after.arrays.values():
+            old = before.get(name)
+            is_updated = name in self._updated(current) or current.owner.wanted is None
+            if old is not None and is_updated and _fits(array, old):
+                array[...] = old
+        return replace(incident, action=words), action == "stop"
+
+    def _look(self, current: Pass, values: dict[str, Any], error: BaseException | None = None) -> bool:
+        """Look at an iteration's loss and at what it has updated; returns whether that is finite."""
         owner = current.owner
         loss_name, loss = _loss_in(values, current.before.values, owner.site)
         if loss is not None:
@@ -83,8 +123,9 @@ class NumpyHost:
                 bad = (name, array)
                 break
         if bad is None:
-            return
+            return True
         self._incident(current, bad, loss_name if bad[0] == loss_name else None, error)
+        return False
 
     # An incident ------------------------------------------------------------------------------------------------------
 
@@ -103,11 +144,12 @@ class NumpyHost:
             self.loops.is_replaying = False
         if explained.incident is None:
             return
+        incident, is_last = explained.incident, False
         if policy == "recover":
-            current.before.restore(None)
+            incident, is_last = self._recovered(current, incident)
         if policy == "observe":
             self.run.is_over = True
-        self.run.take(explained.incident)
+        self.run.take(incident, is_last)
 
     def _unexplained(self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: Exception) -> Incident:
         site = current.owner.site
@@ -118,6 +160,10 @@ class NumpyHost:
         step = Step(symptom, ReplayResult(False, "none", why), "numpy", line=line)
         evidence, _ = evidence_of(step)
         return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+
+
+def _fits(array: Any, values: Any) -> bool:
+    return bool(array.flags.writeable and array.shape == values.shape and array.dtype == values.dtype)
 
 
 def _public(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
@@ -14,6 +17,7 @@ from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
+from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
@@ -29,6 +33,7 @@ from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_MAX_COPY = 512 * 2**20
 _DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
 Hooks = Callable[[Attempt, ExitStack], None]
 
@@ -47,18 +52,28 @@ class TensorFlowHost:
         self.weights_start: dict[str, tuple[float, float, float]] | None = None
         self.places: Any = None
         self.window = Window()
+        self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery()
+        self._before_update: list[tuple[Any, Any]] = []
+        self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
         self.watch.on_validation = self.after_validation
-        self.loops = Loops(lambda: self.run.is_over, self.begun, lambda current, error: None, has_tape, False)
+        self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
 
     # Eager loops ------------------------------------------------------------------------------------------------------
 
     def begun(self, current: Pass) -> None:
         """An iteration of a loop that may hold a tape has begun."""
         known = self.watch.known_variables()
+        if self.watch.is_eager_loop:
+            self._keep_before_update()
         if self.watch.is_eager_loop and known and self.window.wants_start():
             self.window.begin(LoopClosure(current, known).variables(), self.run.n_steps == 0)
+
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """An iteration of a loop that may hold a tape has ended."""
+        if error is None:
+            self._slow()
 
     def after_tape(self, told: Told, named: list[tuple[str, Any]], target: Any) -> bool:
         """A tape has given gradients, outside of any function; returns whether updates are to be withheld."""
@@ -71,7 +86,9 @@ class TensorFlowHost:
         current = self.loops.active
         if told.is_bad:
             self.eager_incident(current, told)
+            self.run.n_steps += 1
             return True
+        self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
         self.run.n_steps += 1
         return False
 
@@ -99,6 +116,7 @@ class TensorFlowHost:
 
     def before_step(self, closure: Closure) -> None:
         """A training step is about to run: keep the state before it now and then."""
+        self._keep_before_update()
         if self.window.wants_start() and not self.run.is_over:
             try:
                 self.window.begin(closure.variables(), self.run.n_steps == 0)
@@ -115,8 +133,8 @@ class TensorFlowHost:
 
     def after_validation(self, closure: FunctionClosure | None) -> None:
         """A loss that nothing is trained with is not finite; None: it was computed eagerly, in the loop under way."""
-        if self.run.is_over or self.is_in_fit():
-            return
+        if self.run.is_over or self.is_in_fit() or (closure is None and self.run.incidents):
+            return  # a step that has failed is told already: its loss may be read after it
         current = self.loops.active
         if closure is not None:
             self.incident(closure, None)
@@ -128,6 +146,8 @@ class TensorFlowHost:
                 self.incident(found, None)
             finally:
                 self.loops.is_replaying = False
+        else:
+            self.run.take(self._unexplained(None, None, None, "validation"))
 
     def after_fit_step(self, closure: Closure, told: Told | None) -> None:
         """A step of Keras' has run."""
@@ -145,7 +165,40 @@ class TensorFlowHost:
             self.incident(closure, told)
         else:
             self.window.note(closure)
+            self._slow()
+            self._keep_copy(None if not self._wants_copy() else closure.variables())
         self.run.n_steps += 1
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def _wants_copy(self) -> bool:
+        return self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps)
+
+    def _keep_copy(self, variables: list[tuple[str, Any]] | None) -> None:
+        """Keep the state between two steps, to go back to."""
+        if variables is None or not self._wants_copy():
+            return
+        held = [v for _, v in variables if v.dtype.is_numpy_compatible]
+        if sum(int(np.prod(v.shape)) * v.dtype.size for v in held) <= _MAX_COPY:
+            self.recovery.copies.add(self.run.n_steps, [(v, v.numpy()) for v in held])
+
+    def _keep_before_update(self) -> None:
+        if self.recovery.factor != 1.0 and not self.run.is_over:
+            self._before_update = [(v, v.read_value()) for v in self.watch.known_variables()]
+
+    def _slow(self) -> None:
+        """Make the update of the step that has run a part of what it is."""
+        for variable, old in self._before_update:
+            variable.assign(old + tf.cast(self.recovery.factor, old.dtype) * (variable.read_value() - old))
+        self._before_update = []
+
+    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+        """The step has updated nothing; do what is next. Returns whether the run ends with it."""
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since)
+        for variable, value in copy or ():
+            variable.assign(value)
+        self._before_update = []
+        return replace(incident, action=words), action == "stop"
 
     def _remember_start(self, closure: Closure) -> None:
         """Measure the weights once, near their start: after the first step."""
@@ -159,7 +212,10 @@ class TensorFlowHost:
         """Explain the failing step; raises `Unwind` where the run ends here."""
         policy = self.run.options.policy
         try:
-            incident = self._explained(closure, told)
+            if self.watch.n_replicas > 1:
+                incident = self._unexplained(closure, told, None)
+            else:
+                incident = self._explained(closure, told)
         except Exception as error:
             tell("explaining a step failed", error)
             incident = self._unexplained(closure, told, error)
@@ -168,7 +224,10 @@ class TensorFlowHost:
         self.watch.flags.clear()
         if policy == "observe":
             self.watch.is_enabled = False
-        self.run.take(incident)
+        is_last = False
+        if policy == "recover" and closure.stage == "train":
+            incident, is_last = self._recovered(incident)
+        self.run.take(incident, is_last)
 
     def first_failing(self, closures: list[Closure]) -> Closure:
         """Return the first of several steps that fails when it is run again; the last where none does."""
@@ -177,11 +236,15 @@ class TensorFlowHost:
                 return closure
         return closures[-1]
 
-    def _unexplained(self, closure: Closure | None, told: Told | None, error: Exception | None) -> Incident:
-        symptom = self._symptom_without_replay(closure, told)
+    def _unexplained(
+        self, closure: Closure | None, told: Told | None, error: Exception | None, stage: Stage = "train"
+    ) -> Incident:
+        symptom = self._symptom_without_replay(closure, told, stage)
         why = (
             f"whynan failed: {type(error).__name__}: {error}"
             if error is not None
+            else f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
+            if self.watch.n_replicas > 1
             else "no loop of the script's holds it"
         )
         replay = ReplayResult(False, "none", why)
@@ -191,11 +254,13 @@ class TensorFlowHost:
             step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
         )
 
-    def _symptom_without_replay(self, closure: Closure | None, told: Told | None) -> Symptom:
+    def _symptom_without_replay(
+        self, closure: Closure | None, told: Told | None, of_no_closure: Stage = "train"
+    ) -> Symptom:
         is_loss = told is None or told.loss_bad
         kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
         what: What = "loss" if is_loss else "gradient"
-        stage: Stage = closure.stage if closure is not None else "train"
+        stage: Stage = closure.stage if closure is not None else of_no_closure
         return Symptom(what, what, kind, self.run.n_steps, self.epoch(), stage, _DETAIL[stage])
 
     def _explained(self, closure: Closure, told: Told | None) -> Incident:

@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import backprop
 from tensorflow.python.framework import op_callbacks
 
@@ -205,4 +206,6 @@ class Eagerly(ExitStack):
         was = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)
         self.callback(tf.config.run_functions_eagerly, was)
+        # Methods would be converted all the same, and run from a file that is not the user's.
+        self.enter_context(ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED))
         return self

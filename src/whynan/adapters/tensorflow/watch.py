@@ -19,6 +19,7 @@ from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.tensorflow import reads
 from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
@@ -37,6 +38,8 @@ class Watch:
         self.flags = Flags()
         self.attempt: Attempt | None = None
         self.is_enabled = True
+        self.recovers = False
+        self.n_replicas = 1
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
         self.training: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -60,6 +63,7 @@ class Watch:
     def install(self) -> None:
         self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
         self.patches.replace(polymorphic_function.Function, "__call__", self._call)
+        reads.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
 
     def uninstall(self) -> None:
@@ -76,8 +80,11 @@ class Watch:
             if attempt is not None and tf.executing_eagerly():
                 return self._gradient_in_attempt(attempt, original, tape, target, sources, args, kwargs)
             result = original(tape, target, sources, *args, **kwargs)
+            self.n_replicas = max(self.n_replicas, tf.distribute.get_strategy().num_replicas_in_sync)
             try:
-                self._note(target, sources, result)
+                if self._note(target, sources, result) and self.recovers:
+                    # An update written by hand is made with what is returned here.
+                    return tf.nest.map_structure(_zeros, result)
             except Exception as error:
                 tell("watching a gradient failed", error)
             return result
@@ -104,22 +111,23 @@ class Watch:
                 result = _clipped(result, attempt.clip)
         return result
 
-    def _note(self, target: Any, sources: Any, result: Any) -> None:
+    def _note(self, target: Any, sources: Any, result: Any) -> bool:
+        """Look at a loss and its gradients; returns whether they are known by now to be bad."""
         if not _is_loss(target):
-            return
+            return False
         if self.on_first_gradient is not None:
             self.on_first_gradient()
             self.on_first_gradient = None
         named = _named(sources, result)
         self._learn(sources)
         if tf.executing_eagerly():
-            self._note_eagerly(target, named, sources)
-            return
+            return self._note_eagerly(target, named)
         if self.current is not None:
             self.training.add(self.current)
         self.flags.note(target, [g for _, g in named])
+        return False
 
-    def _note_eagerly(self, target: Any, named: list[tuple[str, Any]], sources: Any) -> None:
+    def _note_eagerly(self, target: Any, named: list[tuple[str, Any]]) -> bool:
         loss = to_numpy(target)
         squared = 0.0
         bad = False
@@ -135,8 +143,7 @@ class Watch:
         norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
         value = float(np.sum(loss)) if loss is not None else math.nan
         self.eager_told = Told(loss is not None and not all_finite(loss), bad, value, norm)
-        if self.depth == 0:
-            self.on_eager(self.eager_told, named, target)
+        return self.on_eager(self.eager_told, named, target) if self.depth == 0 else False
 
     def _learn(self, sources: Any) -> None:
         for source in tf.nest.flatten(sources):
@@ -325,6 +332,12 @@ def _named(sources: Any, result: Any) -> list[tuple[str, Any]]:
             name = str(getattr(source, "path", None) or getattr(source, "name", "tensor")).removesuffix(":0")
             found.append((name, values))
     return found
+
+
+def _zeros(gradient: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.zeros_like(gradient.values), gradient.indices, gradient.dense_shape)
+    return None if gradient is None else tf.zeros_like(gradient)
 
 
 def _clipped(result: Any, norm: float) -> Any:

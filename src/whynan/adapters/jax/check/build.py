@@ -82,8 +82,8 @@ class Recorder(Interpreter):
         self.seen: dict[int, Seen] = {}
         self.constants: dict[int, Any] = {}
 
-    def _constant(self, value: Any) -> Value:
-        result = super()._constant(value)
+    def constant(self, value: Any) -> Value:
+        result = super().constant(value)
         self.constants[result[1]] = value
         return result
 
@@ -110,9 +110,9 @@ class Recorder(Interpreter):
         )
         return found
 
-    def _derived(self, name: str, given: list[Value], value: Any, stack: tuple[Frame, ...]) -> Value:
+    def derived(self, name: str, given: list[Value], value: Any, stack: tuple[Frame, ...]) -> Value:
         index = len(self.graph.nodes)
-        found = super()._derived(name, given, value, stack)
+        found = super().derived(name, given, value, stack)
         self.seen[index] = Seen(name, tuple(n for _, n in given), (found[1],), [to_numpy(value)], {})
         return found
 

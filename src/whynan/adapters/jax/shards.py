@@ -1,0 +1,204 @@
+"""Evaluates what runs on several devices at once (`shard_map`, `pmap`): one shard after the other, in step.
+
+Each equation is evaluated for every shard before the next one, so that a sum over devices has what it needs.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from whynan.adapters.common.arrays import to_numpy
+from whynan.adapters.jax.internals import Literal
+from whynan.trace.graph import Frame
+
+if TYPE_CHECKING:
+    from whynan.adapters.jax.trace import Interpreter, Value
+
+_SUMS = {"psum": "sum", "psum2": "sum", "psum_invariant": "sum", "pmax": "max", "pmin": "min"}
+_SAME = frozenset({"pvary", "pbroadcast", "pcast"})
+_MAX_SHARDS = 64
+
+
+class OpaqueError(Exception):
+    """The shards exchange something in a way that is not followed here; the whole is then one operation."""
+
+
+class Shards:
+    """The shards of one `shard_map`: their places on the mesh's axes, and their values by name."""
+
+    def __init__(self, interpreter: "Interpreter", params: dict[str, Any], stack: tuple[Frame, ...]) -> None:
+        sizes = dict(params["mesh"].shape)
+        manual = params.get("newly_manual_axes") or params.get("manual_axes") or frozenset(sizes)
+        self.sizes = {name: size for name, size in sizes.items() if name in manual}
+        self.places = [dict(zip(self.sizes, at)) for at in itertools.product(*map(range, self.sizes.values()))]
+        self.interpreter = interpreter
+        self.stack = stack
+        if len(self.places) > _MAX_SHARDS:
+            raise OpaqueError(f"{len(self.places)} shards")
+
+    def run(self, params: dict[str, Any], given: Sequence["Value"]) -> list["Value"]:
+        """Evaluate the body of a `shard_map` with these arguments."""
+        jaxpr = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+        values = [
+            [self._part(value, spec, place) for value, spec in zip(given, params["in_specs"], strict=True)]
+            for place in self.places
+        ]
+        outputs = self._jaxpr(jaxpr, values, self.stack, "")
+        return [self._joined([of_shard[i] for of_shard in outputs], spec) for i, spec in enumerate(params["out_specs"])]
+
+    def _jaxpr(
+        self, jaxpr: Any, values: list[list["Value"]], outer: tuple[Frame, ...], name: str | None
+    ) -> list[list["Value"]]:
+        envs: list[dict[Any, Value]] = [dict(zip(jaxpr.invars, of_shard, strict=True)) for of_shard in values]
+        constant = self.interpreter.constant
+
+        def read(env: dict[Any, "Value"], atom: Any) -> "Value":
+            return constant(atom.val) if isinstance(atom, Literal) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            given = [[read(env, atom) for atom in eqn.invars] for env in envs]
+            for env, outputs in zip(envs, self._equation(eqn, given, outer, name), strict=True):
+                env.update(zip(eqn.outvars, outputs))
+        return [[read(env, atom) for atom in jaxpr.outvars] for env in envs]
+
+    def _equation(
+        self, eqn: Any, given: list[list["Value"]], outer: tuple[Frame, ...], name: str | None
+    ) -> list[list["Value"]]:
+        primitive = eqn.primitive.name
+        if primitive in _SAME:
+            return given
+        if primitive in _SUMS:
+            return self._reduced(eqn, given, outer, name)
+        if primitive == "axis_index":
+            index = self._axis_indices(eqn.params["axis_name"])
+            return [[self.interpreter.constant(np.int32(i))] for i in index]
+        if not _exchanges(eqn):
+            return [self.interpreter.equation(eqn, of_shard, outer, name) for of_shard in given]
+        inner = self.interpreter.inlined(eqn)
+        if inner is None:
+            raise OpaqueError(primitive)
+        jaxpr, consts = inner
+        n = len(jaxpr.invars)
+        stack = self.interpreter.stack_of(eqn, outer, name)
+        if jaxpr.constvars or consts:
+            raise OpaqueError(f"{primitive} with constants")
+        return self._jaxpr(jaxpr, [of_shard[-n:] if n else [] for of_shard in given], stack,
+                           str(eqn.params.get("name", "")))  # fmt: skip
+
+    # What shards exchange ---------------------------------------------------------------------------------------------
+
+    def _reduced(
+        self, eqn: Any, given: list[list["Value"]], outer: tuple[Frame, ...], name: str | None
+    ) -> list[list["Value"]]:
+        axes = [axis for axis in eqn.params["axes"] if isinstance(axis, str)]
+        if eqn.params.get("axis_index_groups") is not None or len(axes) != len(eqn.params["axes"]):
+            raise OpaqueError("a sum over groups")
+        reduce = {"sum": jax.numpy.sum, "max": jax.numpy.max, "min": jax.numpy.min}[_SUMS[eqn.primitive.name]]
+        stack = self.interpreter.stack_of(eqn, outer, name)
+        found: dict[tuple[int, ...], list[Value]] = {}
+        outputs = []
+        for place in self.places:
+            group = tuple(i for i, other in enumerate(self.places)
+                          if all(other[axis] == place[axis] for axis in self.sizes if axis not in axes))  # fmt: skip
+            if group not in found:
+                found[group] = [
+                    self.interpreter.derived(
+                        _SUMS[eqn.primitive.name],
+                        [given[i][k] for i in group],
+                        reduce(jax.numpy.stack([given[i][k][0] for i in group]), axis=0),
+                        stack,
+                    )
+                    for k in range(len(given[0]))
+                ]
+            outputs.append(found[group])
+        return outputs
+
+    def _axis_indices(self, axis: Any) -> list[int]:
+        names = axis if isinstance(axis, tuple) else (axis,)
+        indices = []
+        for place in self.places:
+            index = 0
+            for name in names:
+                index = index * self.sizes[name] + place[name]
+            indices.append(index)
+        return indices
+
+    # Splitting and joining --------------------------------------------------------------------------------------------
+
+    def _part(self, value: "Value", spec: Any, place: dict[str, int]) -> "Value":
+        """Return a shard's part of an argument."""
+        array = value[0]
+        index: list[Any] = []
+        for size, names in zip(np.shape(array), self._names(spec)):
+            if not names:
+                index.append(slice(None))
+                continue
+            n_parts, at = self._at(names, place)
+            index.append(slice(at * (size // n_parts), (at + 1) * (size // n_parts)))
+        on_one = _on_one_device(array)
+        if all(part == slice(None) for part in index):
+            return on_one, value[1]
+        return self.interpreter.derived("dynamic_slice", [value], on_one[tuple(index)], self.stack)
+
+    def _joined(self, values: list["Value"], spec: Any) -> "Value":
+        """Return what the shards' results are together."""
+        names = self._names(spec)
+        mentioned = {name for of_axis in names for name in of_axis}
+        chosen = [i for i, place in enumerate(self.places)
+                  if all(place[name] == 0 for name in self.sizes if name not in mentioned)]  # fmt: skip
+        if len(chosen) == 1:
+            return values[chosen[0]]
+        shape = list(np.shape(values[0][0]))
+        whole = [size * (self._at(of_axis, self.places[0])[0] if of_axis else 1)
+                 for size, of_axis in itertools.zip_longest(shape, names[: len(shape)], fillvalue=())]  # fmt: skip
+        result = jax.numpy.zeros(whole, values[0][0].dtype)
+        for i in chosen:
+            index = []
+            for size, of_axis in itertools.zip_longest(shape, names[: len(shape)], fillvalue=()):
+                at = self._at(of_axis, self.places[i])[1] if of_axis else 0
+                index.append(slice(at * size, (at + 1) * size))
+            result = result.at[tuple(index)].set(values[i][0])
+        return self.interpreter.derived("concatenate", [values[i] for i in chosen], result, self.stack)
+
+    def _names(self, spec: Any) -> list[tuple[str, ...]]:
+        """Return, for each axis of an array, the mesh's axes that it is split over."""
+        if isinstance(spec, dict):  # before 0.7: array axis -> names
+            return [tuple(spec.get(i, ())) for i in range(max(spec, default=-1) + 1)]
+        return [() if part is None else (part,) if isinstance(part, str) else tuple(part) for part in spec]
+
+    def _at(self, names: Sequence[str], place: dict[str, int]) -> tuple[int, int]:
+        n_parts, at = 1, 0
+        for name in names:
+            n_parts, at = n_parts * self.sizes[name], at * self.sizes[name] + place[name]
+        return n_parts, at
+
+
+def _on_one_device(value: Any) -> Any:
+    array = to_numpy(value)
+    return value if array is None else jax.numpy.asarray(array)
+
+
+def anywhere(values: Sequence[Any]) -> list[Any]:
+    """Return arrays as ones that are bound to no device, so that a `shard_map` may spread them anew."""
+    arrays = [to_numpy(value) for value in values]
+    return [value if array is None else array for value, array in zip(values, arrays, strict=True)]
+
+
+def _exchanges(eqn: Any) -> bool:
+    """Whether an equation, or one within it, speaks of the mesh's axes."""
+    params = eqn.params
+    if params.get("axis_name") is not None or any(isinstance(axis, str) for axis in _listed(params.get("axes"))):
+        return True
+    for value in params.values():
+        for part in _listed(value):
+            jaxpr = getattr(part, "jaxpr", part)
+            if hasattr(jaxpr, "eqns") and any(_exchanges(inner) for inner in jaxpr.eqns):
+                return True
+    return False
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (tuple, list)) else (value,)
