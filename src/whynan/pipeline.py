@@ -220,11 +220,7 @@ class Session:
             adapter.detach()
         self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
-        rank = getattr(self.adapter, "rank", int)()
-        is_joint = getattr(self.adapter, "is_joint", bool)()
-        if rank and not is_joint and self.incidents:
-            self.options = replace(self.options, out=self.options.out / f"rank-{rank}")
-        if not rank or (self.incidents and not is_joint):
+        if self._speaks(recording):
             self._save(recording)
             self._show(recording)
             if self.request is None:
@@ -232,6 +228,21 @@ class Session:
         getattr(self.adapter, "meet_after_saving", bool)()
         is_stopped = bool(self.incidents) and (isinstance(exit, Unwind) or self._ended_by_itself(exit))
         return STOPPED if is_stopped and self.options.policy == "stop" else None
+
+    def _speaks(self, recording: Recording) -> bool:
+        """Whether this process reports: of a job's the first one that has something to say; the folder is set for it."""
+        rank = getattr(self.adapter, "rank", int)()
+        if self.incidents and getattr(self.adapter, "is_joint", bool)():
+            return not rank
+        has_something_to_say = bool(self.incidents) or (bool(rank) and recording.outcome == "script-error")
+        if not has_something_to_say:
+            return not rank and not getattr(self.adapter, "is_report_claimed", bool)()
+        is_first = getattr(self.adapter, "claim_report", lambda: True)()
+        if not is_first and not self.incidents:
+            return False
+        if not is_first:
+            self.options = replace(self.options, out=self.options.out / f"rank-{rank}")
+        return True
 
     def _take_last_incident(self) -> None:
         assert self.adapter is not None

@@ -92,7 +92,15 @@ class TorchAdapter:
 
     def is_joint(self) -> bool:
         """Whether rank 0 reports for all."""
-        return self.host.ranks.is_joint
+        return self.host.ranks.is_joint and not self.host.ranks.went_alone
+
+    def claim_report(self) -> bool:
+        """Whether this process, of several that failed by themselves, is the one whose report stands for the job."""
+        return self.host.ranks.claim_report()
+
+    def is_report_claimed(self) -> bool:
+        """Whether another process of the job has something to report."""
+        return self.host.ranks.is_report_claimed()
 
     def meet_after_saving(self) -> None:
         """Rank 0's report is written before any rank ends: a launcher ends the others as soon as one has failed."""

@@ -19,6 +19,7 @@ from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
+from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
@@ -50,8 +51,6 @@ class Plan:
         self.n_attempts = 0
         self.undid_step = False
         self._alone: Any = None
-        self.n_answered = 0
-        """Collectives that the latest attempt answered from this rank's own values."""
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -103,6 +102,8 @@ class Plan:
         snapshot = self.target.snapshot
         if decision.kind == "run-for-real" and snapshot is not None:
             snapshot.restore(self.target.frame, self._originals)
+        elif decision.kind == "early" and snapshot is not None:
+            snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)
             self.undid_step = True
@@ -147,7 +148,7 @@ class Plan:
         self.host.watch.thorough = True
         self.quiet.enter()
         if not attempt.together and self.host.ranks.is_among_others:
-            self._alone = self.host.ranks.alone()
+            self._alone = self.host.ranks.alone(self._answered)
             self._alone.__enter__()
         if attempt.mode is not None:
             attempt.mode.__enter__()
@@ -155,6 +156,11 @@ class Plan:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _answered(self, tensor: Any) -> None:
+        """A collective was answered from this rank's own values; the mean of gradients is what they always are."""
+        if self._tracer is not None and not self.host.ranks.is_gradient(tensor):
+            self._tracer.foreign.add(key_of(tensor))
 
     def _save_capsule(self) -> None:
         """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
@@ -235,7 +241,6 @@ class Plan:
             self._attempt.mode.__exit__(None, None, None)
         if self._alone is not None:
             self._alone.__exit__(None, None, None)
-            self.n_answered = self._alone.n_answered
             self._alone = None
         self.host.watch.thorough = False
         self.quiet.leave()
@@ -344,9 +349,11 @@ class Plan:
 
     def decide(self, incident: Incident) -> Decision:
         policy = self.host.options.policy
+        if self.pending.is_early:
+            return Decision("early", incident)
         if self.pending.was_skipped:
             return Decision("continue", incident)
-        if policy == "observe":
+        if policy == "observe" or (policy == "recover" and self.pending.is_alone):
             return Decision("run-for-real" if self.pending.leaves else "continue", incident)
         if policy == "recover" and self.pending.stage == "train" and self._target is not None:
             return Decision("recover", incident)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.common.patches import Patches
 
@@ -19,10 +20,10 @@ _Group = dist.ProcessGroup
 class Alone:
     """While entered, this rank runs by itself. `modules` are the wrapped models."""
 
-    def __init__(self, modules: Iterable[Any]) -> None:
+    def __init__(self, modules: Iterable[Any], on_answer: Callable[[Any], None] = lambda tensor: None) -> None:
         self.modules = list(modules)
-        self.n_answered = 0
-        """How many collectives could have brought other ranks' values."""
+        self.on_answer = on_answer
+        """Told of each tensor that other ranks' values should have gone into."""
         self._stack = ExitStack()
 
     def __enter__(self) -> "Alone":
@@ -43,9 +44,11 @@ class Alone:
     def _answering(self, name: str, make: Callable[..., None]) -> Callable[[Any], Any]:
         def wrapper(original: Any) -> Any:
             def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
-                self.n_answered += "barrier" not in name
                 with torch.no_grad():
                     make(*args)
+                for tensor in tree_leaves(args[:1]):
+                    if isinstance(tensor, torch.Tensor):
+                        self.on_answer(tensor)
                 return _Done()
 
             return answered

@@ -28,8 +28,8 @@ class Finding:
     was_bad_here: bool
     reproduced: bool
     missed: bool
-    n_answered: int
-    """Collectives on the way to the symptom that were answered without the other ranks."""
+    is_mixed: bool
+    """Whether other ranks' values should have been on the way to the symptom."""
     name: str
     kind: str
 
@@ -70,7 +70,8 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         speaker = job.rank
     if job.rank == speaker:
         incident = yield from _explained(plan, traced, together, missing)
-        incident = replace(incident, notes=(*_words(plan, findings, guilty, missing, together), *incident.notes))
+        words = _words(plan, findings, guilty, missing, together) if ranks.early is None else []
+        incident = replace(incident, notes=(*words, *incident.notes))
         job.put(f"{key}/report", incident)
     else:
         answer = job.get(f"{key}/report", seconds)
@@ -83,7 +84,7 @@ def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:
     known = [finding for finding in findings if finding is not None]
     if len(known) < len(findings) or any(finding.missed for finding in known):
         return False
-    return guilty is None or any(finding.n_answered for finding in known if finding.reproduced)
+    return guilty is None or any(finding.is_mixed for finding in known if finding.reproduced)
 
 
 def choose(findings: list[Finding | None]) -> int | None:
@@ -109,15 +110,22 @@ def _finding(plan: "Plan", traced: "Outcome") -> Finding:
         ranks.was_bad_here,
         not traced.is_finite,
         plan.pending.missed,
-        plan.n_answered,
+        _is_mixed(traced),
         name,
         kind,
     )
 
 
+def _is_mixed(traced: "Outcome") -> bool:
+    tensors = traced.event.tensors if traced.event is not None else []
+    return traced.tracer is not None and any(traced.tracer.depends_on_others(t) for t in tensors)
+
+
 def _explained(
     plan: "Plan", traced: "Outcome", together: bool, missing: list[int]
 ) -> Generator[Attempt, None, Incident]:
+    if plan.host.ranks.early is not None:
+        return plan.host.ranks.early
     if plan.pending.missed:
         return explain.without_replay(
             plan, "it happened in an earlier micro-batch of this update, which was over by then"
