@@ -129,6 +129,14 @@ def _rewrite_once(loader: SourceFileLoader, path: str) -> None:
     vars(loader)["get_code"] = _Once(loader, rewritten)
 
 
+def rewritten_code(path: str, plain: CodeType) -> CodeType:
+    """Return the code of a file that is run and not imported, rewritten where it is the user's."""
+    with open(path, "rb") as file:
+        rewritten = rewrite(file.read(), path)
+    host.register(path, rewritten.sites, rewritten.code, plain)
+    return rewritten.code
+
+
 class _Once:
     """`get_code` of one loader for one call; then the loader is as it was."""
 

@@ -46,6 +46,8 @@ class Ranks:
         self._averages_by_hand = False
         self._look_is_due = False
         self._store: Any = None
+        self.rank: int | None = None
+        """This process's number; None while it is in no group of several."""
 
     def install(self, patches: Patches) -> None:
         """Know the models that are wrapped for several processes."""
@@ -54,9 +56,10 @@ class Ranks:
         models = self._models
 
         def wrapped(original: Any) -> Any:
-            def __init__(module: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-                original(module, *args, **kwargs)
-                models.add(module)
+            @functools.wraps(original)
+            def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+                original(self, *args, **kwargs)
+                models.add(self)
 
             return __init__
 
@@ -108,8 +111,7 @@ class Ranks:
     def before_backward(self, look_is_due: bool) -> None:
         """Send this rank's flag on its way, while the gradients are made and sent."""
         self._look_is_due = look_is_due
-        if self._store is None and self.is_among_others:
-            self._store = dist.PrefixStore("whynan", dist.distributed_c10d._get_default_store())
+        self._store_now()
         if self._is_syncing() and self.host.plan is None and not self.host.is_over:
             self._send()
 
@@ -210,5 +212,6 @@ class Ranks:
 
     def _store_now(self) -> Any:
         if self._store is None and self.is_among_others:
+            self.rank = dist.get_rank()
             self._store = dist.PrefixStore("whynan", dist.distributed_c10d._get_default_store())
         return self._store
