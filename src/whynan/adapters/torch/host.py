@@ -238,6 +238,8 @@ class TorchHost:
         pending = self.pending
         if pending is None or pending.what != "loss" or pending.target is None or self.options.policy == "observe":
             return
+        if self.known.is_sharded:
+            self._explain_without_replay(pending, True)
         if pending.target in self.loops.on_stack(live_user_frame(sys._getframe(1))):
             raise Leaving(pending.target)
 
@@ -250,6 +252,8 @@ class TorchHost:
         """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
         if self.plan is not None and self.plan.is_together:
             raise Leaving(self.plan.target)  # on all ranks here
+        if self.known.is_sharded:
+            return  # nothing of it is looked at after the update
         alive = self.loops.alive()
         lacking = [c for c in alive[:2] if c.snapshot is not None and id(optimizer) not in c.snapshot.optimizers]
         if self.plan is not None:
@@ -349,7 +353,11 @@ class TorchHost:
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self.looks.suspect(current, current.frame))
             return self._go_on(current)
-        if self.ranks.is_joint and current.trained:
+        if self.known.is_sharded and self.ranks.is_among_others:
+            if self.pending is None or not (self.ranks.agreed or self.pending.leaves):
+                self._note_end(current)  # where no update came, none is asked for either
+                return False
+        elif self.ranks.is_joint and current.trained:
             self._read_flags(current)
         elif self.pending is None:
             self.looks.at_end(current)

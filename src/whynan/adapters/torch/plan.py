@@ -10,6 +10,8 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from whynan.adapters.torch import course, explain
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.data.loader import BatchOrigin
@@ -51,6 +53,7 @@ class Plan:
         self.n_attempts = 0
         self.undid_step = False
         self._alone: Any = None
+        self._listening: Any = None
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -150,6 +153,8 @@ class Plan:
         if not attempt.together and self.host.ranks.is_among_others:
             self._alone = self.host.ranks.alone(self._answered)
             self._alone.__enter__()
+        if attempt.together and self.host.known.is_sharded:
+            self._listening = self.host.ranks.listen(self._take_gradient)
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:
@@ -161,6 +166,12 @@ class Plan:
         """A collective was answered from this rank's own values; the mean of gradients is what they always are."""
         if self._tracer is not None and not self.host.ranks.is_gradient(tensor):
             self._tracer.foreign.add(key_of(tensor))
+
+    def _take_gradient(self, tensor: Any) -> None:
+        """This rank's own gradient is non-finite before it is spread over the ranks."""
+        kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
+        if self.outcome.event is None:
+            self._set_event(Event("gradient", "backward", [tensor], "gradient", kind))
 
     def _save_capsule(self) -> None:
         """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
@@ -239,6 +250,9 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
+        if self._listening is not None:
+            self._listening.undo()
+            self._listening = None
         if self._alone is not None:
             self._alone.__exit__(None, None, None)
             self._alone = None

@@ -132,9 +132,14 @@ _ANSWERS: dict[str, Callable[..., None]] = {
     "allgather": _all_gather,
     "gather": _all_gather,
     "_allgather_base": _all_gather_base,
+    "all_gather_single": _all_gather_base,  # newer names of the same
+    "gather_single": _all_gather_base,
+    "gather_into_tensor": _all_gather_base,
+    "reduce_scatter_single": _reduce_scatter_base,
     "reduce_scatter": _reduce_scatter,
     "_reduce_scatter_base": _reduce_scatter_base,
     "scatter": _scatter,
     "alltoall": _all_to_all,
     "alltoall_base": _all_to_all_base,
+    "all_to_all_single": _all_to_all_base,
 }

@@ -44,16 +44,20 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
-    together = False
-    yield Attempt(traced=True)
+    together = plan.host.known.is_sharded  # none has all of the parameters
     traced = plan.outcome
-    if ranks.was_bad_here and not plan.pending.missed:
-        while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
-            yield Attempt(traced=True)
-            traced = plan.outcome
-    findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
-    guilty = choose(findings)
-    if _is_for_all(findings, guilty):
+    findings: list[Finding | None] = []
+    guilty: int | None = None
+    if not together:
+        yield Attempt(traced=True)
+        traced = plan.outcome
+        if ranks.was_bad_here and not plan.pending.missed:
+            while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
+                yield Attempt(traced=True)
+                traced = plan.outcome
+        findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
+        guilty = choose(findings)
+    if together or _is_for_all(findings, guilty):
         # Finite on each rank alone, or made of what others sent: once more with the collectives, in step on all ranks.
         together = True
         yield Attempt(traced=True, together=True)

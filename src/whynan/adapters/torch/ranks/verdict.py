@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.torch.checks import first_nonfinite
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.ranks.alone import Alone
 from whynan.adapters.torch.ranks.job import Flag, Job
+from whynan.adapters.torch.storages import values_of
 from whynan.launch.host import tell
 from whynan.records import Incident
 
@@ -45,6 +47,7 @@ class Ranks:
         self._models: weakref.WeakSet[Any] = weakref.WeakSet()
         self._averages_by_hand = False
         self._look_is_due = False
+        self._is_shard_bad = False
         self._store: Any = None
         self.rank: int | None = None
         """This process's number; None while it is in no group of several."""
@@ -119,7 +122,8 @@ class Ranks:
         if self.job is None and not self.is_hopeless:
             self._join()
         if self.job is not None:
-            self._flags.append(self.job.launch([float(self.was_bad_here), float(self._look_is_due)]))
+            is_bad = self.was_bad_here or self._is_shard_bad
+            self._flags.append(self.job.launch([float(is_bad), float(self._look_is_due)]))
 
     def _is_syncing(self) -> bool:
         if self.is_hopeless or not dist.is_available() or not dist.is_initialized():
@@ -144,6 +148,23 @@ class Ranks:
             self.host.leave_together(self.event())
         elif self.job is None and self.was_bad_here:
             self.host.leave_alone()  # nobody waits for this rank's gradients: each one trains for itself
+
+    def before_sharded_update(self) -> None:
+        """The same where each rank has a part of the parameters: its part of the gradients counts as well.
+
+        The flag is sent and read here, beside nothing: only now this rank's part of the gradients is there.
+        """
+        host = self.host
+        if host.plan is not None or host.is_over or not self.is_among_others:
+            return
+        shards = [values_of(p.grad) for p in host.known.parameters() if p.grad is not None]
+        if first_nonfinite(shards) and not self.was_bad_here:
+            self._is_shard_bad = True
+        self._send()
+        if self.is_agreed():
+            host.leave_together(self.event())
+        elif self.job is None and (self.was_bad_here or self._is_shard_bad):
+            host.leave_alone()
 
     def is_agreed(self) -> bool:
         """Wait for the flags that are under way; return whether one of them was set."""
@@ -171,16 +192,33 @@ class Ranks:
 
     def step_is_over(self) -> None:
         if self.host.pending is None and self.host.plan is None:
-            self.was_bad_here, self.look_at_all = False, False
+            self.was_bad_here = self._is_shard_bad = self.look_at_all = False
 
     def defers(self, event: Event) -> bool:
         """Whether this rank must not leave at once for its bad loss: the others are waiting for its gradients."""
         if event.what != "loss" or event.when != "backward" or self.is_hopeless:
             return False
-        if not self.is_among_others or self.host.known.is_sharded:
+        if not self.is_among_others:
             return False
         self.was_bad_here = True
         return True
+
+    def listen(self, on_gradient: Callable[[Any], None]) -> Patches:
+        """Be told of non-finite gradients before they are reduced and scattered over the ranks; returns what to undo."""
+        patches = Patches()
+
+        def wrapped(original: Any) -> Any:
+            def reduce_scatter(group: Any, output: Any, tensor: Any, *args: Any) -> Any:
+                if isinstance(tensor, torch.Tensor) and first_nonfinite([tensor]):
+                    on_gradient(tensor)
+                return original(group, output, tensor, *args)
+
+            return reduce_scatter
+
+        for name in ("_reduce_scatter_base", "reduce_scatter_single"):
+            if hasattr(dist.ProcessGroup, name):
+                patches.replace(dist.ProcessGroup, name, wrapped)
+        return patches
 
     def alone(self, on_answer: Callable[[Any], None]) -> Alone:
         """What is entered for a replay on this rank only."""
