@@ -107,7 +107,11 @@ class TorchHost:
             return self._failed_in_replay(current, error)
         strip_frames(error)
         if self.pending is not None:
-            if self.pending.target is current and self.ranks.is_among_others and not isinstance(error, KeyboardInterrupt):
+            if (
+                self.pending.target is current
+                and self.ranks.is_among_others
+                and not isinstance(error, KeyboardInterrupt)
+            ):
                 self.pending.leaves = True
                 self._settle(self.pending)
             return self.pending.target is current
@@ -439,8 +443,7 @@ class TorchHost:
             return False
         if self.ranks.is_among_others and not self.ranks.agreed:
             self.ranks.went_alone = self.ranks.went_alone or decision.kind == "stop"
-        self.ranks.was_bad_here = self.ranks.agreed = False
-        self.ranks.early = None
+        self.ranks.begin_anew()
         if decision.kind == "experiment":
             assert decision.outer is not None
             self.left_to_do = decision.experiments

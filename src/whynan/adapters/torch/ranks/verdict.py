@@ -194,6 +194,11 @@ class Ranks:
         if self.host.pending is None and self.host.plan is None:
             self.was_bad_here = self._is_shard_bad = self.look_at_all = False
 
+    def begin_anew(self) -> None:
+        """The incident is over; what follows is another step."""
+        self.was_bad_here = self._is_shard_bad = self.agreed = False
+        self.early = None
+
     def defers(self, event: Event) -> bool:
         """Whether this rank must not leave at once for its bad loss: the others are waiting for its gradients."""
         if event.what != "loss" or event.when != "backward" or self.is_hopeless:
