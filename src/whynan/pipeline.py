@@ -245,7 +245,7 @@ class Session:
         return STOPPED if is_stopped and self.options.policy == "stop" else None
 
     def _speaks(self, recording: Recording) -> bool:
-        """Whether this process reports: of a job's the first one that has something to say; the folder is set for it."""
+        """Whether this process reports: of a job's the first that has something to say; sets the folder for it."""
         rank = getattr(self.adapter, "rank", int)()
         if self.is_child and not self.incidents:
             is_claimed = getattr(self.adapter, "is_report_claimed", bool)()

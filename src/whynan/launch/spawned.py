@@ -1,12 +1,10 @@
 """Processes that the program starts by `multiprocessing` to train in are watched like the program itself.
 
-`torch.multiprocessing.spawn` and a `Process` whose target is a function of the user's own files; workers of data loaders
-and of pools are left alone. With the start method `spawn` a child reads what its parent sends before it imports the
-program's main module: an entry of ours among it begins the watch there. A forked child has its parent's watch already.
+`torch.multiprocessing.spawn` and a `Process` whose target is a function of the user's own files; workers of data
+loaders and of pools are left alone. With the start method `spawn` a child reads what its parent sends before it imports
+the program's main module: an entry of ours among it begins the watch there. A forked child has its parent's already.
 """
 
-import multiprocessing.process
-import multiprocessing.spawn
 import os
 import runpy
 import sys
@@ -36,7 +34,10 @@ class Spawned:
 
     def install(self) -> None:
         """Take part in the start of processes from now on."""
-        process = multiprocessing.process.BaseProcess
+        import multiprocessing.process
+        import multiprocessing.spawn
+
+        process: Any = multiprocessing.process.BaseProcess
         start, run, prepare = process.start, process.run, multiprocessing.spawn.get_preparation_data
         spawned = self
 
@@ -64,7 +65,7 @@ class Spawned:
             else:
                 run(child)
 
-        process.start, process.run = started, ran  # type: ignore[method-assign]
+        process.start, process.run = started, ran
         multiprocessing.spawn.get_preparation_data = prepared
 
     def is_forked(self) -> bool:
@@ -98,6 +99,8 @@ class _Beginning:
 
 def begin(options: RunOptions) -> None:
     """Watch this process; called in a child before it imports the program's main module."""
+    import multiprocessing.process
+
     try:
         with own_imports():
             from whynan import pipeline
@@ -107,8 +110,9 @@ def begin(options: RunOptions) -> None:
         session.become_child()
         imports.install(str(options.root))
         _rewrite_main()
-        run = multiprocessing.process.BaseProcess.run
-        multiprocessing.process.BaseProcess.run = lambda child: _run(run, child, session)  # type: ignore[method-assign]
+        process: Any = multiprocessing.process.BaseProcess
+        run = process.run
+        process.run = lambda child: _run(run, child, session)
     except Exception as error:
         host.tell("watching a process that the program started", error)
 
@@ -134,6 +138,8 @@ def _run(run: Callable[[Any], None], child: Any, session: Any) -> None:
 
 def _rewrite_main() -> None:
     """Let the program's main module, which the child runs as a file, have its loops rewritten."""
+    import multiprocessing.spawn
+
     fix_up = multiprocessing.spawn._fixup_main_from_path  # type: ignore[attr-defined]
 
     def fixed_up(path: str) -> None:

@@ -248,7 +248,7 @@ class TorchHost:
             raise Leaving(pending.target)
 
     def _settle(self, pending: Pending) -> None:
-        """The script leaves the iteration of its own accord: the others are asked where they are about to hear of it."""
+        """The script leaves the iteration by itself: the others are asked where they are about to hear of it."""
         if self.ranks.is_joint and not self.ranks.agreed:
             pending.is_alone = not (self.ranks.has_sent and self.ranks.is_agreed())
 
@@ -379,7 +379,7 @@ class TorchHost:
         return False
 
     def _read_flags(self, current: Pass) -> None:
-        """Gradients were sent in this iteration, and no update has come since; or a micro-batch was bad on this rank."""
+        """Gradients were sent in this iteration and no update has come; or a micro-batch was bad on this rank."""
         if self.ranks.has_sent and self.ranks.is_agreed() and self.pending is None:
             self.set_pending(self.ranks.event(), current)
         pending = self.pending

@@ -103,9 +103,7 @@ class Plan:
         if decision.kind in ("escalate", "experiment"):
             return decision
         snapshot = self.target.snapshot
-        if decision.kind == "run-for-real" and snapshot is not None:
-            snapshot.restore(self.target.frame, self._originals)
-        elif decision.kind == "early" and snapshot is not None:
+        if decision.kind in ("run-for-real", "early") and snapshot is not None:
             snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)

@@ -209,7 +209,7 @@ class Ranks:
         return True
 
     def listen(self, on_gradient: Callable[[Any], None]) -> Patches:
-        """Be told of non-finite gradients before they are reduced and scattered over the ranks; returns what to undo."""
+        """Be told of non-finite gradients before they are scattered over the ranks; returns what to undo."""
         patches = Patches()
 
         def wrapped(original: Any) -> Any:
