@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import whynan
 from whynan.diagnosis.divergence import find_divergence
 from whynan.errors import OutputError
-from whynan.launch import imports
+from whynan.launch import imports, pickled
 from whynan.launch.host import Unwind, tell
 from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
@@ -205,6 +205,7 @@ class Session:
         adapter.on_adopted = self.become_child
         if not self.is_child and self.request is None:
             Spawned(self.options, self).install()
+            pickled.watch_ray(self.options, self)
         self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
@@ -380,6 +381,7 @@ def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
     session.view()
+    pickled.install()
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
     imports.when_imported("numpy", session.attach_numpy)

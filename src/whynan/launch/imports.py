@@ -129,6 +129,11 @@ def _rewrite_once(loader: SourceFileLoader, path: str) -> None:
     vars(loader)["get_code"] = _Once(loader, rewritten)
 
 
+def is_users_path(path: str) -> bool:
+    """Whether a file is the user's own by the finder that `install` has set up."""
+    return any(isinstance(finder, UserFinder) and finder.is_user_path(path) for finder in sys.meta_path)
+
+
 def rewritten_code(path: str, plain: CodeType) -> CodeType:
     """Return the code of a file that is run and not imported, rewritten where it is the user's."""
     with open(path, "rb") as file:
