@@ -195,3 +195,35 @@ if __name__ == "__main__":
                         enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(Module(), DataLoader(TensorDataset(x), batch_size=4, shuffle=True))
 """
+
+RAY = """
+import ray
+import torch
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer, prepare_data_loader, prepare_model
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def loss_of(model, xb):
+    return (model(xb).squeeze(1) * torch.log(xb.sum(1))).mean()  # BAD
+
+
+def loop(config):
+    torch.manual_seed(0)
+    x = torch.rand(32, 3) + 0.1
+    x[17] = 0.0
+    model = prepare_model(nn.Linear(3, 1))
+    loader = prepare_data_loader(DataLoader(TensorDataset(x), batch_size=4, shuffle=True))
+    opt = torch.optim.SGD(model.parameters(), lr=0.05)
+    for (xb,) in loader:
+        loss = loss_of(model, xb)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False)
+    TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=2, use_gpu=False)).fit()
+"""

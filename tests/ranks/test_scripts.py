@@ -42,7 +42,9 @@ def test_the_report_is_of_the_rank_that_raised(tmp_path: Path) -> None:
     assert "ValueError: bad file" in job.report["error"]
 
 
-@pytest.mark.parametrize(("name", "is_healthy"), [("SPAWNED", False), ("SPAWNED", True), ("LIGHTNING", False)])
+@pytest.mark.parametrize(
+    ("name", "is_healthy"), [("SPAWNED", False), ("SPAWNED", True), ("LIGHTNING", False), ("RAY", False)]
+)
 def test_processes_that_the_program_starts_itself(name: str, is_healthy: bool, tmp_path: Path) -> None:
     script = getattr(scripts, name)
     if is_healthy:
