@@ -207,7 +207,7 @@ def _check_launcher(options: RunOptions) -> None:
     if name in _LAUNCHERS:
         print(
             f"whynan: only the launcher is watched this way, and none of its ranks; start them as\n"
-            f"whynan:   {'torchrun' if 'accelerate' not in name else 'accelerate launch'} OPTIONS -m whynan run train.py",
+            f"whynan:   {'accelerate launch' if 'accelerate' in name else 'torchrun'} OPTIONS -m whynan run ...",
             file=sys.stderr,
         )
 
