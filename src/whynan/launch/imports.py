@@ -69,6 +69,8 @@ class UserFinder:
             host.tell(f"preparing module {name} failed", error)
 
     def _is_users(self, name: str, path: str) -> bool:
+        if name in _LOOPS:
+            return True
         return name.partition(".")[0] not in _FRAMEWORKS and self.is_user_path(path)
 
     def is_user_path(self, path: str) -> bool:
@@ -107,6 +109,9 @@ _PROJECT_SIGNS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 
 # Checked out and installed in place, a framework lies in a project like any other; its loops are not the user's.
 _FRAMEWORKS = frozenset("torch torchvision torchaudio tensorflow keras jax flax numpy mindspore lightning".split())  # noqa: SIM905
+
+# Trainers without a function for one step: their loop is run again as a user's own would be.
+_LOOPS = frozenset({"ultralytics.engine.trainer"})
 
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
