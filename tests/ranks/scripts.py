@@ -227,3 +227,20 @@ if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False)
     TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=2, use_gpu=False)).fit()
 """
+
+UNEVEN = (
+    _HEAD.replace("x[17]", "x[60]")
+    + """
+model = DDP(net)
+opt = torch.optim.SGD(model.parameters(), lr=0.05)
+mine = torch.utils.data.Subset(data, list(range(rank, 64, world))[: 32 - 16 * rank])
+with model.join():
+    for xb, yb in DataLoader(mine, batch_size=4):
+        weight = torch.log(xb.sum(1))  # BAD
+        loss = ((model(xb).squeeze(1) - yb) ** 2 * weight).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+"""
+)
+"""Rank 1 has run out of inputs when rank 0 comes to sample 60."""

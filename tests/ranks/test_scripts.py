@@ -7,7 +7,7 @@ from tests.ranks import scripts
 from tests.ranks.jobs import line_of, start
 
 
-@pytest.mark.parametrize(("name", "rank"), [("ACCUMULATED", 1), ("VALIDATED", 1), ("SHARDED", 0)])
+@pytest.mark.parametrize(("name", "rank"), [("ACCUMULATED", 1), ("VALIDATED", 1), ("SHARDED", 0), ("UNEVEN", 0)])
 def test_the_line_the_rank_and_the_sample_are_found(name: str, rank: int, tmp_path: Path) -> None:
     script = getattr(scripts, name)
     job = start(tmp_path, script, 2, "--no-prove")
@@ -15,7 +15,7 @@ def test_the_line_the_rank_and_the_sample_are_found(name: str, rank: int, tmp_pa
     incident = job.incident
     assert incident["replay"]["reproduced"], incident
     assert (incident["origin"]["file"], incident["origin"]["line"]) == ("train.py", line_of(script))
-    assert [sample["index"] for sample in incident["samples"]] == [17]
+    assert [sample["index"] for sample in incident["samples"]] == [60 if name == "UNEVEN" else 17]
     assert any(note.startswith(f"rank {rank} of 2 ") for note in incident["notes"]), incident["notes"]
 
 

@@ -247,6 +247,12 @@ class TorchHost:
         if pending.target in self.loops.on_stack(live_user_frame(sys._getframe(1))):
             raise Leaving(pending.target)
 
+    def end(self) -> None:
+        """End the run for what another rank has found."""
+        self.is_over = True
+        self.watch.enabled = False
+        raise Leaving(None)
+
     def _settle(self, pending: Pending) -> None:
         """The script leaves the iteration by itself: the others are asked where they are about to hear of it."""
         if self.ranks.is_joint and not self.ranks.agreed:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
 from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.common.patches import Patches
@@ -32,6 +33,7 @@ class Alone:
         for name, make in _ANSWERS.items():
             if hasattr(_Group, name):
                 patches.replace(_Group, name, self._answering(name, make))
+        patches.replace(Join, "notify_join_context", _nobody_is_told)
         for module in self.modules:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
@@ -54,6 +56,11 @@ class Alone:
             return answered
 
         return wrapper
+
+
+def _nobody_is_told(original: Any) -> Any:
+    """Under `join()` a rank says in each step that it has inputs left: not in a replay."""
+    return staticmethod(lambda joinable: None)
 
 
 class _Done:

@@ -17,6 +17,7 @@ _MARGIN_S = 10.0
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
+    from whynan.adapters.torch.ranks.verdict import Ranks
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,9 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         traced = plan.outcome
         findings = job.exchange(f"{key}/together", _finding(plan, traced), seconds)
         guilty = choose(findings)
-    earlier = next((f.rank for f in findings if f is not None and f.missed and f.was_bad_here), None)
-    if guilty is None and earlier is not None:
-        guilty = earlier
+    guilty = _with_earlier(findings, guilty)
     missing = [rank for rank, finding in enumerate(findings) if finding is None]
-    speaker = guilty if guilty is not None else min(r for r, f in enumerate(findings) if f is not None)
+    speaker = _speaker(findings, guilty)
     if job.rank and findings[0] is None:
         ranks.job, ranks.is_hopeless = None, True  # nobody is left who reports for all: each rank does for itself
         speaker = job.rank
@@ -81,6 +80,31 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         answer = job.get(f"{key}/report", seconds)
         incident = answer if isinstance(answer, Incident) else _unanswered(plan, speaker, seconds)
     return plan.decide(incident)
+
+
+def attend(ranks: "Ranks") -> Incident | None:
+    """Take part in the consultation without a step of one's own: this rank has run out of inputs."""
+    job = ranks.job
+    assert job is not None
+    ranks.n_incidents += 1
+    key = f"incident/{ranks.n_incidents}"
+    seconds = ranks.host.options.budget + _MARGIN_S
+    finding = Finding(job.rank, socket.gethostname(), False, False, True, False, "", "")
+    findings = job.exchange(f"{key}/alone", finding, seconds)
+    answer = job.get(f"{key}/report", seconds) if _speaker(findings, choose(findings)) != job.rank else None
+    return answer if isinstance(answer, Incident) else None
+
+
+def _with_earlier(findings: list[Finding | None], guilty: int | None) -> int | None:
+    earlier = next((f.rank for f in findings if f is not None and f.missed and f.was_bad_here), None)
+    return earlier if guilty is None else guilty
+
+
+def _speaker(findings: list[Finding | None], guilty: int | None) -> int:
+    """Return the rank that reports: the guilty one, else the first that has a step to speak of."""
+    guilty = _with_earlier(findings, guilty)
+    known = [f for f in findings if f is not None]
+    return guilty if guilty is not None else min(known, key=lambda f: (f.missed, f.rank)).rank
 
 
 def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:

@@ -68,6 +68,34 @@ class Ranks:
 
         patches.replace(torch.nn.parallel.DistributedDataParallel, "__init__", wrapped)
         patches.replace(dist, "all_reduce", self._all_reduce)
+        hook = getattr(torch.nn.parallel.distributed, "_DDPJoinHook", None)
+        if hook is not None:
+            patches.replace(hook, "main_hook", self._shadow)
+
+    def _shadow(self, original: Any) -> Any:
+        """Under `join()` a rank without inputs answers the others' collectives; so it does their flags."""
+
+        @functools.wraps(original)
+        def main_hook(hook: Any) -> None:
+            original(hook)
+            if self.host.is_over or not hook.ddp.require_forward_param_sync:
+                return
+            self._look_is_due = False
+            self._send()
+            if self.is_agreed():
+                self._attend()
+
+        return main_hook
+
+    def _attend(self) -> None:
+        from whynan.adapters.torch.ranks import consult
+
+        incident = consult.attend(self)
+        self.begin_anew()
+        if incident is not None:
+            self.host.record(incident)
+        if self.host.options.policy == "stop":
+            self.host.end()
 
     def _all_reduce(self, original: Any) -> Any:
         @functools.wraps(original)
