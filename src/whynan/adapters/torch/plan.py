@@ -386,6 +386,10 @@ class Plan:
             missing.append("local variables (the function asks for its locals)")
         if snapshot is not None and snapshot.changed_in_place():
             missing.append("tensors that the loop's body changes in place")
+        if traced.is_finite and traced.error is not None and self.pending.error is None:
+            # Not a finding about the machine: the step did not come as far as its symptom.
+            why = f"run again, the step raised {type(traced.error).__name__}: {str(traced.error)[:200]}"
+            return ReplayResult(False, "none", why, tuple(missing))
         if traced.is_finite:
             times = "once" if self.n_attempts == 1 else f"{self.n_attempts} times"
             why = f"the same step, run again {times} on {socket.gethostname()}, came out finite"
