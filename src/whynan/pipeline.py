@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import whynan
 from whynan.diagnosis.divergence import find_divergence
 from whynan.errors import OutputError
-from whynan.launch import imports
+from whynan.launch import imports, pickled
 from whynan.launch.host import Unwind, tell
 from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
 from whynan.launch.ownership import Ownership
+from whynan.launch.spawned import Spawned, report_of_children
 from whynan.live.pulse import Pulse
 from whynan.live.status_line import StatusLine
 from whynan.records import Incident, Outcome, Recording, RunInfo
@@ -88,6 +89,15 @@ class Session:
         self.streams = rerun.Streams(self.request)
         self.environment = dict(os.environ)
         self.pulse = Pulse()
+        self.is_child = False
+        self.has_children = False
+        """Whether the program has started processes that are watched, too."""
+        self.began_at = time.time()
+
+    def become_child(self) -> None:
+        """This process was started by the watched program: its parent reports where no incident is met here."""
+        self.is_child = True
+        self.pid = os.getpid()
 
     @property
     def adapter(self) -> Adapter | None:
@@ -192,6 +202,10 @@ class Session:
 
         adapter = TorchAdapter(self.options, self.record)
         adapter.host.preliminary = self._save_preliminary
+        adapter.on_adopted = self.become_child
+        if not self.is_child and self.request is None:
+            Spawned(self.options, self).install()
+            pickled.watch_ray(self.options, self)
         self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
@@ -220,18 +234,44 @@ class Session:
             adapter.detach()
         self.incidents = [self._completed(incident) for incident in self.incidents]
         recording = self.recording(exit)
-        rank = getattr(self.adapter, "rank", int)()
-        is_joint = getattr(self.adapter, "is_joint", bool)()
-        if rank and not is_joint and self.incidents:
-            self.options = replace(self.options, out=self.options.out / f"rank-{rank}")
-        if not rank or (self.incidents and not is_joint):
+        if self._speaks(recording):
             self._save(recording)
             self._show(recording)
             if self.request is None:
                 self._hand_on(recording)
         getattr(self.adapter, "meet_after_saving", bool)()
+        if self._was_stopped_in_child():
+            return STOPPED
         is_stopped = bool(self.incidents) and (isinstance(exit, Unwind) or self._ended_by_itself(exit))
         return STOPPED if is_stopped and self.options.policy == "stop" else None
+
+    def _speaks(self, recording: Recording) -> bool:
+        """Whether this process reports: of a job's the first that has something to say; sets the folder for it."""
+        rank = getattr(self.adapter, "rank", int)()
+        if self.is_child and not self.incidents:
+            is_claimed = getattr(self.adapter, "is_report_claimed", bool)()
+            return not rank and recording.outcome == "healthy" and recording.run.steps > 0 and not is_claimed
+        if self.has_children and not self.incidents:
+            found = report_of_children(self.options.out, self.began_at)
+            if found is not None and (found["incidents"] or recording.outcome == "healthy"):
+                return False
+        if self.incidents and getattr(self.adapter, "is_joint", bool)():
+            return not rank
+        has_something_to_say = bool(self.incidents) or (bool(rank) and recording.outcome == "script-error")
+        if not has_something_to_say:
+            return not rank and not getattr(self.adapter, "is_report_claimed", bool)()
+        is_first = getattr(self.adapter, "claim_report", lambda: True)()
+        if not is_first and not self.incidents:
+            return False
+        if not is_first:
+            self.options = replace(self.options, out=self.options.out / f"rank-{rank}")
+        return True
+
+    def _was_stopped_in_child(self) -> bool:
+        if not self.has_children or self.incidents or self.options.policy != "stop":
+            return False
+        found = report_of_children(self.options.out, self.began_at)
+        return bool(found is not None and found["incidents"])
 
     def _take_last_incident(self) -> None:
         assert self.adapter is not None
@@ -341,6 +381,7 @@ def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
     session.view()
+    pickled.install()
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
     imports.when_imported("numpy", session.attach_numpy)

@@ -1,15 +1,9 @@
 """Jobs of several processes over gloo: one verdict, one report, the rank and the sample that began it; nobody hangs."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.ranks.jobs import Job, line_of, start
 
 SCRIPT = """
 import os, signal
@@ -57,51 +51,8 @@ KILL = """if (xb.sum(1) == 0).any():
             os.close(os.open("visited", os.O_CREAT))"""
 
 
-@dataclass
-class Job:
-    statuses: list[int]
-    stdout: str
-    stderr: str
-    report: Any
-
-
 def _job(place: Path, script: str, size: int, *options: str, watched: bool = True) -> Job:
-    """Start the processes as a launcher does."""
-    place.mkdir(exist_ok=True)
-    (place / "train.py").write_text(script.lstrip())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    environment |= {"OMP_NUM_THREADS": "1", "CI": "", "GITHUB_ACTIONS": ""}  # which would add files and annotations
-    program = ["-m", "whynan", "run", "--no-prove", *options, "train.py"] if watched else ["train.py"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *program],
-            cwd=place,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    try:
-        outputs = [process.communicate(timeout=150) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    saved = place / "whynan-out" / "report.json"
-    return Job(
-        [process.returncode for process in processes],
-        "".join(out for out, _ in outputs),
-        "\n".join(err for _, err in outputs),
-        json.loads(saved.read_text()) if saved.exists() else None,
-    )
-
-
-def _line(script: str) -> int:
-    return next(n for n, text in enumerate(script.lstrip().splitlines(), 1) if text.endswith("# BAD"))
+    return start(place, script, size, "--no-prove", *options, watched=watched)
 
 
 @pytest.mark.parametrize(("size", "rank"), [(4, 2)])
@@ -109,7 +60,7 @@ def test_all_ranks_stop_in_the_step_and_the_guilty_one_is_named(size: int, rank:
     job = _job(tmp_path, SCRIPT, size)
     assert job.statuses == [3] * size, job.stderr
     (incident,) = job.report["incidents"]
-    assert (incident["origin"]["file"], incident["origin"]["line"]) == ("train.py", _line(SCRIPT))
+    assert (incident["origin"]["file"], incident["origin"]["line"]) == ("train.py", line_of(SCRIPT))
     assert [sample["index"] for sample in incident["samples"]] == [17]
     assert any(note.startswith(f"rank {rank} of {size} ") for note in incident["notes"]), incident["notes"]
     assert job.stderr.count("because") == 1, "one report for all"
@@ -159,5 +110,5 @@ def test_a_value_that_all_ranks_made_together(tmp_path: Path) -> None:
     assert job.statuses == [3, 3], job.stderr
     (incident,) = job.report["incidents"]
     assert incident["replay"]["reproduced"], incident
-    assert incident["origin"]["line"] == _line(script) and incident["origin"]["op"] == "log"
+    assert incident["origin"]["line"] == line_of(script) and incident["origin"]["op"] == "log"
     assert any("with all ranks in step" in note for note in incident["notes"]), incident["notes"]

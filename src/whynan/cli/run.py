@@ -153,6 +153,7 @@ def launch(options: RunOptions) -> None:
             print(f"whynan: {missing}", file=sys.stderr)
             sys.exit(2)
     _check_out(options.out)
+    _check_launcher(options)
     host.install()
     session = _start(options)
     ending.before_exit(lambda: _finish(session, None))
@@ -189,6 +190,26 @@ def _finish(session: Any, error: BaseException | None) -> int | None:
     except (Exception, KeyboardInterrupt) as failure:
         host.tell("writing the report failed", failure)
         return None
+
+
+_LAUNCHERS = (
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "torchrun",
+    "accelerate.commands.launch",
+    "accelerate",
+)
+
+
+def _check_launcher(options: RunOptions) -> None:
+    """Say that a launcher's processes are not watched when it is the launcher that is run."""
+    name = options.module or os.path.basename(options.script or "")
+    if name in _LAUNCHERS:
+        print(
+            f"whynan: only the launcher is watched this way, and none of its ranks; start them as\n"
+            f"whynan:   {'accelerate launch' if 'accelerate' in name else 'torchrun'} OPTIONS -m whynan run ...",
+            file=sys.stderr,
+        )
 
 
 def _check_out(out: Path) -> None:

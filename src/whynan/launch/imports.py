@@ -69,6 +69,8 @@ class UserFinder:
             host.tell(f"preparing module {name} failed", error)
 
     def _is_users(self, name: str, path: str) -> bool:
+        if name in _LOOPS:
+            return True
         return name.partition(".")[0] not in _FRAMEWORKS and self.is_user_path(path)
 
     def is_user_path(self, path: str) -> bool:
@@ -108,6 +110,9 @@ _PROJECT_SIGNS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 # Checked out and installed in place, a framework lies in a project like any other; its loops are not the user's.
 _FRAMEWORKS = frozenset("torch torchvision torchaudio tensorflow keras jax flax numpy mindspore lightning".split())  # noqa: SIM905
 
+# Trainers without a function for one step: their loop is run again as a user's own would be.
+_LOOPS = frozenset({"ultralytics.engine.trainer"})
+
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
@@ -127,6 +132,19 @@ def _rewrite_once(loader: SourceFileLoader, path: str) -> None:
     except Exception:
         return
     vars(loader)["get_code"] = _Once(loader, rewritten)
+
+
+def is_users_path(path: str) -> bool:
+    """Whether a file is the user's own by the finder that `install` has set up."""
+    return any(isinstance(finder, UserFinder) and finder.is_user_path(path) for finder in sys.meta_path)
+
+
+def rewritten_code(path: str, plain: CodeType) -> CodeType:
+    """Return the code of a file that is run and not imported, rewritten where it is the user's."""
+    with open(path, "rb") as file:
+        rewritten = rewrite(file.read(), path)
+    host.register(path, rewritten.sites, rewritten.code, plain)
+    return rewritten.code
 
 
 class _Once:

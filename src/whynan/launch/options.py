@@ -40,3 +40,12 @@ class RunOptions:
     """Folder for an event file of TensorBoard."""
     json_file: str | None = None
     """Where report.json is written too; "-" is standard output."""
+
+    def flags(self) -> list[str]:
+        """Return the options of `whynan run` that make another process of the same job be watched alike."""
+        found = ["--out", str(self.out), "--policy", self.policy, "--budget", f"{self.budget:g}", "--no-status"]
+        found += [] if self.prove else ["--no-prove"]
+        found += ["--capsule-data"] if self.capsule_data else ["--capsule"] if self.capsule else []
+        for name in self.boxes_of:
+            found += ["--boxes", name]
+        return found

@@ -26,3 +26,12 @@ def _pair(rewritten: CodeType, plain: CodeType) -> None:
     if [code.co_qualname for code in inner] == [code.co_qualname for code in inner_plain]:
         for one, other in zip(inner, inner_plain):
             _pair(one, other)
+
+
+def rewritten_code(code: CodeType) -> CodeType:
+    """Return the rewritten form of plain code, whichever copy of it; `code` itself where there is none."""
+    plain_code(code)
+    for (filename, rewritten), plain in _plain.items():
+        if filename == code.co_filename and plain == code:
+            return rewritten
+    return code

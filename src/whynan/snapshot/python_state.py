@@ -249,8 +249,15 @@ def set_generator_state(value: Any, state: Any) -> None:
 class GlobalRandomState:
     """Python's and NumPy's global random streams."""
 
+    _last: Any = None
+    """The Python stream's latest state. Most programs leave that stream alone, and thousands of states are kept."""
+
     def __init__(self) -> None:
         self.python = random.getstate()
+        if self.python == GlobalRandomState._last:
+            self.python = GlobalRandomState._last
+        else:
+            GlobalRandomState._last = self.python
         numpy = sys.modules.get("numpy")
         self.numpy = numpy.random.get_state() if numpy is not None and hasattr(numpy, "random") else None
 

@@ -11,9 +11,11 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.terms_now import terms_now
+from whynan.adapters.torch.trainers import launchers
 from whynan.launch import host as launch_host
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
+from whynan.launch.spawned import is_adopted
 from whynan.live.pulse import Pulse
 from whynan.records import Incident
 from whynan.replay.rerun import Request
@@ -31,6 +33,7 @@ class TorchAdapter:
         self._trainers = trainers.install(self.host)
         self._keras: Any = None
         self.host.ranks.install(self._trainers)
+        self.on_adopted: Callable[[], None] = lambda: None
         os.register_at_fork(after_in_child=self._forked)
 
     def attach_keras(self, keras: Any) -> None:
@@ -45,7 +48,11 @@ class TorchAdapter:
             tell(f"watching Keras {keras.__version__} is not possible", error)
 
     def _forked(self) -> None:
-        """A child made by a fork is none of our business: it runs as it would without us."""
+        """A child made by a fork is none of our business, unless it is to train: it runs as it would without us."""
+        if is_adopted():
+            self.host.loops.forget()
+            self.on_adopted()
+            return
         self.host.is_over = True
         self.host.watch.enabled = False
 
@@ -87,12 +94,20 @@ class TorchAdapter:
 
     def rank(self) -> int:
         """Return which of a job's processes this is."""
-        job = self.host.ranks.job
-        return job.rank if job is not None else int(os.environ.get("RANK") or 0)
+        known = self.host.ranks.rank
+        return known if known is not None else launchers.rank_of_environment()
 
     def is_joint(self) -> bool:
         """Whether rank 0 reports for all."""
-        return self.host.ranks.is_joint
+        return self.host.ranks.is_joint and not self.host.ranks.went_alone
+
+    def claim_report(self) -> bool:
+        """Whether this process, of several that failed by themselves, is the one whose report stands for the job."""
+        return self.host.ranks.claim_report()
+
+    def is_report_claimed(self) -> bool:
+        """Whether another process of the job has something to report."""
+        return self.host.ranks.is_report_claimed()
 
     def meet_after_saving(self) -> None:
         """Rank 0's report is written before any rank ends: a launcher ends the others as soon as one has failed."""

@@ -38,6 +38,10 @@ class Pending:
     grad_norm: float | None = None
     missed: bool = False
     """The iteration in which it happened was over before all ranks could leave together."""
+    is_alone: bool = False
+    """The other ranks of the job do not hear of it: this one looks into it by itself."""
+    is_early: bool = False
+    """A micro-batch of this rank alone: it is explained at once, and all leave with the update."""
 
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
@@ -68,7 +72,7 @@ class Pending:
 class Decision:
     """What the host is to do. `outer` is the iteration to replay instead, for "escalate" and "experiment"."""
 
-    kind: Literal["stop", "continue", "recover", "innocent", "escalate", "experiment", "run-for-real"]
+    kind: Literal["stop", "continue", "recover", "innocent", "escalate", "experiment", "run-for-real", "early"]
     incident: Incident | None = None
     outer: Pass | None = None
     experiments: "Experiments | None" = None

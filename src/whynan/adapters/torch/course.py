@@ -29,6 +29,8 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
             plan.after = snapshot_after(plan)
         sources.batch_origin(plan)
         return (yield from consult.attempts(plan))
+    if plan.host.known.is_sharded and plan.host.ranks.is_among_others:
+        return plan.without_replay("the model's parameters are spread over ranks that did not come to this place")
     plan.progress.stage(f"{plan.pending.symptom().what} is {plan.pending.kind}; replaying step {plan.pending.step}")
     if goes_on(plan):
         plan.after = snapshot_after(plan)

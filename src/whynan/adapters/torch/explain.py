@@ -110,6 +110,8 @@ def without_replay(plan: "Plan", why: str) -> Incident:
 
 def _diagnosed(plan: "Plan", evidence: Any, note: str | None) -> Incident:
     notes: list[str] = [note] if note else []
+    if plan.host.ranks.is_among_others and not plan.host.ranks.agreed:
+        notes.insert(0, plan.host.ranks.own_words(evidence.replay.reproduced))
     notes += evidence.extra.get("notes", [])
     causes, remedies = diagnose(evidence, notes)
     return Incident(

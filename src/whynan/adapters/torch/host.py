@@ -107,6 +107,13 @@ class TorchHost:
             return self._failed_in_replay(current, error)
         strip_frames(error)
         if self.pending is not None:
+            if (
+                self.pending.target is current
+                and self.ranks.is_among_others
+                and not isinstance(error, KeyboardInterrupt)
+            ):
+                self.pending.leaves = True
+                self._settle(self.pending)
             return self.pending.target is current
         if isinstance(error, KeyboardInterrupt):
             return False
@@ -127,14 +134,17 @@ class TorchHost:
                 self.plan.ended_by(self.looks.suspect(self.plan.target, frame))
                 raise Leaving(self.plan.target)
             return value
-        if self.pending is None and not self.ranks.is_joint:
+        if self.pending is None:
             for current in leaving:
+                if self.ranks.is_joint and current.trained:
+                    break  # all ranks have come to their verdict
                 event = self.looks.suspect(current, frame)
                 if event is not None:
                     self.set_pending(event, current)
                     break
         if self.pending is not None and any(current is self.pending.target for current in leaving):
             self.pending.leaves = True
+            self._settle(self.pending)
             raise Leaving(self.pending.target)
         return value
 
@@ -159,6 +169,7 @@ class TorchHost:
                 self.set_pending(event, current)
         if self.pending is not None and self.pending.target in leaving:
             self.pending.leaves = True
+            self._settle(self.pending)
             raise Leaving(self.pending.target)
 
     def drawn(self, value: Any) -> Any:
@@ -219,17 +230,40 @@ class TorchHost:
             self.set_pending(event, target)
         pending = self.pending
         assert pending is not None
-        if pending.target is not None and pending.target not in targets:
+        if self.ranks.early is not None or (pending.target is not None and pending.target not in targets):
             pending.missed, pending.target = True, target
         if pending.target is None:
             self._explain_without_replay(pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(pending.target)
 
+    def leave_alone(self) -> None:
+        """This rank's loss was bad, and no other rank had to be waited for: leave the step before its update."""
+        pending = self.pending
+        if pending is None or pending.what != "loss" or pending.target is None or self.options.policy == "observe":
+            return
+        if self.known.is_sharded:
+            self._explain_without_replay(pending, True)
+        if pending.target in self.loops.on_stack(live_user_frame(sys._getframe(1))):
+            raise Leaving(pending.target)
+
+    def end(self) -> None:
+        """End the run for what another rank has found."""
+        self.is_over = True
+        self.watch.enabled = False
+        raise Leaving(None)
+
+    def _settle(self, pending: Pending) -> None:
+        """The script leaves the iteration by itself: the others are asked where they are about to hear of it."""
+        if self.ranks.is_joint and not self.ranks.agreed:
+            pending.is_alone = not (self.ranks.has_sent and self.ranks.is_agreed())
+
     def before_step(self, optimizer: Any) -> None:
         """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
         if self.plan is not None and self.plan.is_together:
             raise Leaving(self.plan.target)  # on all ranks here
+        if self.known.is_sharded:
+            return  # nothing of it is looked at after the update
         alive = self.loops.alive()
         lacking = [c for c in alive[:2] if c.snapshot is not None and id(optimizer) not in c.snapshot.optimizers]
         if self.plan is not None:
@@ -329,12 +363,19 @@ class TorchHost:
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self.looks.suspect(current, current.frame))
             return self._go_on(current)
-        if self.pending is None and not self.ranks.is_joint:
+        if self.known.is_sharded and self.ranks.is_among_others:
+            if self.pending is None or not (self.ranks.agreed or self.pending.leaves):
+                self._note_end(current)  # where no update came, none is asked for either
+                return False
+        elif self.ranks.is_joint and current.trained:
+            self._read_flags(current)
+        elif self.pending is None:
             self.looks.at_end(current)
+            if self.pending is not None:
+                self.pending.is_alone = self.ranks.is_joint
         if self.capsule is not None and self.capsule.ended(current):
             return True
-        is_waiting = self.ranks.is_joint and not self.ranks.agreed  # accumulated: the verdict comes with the update
-        if self.pending is not None and self.pending.target is current and not is_waiting:
+        if self.pending is not None and self.pending.target is current:
             if self._is_skipped_at_once(current, self.pending):
                 return False
             self.plan = Plan(self, current, self.pending, self.left_to_do)
@@ -342,6 +383,14 @@ class TorchHost:
             return self._go_on(current)
         self._note_end(current)
         return False
+
+    def _read_flags(self, current: Pass) -> None:
+        """Gradients were sent in this iteration and no update has come; or a micro-batch was bad on this rank."""
+        if self.ranks.has_sent and self.ranks.is_agreed() and self.pending is None:
+            self.set_pending(self.ranks.event(), current)
+        pending = self.pending
+        if pending is not None and pending.target is current and not self.ranks.agreed:
+            pending.is_early = not pending.is_alone
 
     def _is_skipped_at_once(self, current: Pass, pending: Pending) -> bool:
         """Under `recover`, what has been explained often enough is undone and skipped without another replay."""
@@ -394,7 +443,13 @@ class TorchHost:
 
     def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
         self.pending, self.looks.read = None, None
-        self.ranks.was_bad_here = self.ranks.agreed = False
+        if decision.kind == "early":
+            self.ranks.early = decision.incident
+            self._note_end(current)
+            return False
+        if self.ranks.is_among_others and not self.ranks.agreed:
+            self.ranks.went_alone = self.ranks.went_alone or decision.kind == "stop"
+        self.ranks.begin_anew()
         if decision.kind == "experiment":
             assert decision.outer is not None
             self.left_to_do = decision.experiments

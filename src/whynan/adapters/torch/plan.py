@@ -10,6 +10,8 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from whynan.adapters.torch import course, explain
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.data.loader import BatchOrigin
@@ -19,6 +21,7 @@ from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import Snapshot
+from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
@@ -50,8 +53,7 @@ class Plan:
         self.n_attempts = 0
         self.undid_step = False
         self._alone: Any = None
-        self.n_answered = 0
-        """Collectives that the latest attempt answered from this rank's own values."""
+        self._listening: Any = None
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -101,7 +103,7 @@ class Plan:
         if decision.kind in ("escalate", "experiment"):
             return decision
         snapshot = self.target.snapshot
-        if decision.kind == "run-for-real" and snapshot is not None:
+        if decision.kind in ("run-for-real", "early") and snapshot is not None:
             snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)
@@ -147,14 +149,27 @@ class Plan:
         self.host.watch.thorough = True
         self.quiet.enter()
         if not attempt.together and self.host.ranks.is_among_others:
-            self._alone = self.host.ranks.alone()
+            self._alone = self.host.ranks.alone(self._answered)
             self._alone.__enter__()
+        if attempt.together and self.host.known.is_sharded:
+            self._listening = self.host.ranks.listen(self._take_gradient)
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _answered(self, tensor: Any) -> None:
+        """A collective was answered from this rank's own values; the mean of gradients is what they always are."""
+        if self._tracer is not None and not self.host.ranks.is_gradient(tensor):
+            self._tracer.foreign.add(key_of(tensor))
+
+    def _take_gradient(self, tensor: Any) -> None:
+        """This rank's own gradient is non-finite before it is spread over the ranks."""
+        kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
+        if self.outcome.event is None:
+            self._set_event(Event("gradient", "backward", [tensor], "gradient", kind))
 
     def _save_capsule(self) -> None:
         """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
@@ -233,9 +248,11 @@ class Plan:
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
             self._attempt.mode.__exit__(None, None, None)
+        if self._listening is not None:
+            self._listening.undo()
+            self._listening = None
         if self._alone is not None:
             self._alone.__exit__(None, None, None)
-            self.n_answered = self._alone.n_answered
             self._alone = None
         self.host.watch.thorough = False
         self.quiet.leave()
@@ -344,9 +361,11 @@ class Plan:
 
     def decide(self, incident: Incident) -> Decision:
         policy = self.host.options.policy
+        if self.pending.is_early:
+            return Decision("early", incident)
         if self.pending.was_skipped:
             return Decision("continue", incident)
-        if policy == "observe":
+        if policy == "observe" or (policy == "recover" and self.pending.is_alone):
             return Decision("run-for-real" if self.pending.leaves else "continue", incident)
         if policy == "recover" and self.pending.stage == "train" and self._target is not None:
             return Decision("recover", incident)
@@ -367,6 +386,10 @@ class Plan:
             missing.append("local variables (the function asks for its locals)")
         if snapshot is not None and snapshot.changed_in_place():
             missing.append("tensors that the loop's body changes in place")
+        if traced.is_finite and traced.error is not None and self.pending.error is None:
+            # Not a finding about the machine: the step did not come as far as its symptom.
+            why = f"run again, the step raised {type(traced.error).__name__}: {str(traced.error)[:200]}"
+            return ReplayResult(False, "none", why, tuple(missing))
         if traced.is_finite:
             times = "once" if self.n_attempts == 1 else f"{self.n_attempts} times"
             why = f"the same step, run again {times} on {socket.gethostname()}, came out finite"

@@ -7,6 +7,7 @@ import torch
 
 from whynan.adapters.torch import sources
 from whynan.adapters.torch.data import loader
+from whynan.adapters.torch.storages import values_of
 from whynan.records import Incident
 from whynan.recovery.ladder import Action, Ladder, Limits
 from whynan.report.output import write_safely
@@ -91,7 +92,7 @@ class Recovery:
         return True
 
     def _is_healthy(self) -> bool:
-        return all(bool(torch.isfinite(p.detach()).all()) for p in self.watch.known.parameters())
+        return all(bool(torch.isfinite(values_of(p.detach())).all()) for p in self.watch.known.parameters())
 
     def log(self, step: int, why: str, done: str) -> None:
         """Say on standard error what was done, when it is done."""

@@ -188,6 +188,10 @@ class Loops:
         if is_measured:
             owner.note_snapshot(time.thread_time() - began)
 
+    def forget(self) -> None:
+        """Leave the iterations under way alone: this process was forked out of them."""
+        self._passes = []
+
     def alive(self) -> list[Pass]:
         """Return the iterations under way, innermost first."""
         return [current for ref in reversed(self._passes) if (current := ref()) is not None and current.started]

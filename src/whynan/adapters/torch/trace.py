@@ -51,6 +51,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         self.is_paused = False
         self._is_differentiable = True
         self.tainted: set[int] = set()
+        self.foreign: set[int] = set()
+        """Values that should have come from other ranks of the job, and what was made of them."""
         self.trace = Trace()
         self.modules = ModuleStack()
         self.storages = Storages()
@@ -65,6 +67,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
 
     def depends_on_parameters(self, tensor: Any) -> bool:
         return key_of(tensor) in self.tainted
+
+    def depends_on_others(self, tensor: Any) -> bool:
+        """Whether a value was made of what other ranks would have sent."""
+        return key_of(tensor) in self.foreign
 
     def pause(self) -> None:
         """See nothing more; what has been seen can be asked about."""
@@ -182,6 +188,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         mutated = {key_of(tensor) for tensor, _ in before}
         self.lineage.append((name, parents))
         is_tainted = not self.tainted.isdisjoint(in_keys)
+        is_foreign = bool(self.foreign) and not self.foreign.isdisjoint(in_keys)
         for tensor in outputs:
             key = key_of(tensor)
             if key in in_keys and key not in mutated:
@@ -190,8 +197,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             if key not in in_keys:
                 self.storages.begin(tensor, key)
                 self.tainted.discard(key)
+                self.foreign.discard(key)
             if is_tainted and is_watched(tensor):
                 self.tainted.add(key)
+            if is_foreign:
+                self.foreign.add(key)
             self.storages.wrote(key, index)
         return is_view
 

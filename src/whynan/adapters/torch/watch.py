@@ -318,6 +318,8 @@ class Watch:
         self.n_events += 1
         self.known.add_optimizer(optimizer)
         if self.known.parameters() and self.known.is_sharded:
+            self.ranks.before_sharded_update()
+            self.before_step(optimizer)
             return
         self.ranks.before_update()
         self.weights.begin()
@@ -334,6 +336,7 @@ class Watch:
 
     def _after_step(self, optimizer: Any) -> None:
         if self.known.is_sharded:
+            self.ranks.step_is_over()
             self.n_steps += 1
             self._append_history(optimizer)
             return

@@ -10,7 +10,7 @@ from whynan.adapters.torch.data import loader, streams
 from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.data.refetch import _alone, _fetch, _start_streams
 
-_AHEAD = ("accelerate", "transformers", "lightning", "pytorch_lightning", "lightning_fabric")
+_AHEAD = ("accelerate", "transformers", "lightning", "pytorch_lightning", "lightning_fabric", "ray.train")
 _MOST = 8
 """Batches before the latest that are compared."""
 

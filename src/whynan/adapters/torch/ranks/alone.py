@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
+from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.common.patches import Patches
 
@@ -19,10 +21,10 @@ _Group = dist.ProcessGroup
 class Alone:
     """While entered, this rank runs by itself. `modules` are the wrapped models."""
 
-    def __init__(self, modules: Iterable[Any]) -> None:
+    def __init__(self, modules: Iterable[Any], on_answer: Callable[[Any], None] = lambda tensor: None) -> None:
         self.modules = list(modules)
-        self.n_answered = 0
-        """How many collectives could have brought other ranks' values."""
+        self.on_answer = on_answer
+        """Told of each tensor that other ranks' values should have gone into."""
         self._stack = ExitStack()
 
     def __enter__(self) -> "Alone":
@@ -31,6 +33,7 @@ class Alone:
         for name, make in _ANSWERS.items():
             if hasattr(_Group, name):
                 patches.replace(_Group, name, self._answering(name, make))
+        patches.replace(Join, "notify_join_context", _nobody_is_told)
         for module in self.modules:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
@@ -43,14 +46,21 @@ class Alone:
     def _answering(self, name: str, make: Callable[..., None]) -> Callable[[Any], Any]:
         def wrapper(original: Any) -> Any:
             def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
-                self.n_answered += "barrier" not in name
                 with torch.no_grad():
                     make(*args)
+                for tensor in tree_leaves(args[:1]):
+                    if isinstance(tensor, torch.Tensor):
+                        self.on_answer(tensor)
                 return _Done()
 
             return answered
 
         return wrapper
+
+
+def _nobody_is_told(original: Any) -> Any:
+    """Under `join()` a rank says in each step that it has inputs left: not in a replay."""
+    return staticmethod(lambda joinable: None)
 
 
 class _Done:
@@ -129,9 +139,14 @@ _ANSWERS: dict[str, Callable[..., None]] = {
     "allgather": _all_gather,
     "gather": _all_gather,
     "_allgather_base": _all_gather_base,
+    "all_gather_single": _all_gather_base,  # newer names of the same
+    "gather_single": _all_gather_base,
+    "gather_into_tensor": _all_gather_base,
+    "reduce_scatter_single": _reduce_scatter_base,
     "reduce_scatter": _reduce_scatter,
     "_reduce_scatter_base": _reduce_scatter_base,
     "scatter": _scatter,
     "alltoall": _all_to_all,
     "alltoall_base": _all_to_all_base,
+    "all_to_all_single": _all_to_all_base,
 }

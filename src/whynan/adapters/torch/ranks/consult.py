@@ -17,6 +17,7 @@ _MARGIN_S = 10.0
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
+    from whynan.adapters.torch.ranks.verdict import Ranks
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Finding:
     was_bad_here: bool
     reproduced: bool
     missed: bool
-    n_answered: int
-    """Collectives on the way to the symptom that were answered without the other ranks."""
+    is_mixed: bool
+    """Whether other ranks' values should have been on the way to the symptom."""
     name: str
     kind: str
 
@@ -44,33 +45,36 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
-    together = False
-    yield Attempt(traced=True)
+    together = plan.host.known.is_sharded  # none has all of the parameters
     traced = plan.outcome
-    if ranks.was_bad_here and not plan.pending.missed:
-        while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
-            yield Attempt(traced=True)
-            traced = plan.outcome
-    findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
-    guilty = choose(findings)
-    if _is_for_all(findings, guilty):
+    findings: list[Finding | None] = []
+    guilty: int | None = None
+    if not together:
+        yield Attempt(traced=True)
+        traced = plan.outcome
+        if ranks.was_bad_here and not plan.pending.missed:
+            while traced.is_finite and plan.n_attempts < 3 and not plan.is_out_of_time():
+                yield Attempt(traced=True)
+                traced = plan.outcome
+        findings = job.exchange(f"{key}/alone", _finding(plan, traced), seconds)
+        guilty = choose(findings)
+    if together or _is_for_all(findings, guilty):
         # Finite on each rank alone, or made of what others sent: once more with the collectives, in step on all ranks.
         together = True
         yield Attempt(traced=True, together=True)
         traced = plan.outcome
         findings = job.exchange(f"{key}/together", _finding(plan, traced), seconds)
         guilty = choose(findings)
-    earlier = next((f.rank for f in findings if f is not None and f.missed and f.was_bad_here), None)
-    if guilty is None and earlier is not None:
-        guilty = earlier
+    guilty = _with_earlier(findings, guilty)
     missing = [rank for rank, finding in enumerate(findings) if finding is None]
-    speaker = guilty if guilty is not None else min(r for r, f in enumerate(findings) if f is not None)
+    speaker = _speaker(findings, guilty)
     if job.rank and findings[0] is None:
         ranks.job, ranks.is_hopeless = None, True  # nobody is left who reports for all: each rank does for itself
         speaker = job.rank
     if job.rank == speaker:
         incident = yield from _explained(plan, traced, together, missing)
-        incident = replace(incident, notes=(*_words(plan, findings, guilty, missing, together), *incident.notes))
+        words = _words(plan, findings, guilty, missing, together) if ranks.early is None else []
+        incident = replace(incident, notes=(*words, *incident.notes))
         job.put(f"{key}/report", incident)
     else:
         answer = job.get(f"{key}/report", seconds)
@@ -78,12 +82,37 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     return plan.decide(incident)
 
 
+def attend(ranks: "Ranks") -> Incident | None:
+    """Take part in the consultation without a step of one's own: this rank has run out of inputs."""
+    job = ranks.job
+    assert job is not None
+    ranks.n_incidents += 1
+    key = f"incident/{ranks.n_incidents}"
+    seconds = ranks.host.options.budget + _MARGIN_S
+    finding = Finding(job.rank, socket.gethostname(), False, False, True, False, "", "")
+    findings = job.exchange(f"{key}/alone", finding, seconds)
+    answer = job.get(f"{key}/report", seconds) if _speaker(findings, choose(findings)) != job.rank else None
+    return answer if isinstance(answer, Incident) else None
+
+
+def _with_earlier(findings: list[Finding | None], guilty: int | None) -> int | None:
+    earlier = next((f.rank for f in findings if f is not None and f.missed and f.was_bad_here), None)
+    return earlier if guilty is None else guilty
+
+
+def _speaker(findings: list[Finding | None], guilty: int | None) -> int:
+    """Return the rank that reports: the guilty one, else the first that has a step to speak of."""
+    guilty = _with_earlier(findings, guilty)
+    known = [f for f in findings if f is not None]
+    return guilty if guilty is not None else min(known, key=lambda f: (f.missed, f.rank)).rank
+
+
 def _is_for_all(findings: list[Finding | None], guilty: int | None) -> bool:
     """Whether the step has to be run by all ranks together, and all are there to do so."""
     known = [finding for finding in findings if finding is not None]
     if len(known) < len(findings) or any(finding.missed for finding in known):
         return False
-    return guilty is None or any(finding.n_answered for finding in known if finding.reproduced)
+    return guilty is None or any(finding.is_mixed for finding in known if finding.reproduced)
 
 
 def choose(findings: list[Finding | None]) -> int | None:
@@ -109,15 +138,22 @@ def _finding(plan: "Plan", traced: "Outcome") -> Finding:
         ranks.was_bad_here,
         not traced.is_finite,
         plan.pending.missed,
-        plan.n_answered,
+        _is_mixed(traced),
         name,
         kind,
     )
 
 
+def _is_mixed(traced: "Outcome") -> bool:
+    tensors = traced.event.tensors if traced.event is not None else []
+    return traced.tracer is not None and any(traced.tracer.depends_on_others(t) for t in tensors)
+
+
 def _explained(
     plan: "Plan", traced: "Outcome", together: bool, missing: list[int]
 ) -> Generator[Attempt, None, Incident]:
+    if plan.host.ranks.early is not None:
+        return plan.host.ranks.early
     if plan.pending.missed:
         return explain.without_replay(
             plan, "it happened in an earlier micro-batch of this update, which was over by then"

@@ -14,5 +14,8 @@ class Single:
     def before_update(self) -> None:
         """Nobody is to be asked."""
 
+    def before_sharded_update(self) -> None:
+        """Nobody has the other parts of the parameters."""
+
     def step_is_over(self) -> None:
         """Nothing has been agreed on."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.torch.trainers import ignite, lightning, mmengine, transformers
+from whynan.adapters.torch.trainers import ignite, launchers, lightning, mmengine, transformers
 from whynan.launch.host import tell
 from whynan.launch.imports import when_imported
 
@@ -21,6 +21,10 @@ _TRAINERS: dict[str, Patch] = {
     "lightning.pytorch.loops.optimization.manual": lightning.patch_manual,
     "pytorch_lightning.loops.optimization.automatic": lightning.patch_automatic,
     "pytorch_lightning.loops.optimization.manual": lightning.patch_manual,
+    "lightning.fabric.strategies.launchers.subprocess_script": launchers.patch_subprocess,
+    "lightning.pytorch.strategies.launchers.subprocess_script": launchers.patch_subprocess,
+    "lightning_fabric.strategies.launchers.subprocess_script": launchers.patch_subprocess,
+    "pytorch_lightning.strategies.launchers.subprocess_script": launchers.patch_subprocess,
     "transformers.trainer": transformers.patch,
     "ignite.engine.engine": ignite.patch,
     "mmengine.runner.loops": mmengine.patch,
