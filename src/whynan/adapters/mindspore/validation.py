@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mindspore as ms
 from mindspore import nn
 
-from whynan.adapters.common.reads import speaks_of_loss
+from whynan.adapters.common.reads import is_bad_loss, speaks_of_loss
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure
 
@@ -56,12 +56,12 @@ def _reading(original: Any, watch: "Watch") -> Any:
 
 
 def _look(tensor: Any, watch: "Watch", frame: FrameType) -> None:
-    if not is_floating(tensor) or isinstance(tensor, ms.Parameter) or not speaks_of_loss(frame):
+    if not is_floating(tensor) or isinstance(tensor, ms.Parameter):
         return
     if watch.attempt is not None:
-        if watch.attempt.is_validation:
+        if watch.attempt.is_validation and speaks_of_loss(frame):
             watch.attempt.on_validation(tensor)
         return
     value = float(array_of(tensor).sum())
-    if not math.isfinite(value):
+    if is_bad_loss(value, frame):
         watch.on_validation(value, None)

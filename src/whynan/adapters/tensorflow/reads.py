@@ -3,7 +3,6 @@
 What counts is a line of the user's own that speaks of a loss: a metric may be NaN for good reasons.
 """
 
-import math
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tensorflow.python.framework import ops
 
-from whynan.adapters.common.reads import speaks_of_loss
+from whynan.adapters.common.reads import is_bad_loss, speaks_of_loss
 
 if TYPE_CHECKING:
     from whynan.adapters.tensorflow.watch import Watch
-
-_BEST = re.compile(r"best|lowest|min|prev|last", re.IGNORECASE)
-"""A loss to compare with begins as an infinity."""
 
 
 def install(watch: "Watch") -> None:
@@ -44,14 +40,4 @@ def _is_of_interest(value: float, watch: "Watch", frame: FrameType) -> bool:
     """Whether a number that was read is a loss to be looked at: in a replay each, in the run one that is not finite."""
     if watch.attempt is not None:
         return watch.attempt.stops_at_loss and speaks_of_loss(frame)
-    if not watch.is_enabled or watch.depth or math.isfinite(value) or not speaks_of_loss(frame):
-        return False
-    return math.isnan(value) or not _BEST.search(_line(frame))
-
-
-def _speaks_of_loss(frame: FrameType) -> bool:
-    return is_user_file(frame.f_code.co_filename) and bool(_LOSS.search(_line(frame)))
-
-
-def _line(frame: FrameType) -> str:
-    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return watch.is_enabled and not watch.depth and is_bad_loss(value, frame)
