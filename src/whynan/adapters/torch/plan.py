@@ -232,7 +232,10 @@ class Plan:
             self.outcome.tracer = self._tracer
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
-            self._attempt.mode.__exit__(None, None, None)
+            try:
+                self._attempt.mode.__exit__(None, None, None)
+            except Exception as error:  # what is left of the attempt is undone all the same
+                tell("ending an attempt failed", error)
         if self._alone is not None:
             self._alone.__exit__(None, None, None)
             self.n_answered = self._alone.n_answered
@@ -287,7 +290,7 @@ class Plan:
         if event is not None and self._tracer is not None:
             tracer = self._tracer
             tracer.pause()
-            self.outcome.slice = explain.slice_of(tracer, event)
+            self.outcome.slice = explain.slice_of(tracer, event, self.host.known)
             self.outcome.frames = explain.live_namespaces(self.target.frame)
             self.outcome.terms = explain.terms_of(tracer, event, self.outcome)
 

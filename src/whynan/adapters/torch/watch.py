@@ -208,7 +208,7 @@ class Watch:
         self.n_events += 1
         self.tick()
         scaled = any(self.scaler.is_scaled(root) for root in roots)
-        for root in map(_unwrapped, roots):
+        for root in map(unwrapped, roots):
             if not root.is_floating_point() or root.numel() == 0 or scaled:
                 continue
             value = float(_item(root)) if root.numel() == 1 else float(root.detach().sum())
@@ -413,10 +413,10 @@ class Watch:
 
 def _is_compiling(roots: list[Any]) -> bool:
     """Whether these are tensors without values, with which a compiler follows a step."""
-    return any(type(_unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
+    return any(type(unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
 
 
-def _unwrapped(tensor: Any) -> Any:
+def unwrapped(tensor: Any) -> Any:
     """Return the plain tensor under the levels of `torch.func`'s transforms: operations are traced on that one."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
