@@ -18,7 +18,7 @@ from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Pass
-from whynan.adapters.torch.snapshot import Snapshot
+from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
@@ -129,6 +129,8 @@ class Plan:
             if name in attempt.changed:
                 self._originals.setdefault(name, value)
         self.host.watch.put_back(self._kept)
+        if not self.n_attempts:
+            self._copy_optimizers(snapshot)
         if attempt.window is not None:
             first = attempt.window.items[0]
             attempt.window.restore(self.target.frame, {**first.names, **attempt.changed})
@@ -155,6 +157,12 @@ class Plan:
             self._tracer = self._new_tracer()
             self._tracer.modules.enter()
             self._tracer.__enter__()
+
+    def _copy_optimizers(self, snapshot: Snapshot) -> None:
+        """Copy what the iteration did not come to update, before an experiment can change it: weights drawn anew."""
+        for optimizer in self.host.known.optimizers:
+            if id(optimizer) not in snapshot.optimizers and OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
+                snapshot.save_before_step(optimizer, OptimizerCopy(optimizer))
 
     def _save_capsule(self) -> None:
         """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
