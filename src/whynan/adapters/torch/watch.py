@@ -171,7 +171,8 @@ class Watch:
                 self.around_step.n_applied += 1
             if not scaled:
                 wanted = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-                self._guarded(self._look_at_returned, wanted, result)
+                is_final = not kwargs.get("create_graph", len(args) > 2 and bool(args[2]))
+                self._guarded(self._look_at_returned, wanted, result, is_final)
             return result
 
         return grad
@@ -258,8 +259,12 @@ class Watch:
         kind = "nan" if "nan" in kinds else kinds[0] if kinds else "nan"
         self.notify(Event("gradient", when, gradients, name, kind, len(parameters)))
 
-    def _look_at_returned(self, wanted: list[Any], result: Any) -> None:
+    def _look_at_returned(self, wanted: list[Any], result: Any, is_final: bool) -> None:
         trained = {id(p) for p in self.known.parameters()}
+        if not trained and is_final:
+            # No module and no optimizer: leaves are what the script itself trains.
+            self._look_at_leaves([(t, g) for t, g in zip(wanted, result) if g is not None and t.is_leaf])
+            return
         pairs = [
             (tensor, gradient)
             for tensor, gradient in zip(wanted, result)
@@ -268,6 +273,14 @@ class Watch:
         bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
         if bad:
             self._tell_gradient([t for t, _ in bad], [g for _, g in bad], "autograd.grad")
+
+    def _look_at_leaves(self, pairs: list[tuple[Any, Any]]) -> None:
+        bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
+        if bad:
+            gradients = [g for _, g in bad]
+            name = name_of_tensor(bad[0][0], live_user_frame(sys._getframe(1))) or "parameter"
+            kind = _kind_in(dense(gradients)[0])
+            self.notify(Event("gradient", "autograd.grad", gradients, name, kind, len(bad)))
 
     def _look_at_functional(self, result: Any) -> None:
         self.n_events += 1
