@@ -359,6 +359,8 @@ class TorchHost:
 
     def _note_end(self, current: Pass) -> None:
         trained = current.trained
+        if trained:
+            current.owner.last_trained = current.serial
         current.owner.note_end(current.elapsed, trained)
         if current.snapshot is not None:
             owner = current.owner

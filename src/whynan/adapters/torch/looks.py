@@ -73,6 +73,7 @@ class Looks:
                 self.host.set_pending(poisoned, current)
                 return
         if current.trained:
+            self._look_at_validation(current)
             return
         event = None
         if self.read is not None and self.read[1] is current:
@@ -93,6 +94,21 @@ class Looks:
             if self.n_skipped_in_a_row > 1:
                 return
         self.host.set_pending(event, current)
+
+    def _look_at_validation(self, current: Pass) -> None:
+        """An epoch has ended in which a loop around batches trained: was the validation loss that it read a number?
+
+        A validation loop looks after itself (`at_end`); where its split is empty there is no iteration of one.
+        """
+        event = self.read[0] if self.read is not None and self.read[1] is current else None
+        if event is None or event.differentiable or event.line in self.innocent_lines or current.snapshot is None:
+            return
+        is_epoch = any(site.last_trained > current.serial for site in self.host.loops.sites.values())
+        if not is_epoch or self.provisional is not None or self.skipped:
+            return
+        if suspects.is_validation_loss(event.name):
+            event.stage, event.is_loss = "validation", True
+            self.host.set_pending(event, current)
 
     def _is_part_of_a_step(self, current: Pass, event: Event, is_read: bool) -> bool:
         """Whether a loop that trains nothing runs inside a training step: its losses are that step's to look at."""

@@ -331,6 +331,8 @@ class Plan:
         """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
         if self._attempt is not None and self._attempt.is_experiment:
             return self.is_attempt_over()
+        if self.pending.stage == "validation":
+            return False  # the epoch's training comes first
         return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)
 
     def redrawn(self) -> Any:
