@@ -16,7 +16,8 @@ ALIASES = {
     "nll_loss_forward": "nll_loss", "nll_loss2d_forward": "nll_loss", "nll_loss2d": "nll_loss",
     "nll_loss_nd": "nll_loss", "cross_entropy_loss": "cross_entropy", "_cdist_forward": "cdist",
     "cudnn_batch_norm": "native_batch_norm", "_native_batch_norm_legit": "native_batch_norm", "nanmean": "mean",
-    "weight_norm_interface": "weight_norm", "_native_batch_norm_legit_functional": "native_batch_norm", "_native_batch_norm_legit_no_training": "batch_norm",
+    "_native_batch_norm_legit_functional": "native_batch_norm", "weight_norm_interface": "weight_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
 }  # fmt: skip
 SOFTMAX = {
     "softmax", "log_softmax", "logsumexp", "masked_softmax", "scaled_dot_product_attention", "logcumsumexp",

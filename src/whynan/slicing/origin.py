@@ -139,11 +139,11 @@ def _choose(candidates: list[_Candidate], is_buffer: Callable[[Leaf], bool]) -> 
     if first_invalid is not None and first_invalid.record is not None:
         name = first_invalid.record.name
         if not any(word in name for word in _TAKES_MASKS):
-            by_name = name in _SUBTRACTS
-            candidates = [
-                c if c.leaf is None or c.leaf.constant or (by_name and is_buffer(c.leaf)) else replace(c, intended=False)
-                for c in candidates
-            ]
+
+            def is_named(leaf: Leaf) -> bool:
+                return leaf.constant or (name in _SUBTRACTS and is_buffer(leaf))
+
+            candidates = [c if c.leaf is None or is_named(c.leaf) else replace(c, intended=False) for c in candidates]
     births = [c for c in candidates if c.order[0] <= 0 and not c.intended]
     if births:
         leaves = [c for c in births if c.leaf is not None]

@@ -48,7 +48,8 @@ class Pending:
         n_events = watch.n_events - target.n_events if target is not None else 0
         return Pending(
             event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,
-            event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm, is_loss=event.is_loss,
+            event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm,
+            is_loss=event.is_loss,
         )  # fmt: skip
 
     def symptom(self) -> Symptom:

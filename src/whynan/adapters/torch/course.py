@@ -144,7 +144,12 @@ def is_epoch_to_be_run_again(plan: "Plan") -> bool:
 
 def is_innocent(plan: "Plan", traced: Outcome) -> bool:
     """A number read in a validation loop is a loss only if it depends on the parameters, and is called like one."""
-    if plan.pending.is_loss or plan.pending.when not in ("read", "exit") or plan.pending.differentiable or plan.pending.leaves:
+    if (
+        plan.pending.is_loss
+        or plan.pending.when not in ("read", "exit")
+        or plan.pending.differentiable
+        or plan.pending.leaves
+    ):
         return False
     if traced.is_finite or traced.tracer is None or traced.event is None:
         return True

@@ -29,7 +29,9 @@ _STRONG = re.compile(r"\.backward\(|\.step\(|autograd\.grad\(")
 _WEAK = re.compile(r"train|update|optimi|fit\(|learn|loss|criterion")
 
 
-_VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|eval|evaluation|test|dev|holdout|heldout)(?![a-z])", re.IGNORECASE)
+_VALIDATION = re.compile(
+    r"(?<![a-z])(val|valid|validation|eval|evaluation|test|dev|holdout|heldout)(?![a-z])", re.IGNORECASE
+)
 
 
 def is_validation_loss(name: str) -> bool:
