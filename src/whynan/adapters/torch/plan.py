@@ -20,6 +20,7 @@ from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.trace import Tracer
+from whynan.adapters.torch.watch import BY_HAND
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
@@ -223,7 +224,7 @@ class Plan:
         return list(self.host.watch.history.loss.values()[self._losses :])
 
     def _new_tracer(self) -> Tracer:
-        tracer = Tracer(is_in_optimizer=lambda: self.host.watch.in_optimizer)
+        tracer = Tracer(lambda: self.host.watch.in_optimizer, updates_by_hand=self.pending.when == BY_HAND)
         roots = self.host.known.roots()
         tracer.modules.name_from(roots)
         tracer.taint(self.host.known.parameters())
@@ -317,10 +318,13 @@ class Plan:
             self._set_event(event)
 
     @property
+    def is_experiment(self) -> bool:
+        return self._attempt is not None and self._attempt.is_experiment
+
+    @property
     def looks_at_buffers(self) -> bool:
         """Whether running statistics count for the attempt under way."""
-        is_experiment = self._attempt is not None and self._attempt.is_experiment
-        return self.pending.what == "buffer" or is_experiment
+        return self.pending.what == "buffer" or self.is_experiment
 
     def ended_quietly(self, event: Event | None) -> None:
         """The body of the attempt came to its end, as it did when the script had skipped the step."""

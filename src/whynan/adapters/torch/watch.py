@@ -8,7 +8,7 @@ import functools
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -30,6 +30,7 @@ from whynan.watching.history import RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
+BY_HAND = "after an update by hand"
 
 
 class Watch:
@@ -291,14 +292,20 @@ class Watch:
         if bad:
             self.notify(Event("gradient", "torch.func.grad", bad, "gradient", _kind_in(bad[0]), len(bad)))
 
-    def poisoned_buffer(self) -> Event | None:
-        """Return an event where a running statistic has become non-finite."""
+    def poisoned_buffer(self, before: Sequence[tuple[Any, Any]] = ()) -> Event | None:
+        """Return an event where a running statistic has become non-finite.
+
+        `before` are buffers and their copies from the beginning of the iteration.
+        """
         buffers = [b for b in self.known.buffers() if b.is_floating_point()]
         new = [b for b in buffers if id(b) not in self._seen_buffers]
         if new:
             # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
             is_first = not self._seen_buffers
-            self._innocent_buffers |= {id(b) for b in first_nonfinite(new) if is_first or _kind_in(b) == "-inf"}
+            clean = {id(b) for b, copy in before if not first_nonfinite([copy])}
+            self._innocent_buffers |= {
+                id(b) for b in first_nonfinite(new) if id(b) not in clean and (is_first or _kind_in(b) == "-inf")
+            }
             self._seen_buffers |= {id(b) for b in new}
         changing = [b for b in buffers if id(b) not in self._innocent_buffers]
         bad, _ = self._buffers.check(dense(changing))
@@ -308,6 +315,17 @@ class Watch:
             name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
             return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
         return None
+
+    def poisoned_parameter(self) -> Event | None:
+        """Return an event where a parameter that is updated by hand has become non-finite."""
+        parameters = dense(p for p in self.known.parameters() if p.grad is not None)
+        bad, _ = self._parameters.check(parameters, thorough=self.thorough)
+        if not bad:
+            return None
+        broken = first_nonfinite(parameters)
+        names = self.known.parameter_names()
+        name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
+        return Event("parameter", BY_HAND, broken, name, _kind_in(broken[0]), len(broken))
 
     # Optimizers ------------------------------------------------------------------------------------------------------
 
