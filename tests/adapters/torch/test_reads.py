@@ -18,8 +18,11 @@ def this_file_is_the_users(monkeypatch):
 def test_a_printed_tensor_is_found_by_its_memory():
     val_loss = torch.tensor(1.5)
     other = torch.tensor(1.5)
-    found = [name_of_tensor(tensor, sys._getframe()) for tensor in (val_loss.detach(), other, torch.tensor(1.5))]
-    assert found == ["val_loss", "other", None]
+    frame = sys._getframe()
+    first = name_of_tensor(val_loss.detach(), frame)
+    second = name_of_tensor(other, frame)
+    nameless = name_of_tensor(torch.tensor(1.5), frame)
+    assert (first, second, nameless) == ("val_loss", "other", None)
 
 
 def test_a_key_of_a_dictionary_is_a_name():
