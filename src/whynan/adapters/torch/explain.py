@@ -36,7 +36,7 @@ _MOVES = {"copy_", "clone", "t", "view", "expand", "_to_copy", "transpose", "per
 """Ops that only move values: a reader of a path gains nothing by them."""
 
 
-def slice_of(tracer: Tracer, event: Event, known: KnownState) -> Slice | None:
+def slice_of(tracer: Tracer, event: Event, known: KnownState | None = None) -> Slice | None:
     """Walk back from the event's tensors."""
     edges = []
     for tensor in event.tensors[:12]:
@@ -49,7 +49,7 @@ def slice_of(tracer: Tracer, event: Event, known: KnownState) -> Slice | None:
             edge = tracer.writer_at(tensor, element)
             if edge is not None:
                 edges.append(edge)
-    buffers = {storage_key(buffer) for buffer in known.buffers()}
+    buffers = {storage_key(buffer) for buffer in known.buffers()} if known is not None else set()
     return find_origin(tracer.trace, edges, _is_mask, lambda leaf: leaf.key in buffers)
 
 

@@ -276,6 +276,8 @@ class Watch:
             self._tell_gradient([t for t, _ in bad], [g for _, g in bad], "autograd.grad")
 
     def _look_at_leaves(self, pairs: list[tuple[Any, Any]]) -> None:
+        if any(unwrapped(g) is not g for _, g in pairs):
+            return  # inside of a transform, which is looked at from outside
         bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
         if bad:
             gradients = [g for _, g in bad]
