@@ -84,7 +84,8 @@ FIRST: list[tuple[str, Evidence]] = [
     ("sqrt-at-zero", evidence("std", "backward", tensor(0.1, 3))),
     ("exp-overflow", evidence("exp", "forward", tensor(-3, 120), output=INF)),
     # A square overflows on what an exponential has made huge.
-    ("exp-overflow", evidence("mse_loss", "forward", HUGE, tensor(1, 764), step=0, extra={"made_by": ["addmm", "exp"]})),
+    ("exp-overflow", evidence("mse_loss", "forward", HUGE, tensor(1, 764), step=0,
+                              extra={"made_by": ["addmm", "exp"]})),
     ("exp-overflow", evidence("exp", "forward", tensor(-3, 120.0, dtype="float16"), output=tensor(dtype="float16"))),
     ("half-precision-overflow", evidence("exp", "forward", tensor(-3, 12.0, dtype="float16"), precision=HALF,
                                          output=tensor(dtype="float16", n_posinf=1))),
