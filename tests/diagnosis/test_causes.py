@@ -83,6 +83,9 @@ FIRST: list[tuple[str, Evidence]] = [
     ("sqrt-at-zero", evidence("cdist", "backward", tensor(0.1, 3))),
     ("sqrt-at-zero", evidence("std", "backward", tensor(0.1, 3))),
     ("exp-overflow", evidence("exp", "forward", tensor(-3, 120), output=INF)),
+    # A square overflows on what an exponential has made huge.
+    ("exp-overflow", evidence("mse_loss", "forward", HUGE, tensor(1, 764), step=0,
+                              extra={"made_by": ["addmm", "exp"]})),
     ("exp-overflow", evidence("exp", "forward", tensor(-3, 120.0, dtype="float16"), output=tensor(dtype="float16"))),
     ("half-precision-overflow", evidence("exp", "forward", tensor(-3, 12.0, dtype="float16"), precision=HALF,
                                          output=tensor(dtype="float16", n_posinf=1))),
@@ -111,6 +114,8 @@ FIRST: list[tuple[str, Evidence]] = [
     ("exploding-gradient", evidence("mm", "backward", HUGE, tensor(), history=STEADY, module="rnn.cell")),
     ("exploding-gradient", evidence("mm", "backward", HUGE, tensor(), history=JUMP, optimizer=ADAM)),
     ("exploding-gradient", evidence("mm", "forward", HUGE, tensor(), history=MODEST, optimizer=ADAM, module="lstm")),
+    ("bad-initialization",
+     evidence("_weight_norm_interface", "forward", zeros(32, 0.0, role="parameter"), step=0)),
     ("bad-initialization", evidence("mm", "forward", HUGE, tensor(), step=0,
                                     history=History(largest_gain_start=(("layers.3.weight", 16.0),)))),
     ("bad-initialization", evidence("mm", "forward", HUGE, tensor(-90, 90, (64, 64), role="parameter"), step=0)),

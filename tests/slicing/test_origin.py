@@ -97,3 +97,11 @@ def test_elements_that_were_not_sampled_count_by_their_kind():
 def test_a_circle_ends():
     found = find_origin(trace(record(1, edges=[edge(2)]), record(2, edges=[edge(1)])), [edge(2)])
     assert found is None
+
+
+def test_a_modules_mask_is_no_birth_where_a_row_of_it_is_subtracted_from_itself():
+    for name, is_buffer, is_op in (("sub", True, True), ("sub", False, False), ("mul", True, False)):
+        ops = trace(record(1, name, "nan", [leaf("-inf")]))
+        found = find_origin(ops, [edge(1)], lambda leaf: True, lambda leaf, held=is_buffer: held)
+        assert found is not None
+        assert (found.origin is not None) is is_op, (name, is_buffer)

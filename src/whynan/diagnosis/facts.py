@@ -16,7 +16,8 @@ ALIASES = {
     "nll_loss_forward": "nll_loss", "nll_loss2d_forward": "nll_loss", "nll_loss2d": "nll_loss",
     "nll_loss_nd": "nll_loss", "cross_entropy_loss": "cross_entropy", "_cdist_forward": "cdist",
     "cudnn_batch_norm": "native_batch_norm", "_native_batch_norm_legit": "native_batch_norm", "nanmean": "mean",
-    "_native_batch_norm_legit_functional": "native_batch_norm", "_native_batch_norm_legit_no_training": "batch_norm",
+    "_native_batch_norm_legit_functional": "native_batch_norm", "weight_norm_interface": "weight_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
 }  # fmt: skip
 SOFTMAX = {
     "softmax", "log_softmax", "logsumexp", "masked_softmax", "scaled_dot_product_attention", "logcumsumexp",
@@ -26,7 +27,7 @@ SOFTMAX = {
 SINGULAR = {
     "log", "log2", "log10", "log1p", "logit", "xlogy", "div", "reciprocal", "rsqrt", "sqrt", "norm", "cdist", "acos",
     "asin", "acosh", "atanh", "softmax", "log_softmax", "ctc_loss", "nll_loss", "lgamma", "digamma", "remainder",
-    "fmod", "cross_entropy", "erfinv",
+    "fmod", "cross_entropy", "erfinv", "weight_norm",
 }  # fmt: skip
 LIMITS = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.4e38, "float64": 1.8e308}
 EXP_LIMITS = {"float16": 11.0, "bfloat16": 88.7, "float32": 88.7, "float64": 709.7}

@@ -13,7 +13,7 @@ from types import FrameType
 from whynan.launch.host import is_user_file, user_codes
 
 _TRAINS = {
-    "torch": re.compile(r"\.backward\(|autograd|\boptim\b|Trainer\("),
+    "torch": re.compile(r"\.backward\(|autograd|\boptim\b|Trainer\(|\bgrad_and_value\b|torch\.func\b"),
     "tensorflow": re.compile(r"GradientTape|(?<!re)\.compile\("),
     "jax": re.compile(r"\bgrad\(|value_and_grad|(?<!re)\.compile\("),
     "mindspore": re.compile(r"value_and_grad|GradOperation|TrainOneStep|\bModel\("),

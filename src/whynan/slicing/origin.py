@@ -4,6 +4,7 @@ The walk starts at the symptom, so what never reaches it is never blamed. Two ru
 
 * An infinity that the program put there by name (a mask's -inf) is no birth. Where such a one becomes NaN, that op
   is the origin: a softmax over a row that is masked throughout.
+* So it is for a module's buffer of -inf, where the op subtracts: x - max(x) over a row of which nothing is allowed.
 * An infinity that arithmetic made is the origin even if only a later op turned it into NaN: 0 * log(0).
 """
 
@@ -51,9 +52,15 @@ class _Candidate:
 
 
 def find_origin(
-    trace: Trace, start: Sequence[Edge], is_intended: Callable[[Leaf], bool] = lambda leaf: False
+    trace: Trace,
+    start: Sequence[Edge],
+    is_intended: Callable[[Leaf], bool] = lambda leaf: False,
+    is_buffer: Callable[[Leaf], bool] = lambda leaf: False,
 ) -> Slice | None:
-    """Walk back from the symptom's edges; return None where they lead nowhere."""
+    """Walk back from the symptom's edges; return None where they lead nowhere.
+
+    `is_intended` tells of a leaf that its infinities are a mask's, `is_buffer` that a module holds it.
+    """
     came_from: dict[_Part, _Part | None] = {}
     todo: deque[_Part] = deque()
     candidates: list[_Candidate] = []
@@ -76,7 +83,7 @@ def find_origin(
         candidates += _candidates(record, part, edges, kind, is_intended)
         for edge in edges:
             follow(edge, part)
-    blamed = _choose(candidates)
+    blamed = _choose(candidates, is_buffer)
     if blamed is None:
         return None
     return _slice(blamed, trace, came_from)
@@ -124,16 +131,19 @@ def _candidates(
 
 _TAKES_MASKS = ("softmax", "logsumexp", "attention", "masked_fill", "where", "logcumsumexp", "maximum", "amax")
 """Ops whose inputs are masked with -inf on purpose; any other that makes a NaN of one got a bad value, not a mask."""
+_SUBTRACTS = ("sub", "sub_", "rsub")
 
 
-def _choose(candidates: list[_Candidate]) -> _Candidate | None:
+def _choose(candidates: list[_Candidate], is_buffer: Callable[[Leaf], bool]) -> _Candidate | None:
     first_invalid = min((c for c in candidates if c.order[0] == 1), key=lambda c: c.order[1], default=None)
     if first_invalid is not None and first_invalid.record is not None:
         name = first_invalid.record.name
         if not any(word in name for word in _TAKES_MASKS):
-            candidates = [
-                replace(c, intended=False) if c.leaf is not None and not c.leaf.constant else c for c in candidates
-            ]
+
+            def is_named(leaf: Leaf) -> bool:
+                return leaf.constant or (name in _SUBTRACTS and is_buffer(leaf))
+
+            candidates = [c if c.leaf is None or is_named(c.leaf) else replace(c, intended=False) for c in candidates]
     births = [c for c in candidates if c.order[0] <= 0 and not c.intended]
     if births:
         leaves = [c for c in births if c.leaf is not None]

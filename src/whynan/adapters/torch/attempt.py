@@ -36,6 +36,7 @@ class Pending:
     leaves: bool = False
     error: BaseException | None = None
     grad_norm: float | None = None
+    is_loss: bool = False
     missed: bool = False
     """The iteration in which it happened was over before all ranks could leave together."""
     is_alone: bool = False
@@ -52,6 +53,7 @@ class Pending:
         return Pending(
             event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,
             event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm,
+            is_loss=event.is_loss,
         )  # fmt: skip
 
     def symptom(self) -> Symptom:

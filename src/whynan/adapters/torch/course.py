@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _N_TRIES = 3
 """Replays that must all come out finite before a failure is called non-reproducible."""
 
+_EPOCHS_SHARE = 0.05
+"""Of the time for an incident: a traced epoch takes many times as long as a plain one."""
+
 
 def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     """Yield what the iteration is run again for; return what is to become of it."""
@@ -38,6 +41,8 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         return plan.without_replay(
             f"one iteration takes {target.elapsed:.0f} s, more than --budget {plan.host.options.budget:g}"
         )
+    if target.trained and plan.pending.stage == "validation" and not is_epoch_to_be_run_again(plan):
+        return plan.without_replay("the epoch around the validation is not run again")
     sources.batch_origin(plan)  # while the names still stand for the batch itself
     yield Attempt(traced=True)
     traced = plan.outcome
@@ -134,9 +139,19 @@ def goes_on(plan: "Plan") -> bool:
     ) and not plan.pending.leaves
 
 
+def is_epoch_to_be_run_again(plan: "Plan") -> bool:
+    """Whether training is repeated to come to a validation loss: a short epoch, and only where the run ends anyway."""
+    return plan.host.options.policy == "stop" and plan.target.elapsed <= _EPOCHS_SHARE * plan.host.options.budget
+
+
 def is_innocent(plan: "Plan", traced: Outcome) -> bool:
     """A number read in a validation loop is a loss only if it depends on the parameters, and is called like one."""
-    if plan.pending.when not in ("read", "exit") or plan.pending.differentiable or plan.pending.leaves:
+    if (
+        plan.pending.is_loss
+        or plan.pending.when not in ("read", "exit")
+        or plan.pending.differentiable
+        or plan.pending.leaves
+    ):
         return False
     if traced.is_finite or traced.tracer is None or traced.event is None:
         return True

@@ -21,3 +21,5 @@ class Event:
     error: BaseException | None = None
     stage: Stage = "train"
     was_skipped: bool = False
+    is_loss: bool = False
+    """Its name alone says that it is a loss."""

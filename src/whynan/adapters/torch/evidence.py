@@ -155,6 +155,8 @@ def _bad_leaf(plan: "Plan", traced: "Outcome", leaf: Leaf) -> BadLeaf:
 def _when_poisoned(plan: "Plan") -> tuple[int | None, str]:
     """Return the step that left a parameter or statistic non-finite (-1: none had been made), and how that is known."""
     watch = plan.host.watch
+    if watch.n_steps == 0 and not plan.host.known.optimizers and plan.pending.step > 0:
+        return None, f"it was so before step {plan.pending.step}; updates by hand are not followed one by one"
     if watch.n_steps == 0:
         return -1, "it was so before the first step"
     clean = watch.last_clean_step

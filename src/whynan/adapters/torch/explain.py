@@ -15,6 +15,8 @@ from whynan.adapters.torch.lines import source_line
 from whynan.adapters.torch.names import plain_name
 from whynan.adapters.torch.reads import sounds_like_loss
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.terms import find_terms
 from whynan.adapters.torch.trace import Tracer
@@ -34,7 +36,7 @@ _MOVES = {"copy_", "clone", "t", "view", "expand", "_to_copy", "transpose", "per
 """Ops that only move values: a reader of a path gains nothing by them."""
 
 
-def slice_of(tracer: Tracer, event: Event) -> Slice | None:
+def slice_of(tracer: Tracer, event: Event, known: KnownState | None = None) -> Slice | None:
     """Walk back from the event's tensors."""
     edges = []
     for tensor in event.tensors[:12]:
@@ -47,7 +49,8 @@ def slice_of(tracer: Tracer, event: Event) -> Slice | None:
             edge = tracer.writer_at(tensor, element)
             if edge is not None:
                 edges.append(edge)
-    return find_origin(tracer.trace, edges, _is_mask)
+    buffers = {storage_key(buffer) for buffer in known.buffers()} if known is not None else set()
+    return find_origin(tracer.trace, edges, _is_mask, lambda leaf: leaf.key in buffers)
 
 
 def _is_mask(leaf: Leaf) -> bool:

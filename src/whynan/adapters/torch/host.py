@@ -25,7 +25,7 @@ from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
-from whynan.adapters.torch.watch import Watch
+from whynan.adapters.torch.watch import BY_HAND, Watch
 from whynan.launch.host import Unwind, strip_frames, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
@@ -358,6 +358,8 @@ class TorchHost:
         if self.plan is not None:
             if self.plan.target is not current:
                 return False
+            if self.plan.pending.when == BY_HAND or (self.plan.is_experiment and not self.known.optimizers):
+                self.plan.ended_with_buffers(self.watch.poisoned_parameter())
             if self.plan.looks_at_buffers:
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
@@ -408,6 +410,8 @@ class TorchHost:
 
     def _note_end(self, current: Pass) -> None:
         trained = current.trained
+        if trained:
+            current.owner.last_trained = current.serial
         current.owner.note_end(current.elapsed, trained)
         if current.snapshot is not None:
             owner = current.owner

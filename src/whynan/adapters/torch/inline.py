@@ -48,7 +48,7 @@ class InlineTrace:
         plan.outcome = outcome
         self.host.known.meet({**frame.f_globals})
         tracer.modules.name_from(self.host.known.roots())
-        outcome.slice = explain.slice_of(tracer, event)
+        outcome.slice = explain.slice_of(tracer, event, self.host.known)
         outcome.frames = explain.live_namespaces(frame)
         outcome.terms = explain.terms_of(tracer, event, outcome)
         search = SampleSearch(plan, outcome)

@@ -16,6 +16,7 @@ from whynan.adapters.torch.checks import dense
 from whynan.adapters.torch.pictures import sample_pictures
 from whynan.adapters.torch.proposals import ProposalHooks, picture_of
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.watch import unwrapped
 from whynan.adapters.torch.window import Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
@@ -140,7 +141,7 @@ class Recorder:
             tensor = tensor[0] if isinstance(tensor, (list, tuple)) and tensor else tensor
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
                 with torch.no_grad():
-                    largest = tensor.detach().abs().max().float()
+                    largest = unwrapped(tensor).detach().abs().max().float()
                 known = self._activations.get(name)
                 self._activations[name] = largest if known is None else torch.maximum(known, largest)
 
@@ -188,7 +189,7 @@ class Recorder:
                 for name in self.terms:
                     value = names.get(name)
                     if name not in found and isinstance(value, torch.Tensor) and value.numel() == 1:
-                        found[name] = float(value.detach())
+                        found[name] = float(unwrapped(value).detach())
         return found
 
     def look_back(self, terms_at_failure: dict[str, float]) -> LookBack:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import torch
+
 from whynan.adapters.torch import suspects
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.leaving import Leaving
@@ -67,12 +69,16 @@ class Looks:
             and current.elapsed > _WORTH_A_LOOK_S
             and current in self.host.loops.on_stack(current.frame)
         ):
-            poisoned = self.host.watch.poisoned_buffer()
+            poisoned = self.host.watch.poisoned_buffer(current.snapshot.buffers.pairs)
             if poisoned is not None:
                 poisoned.line = (current.site.filename, current.site.header_line)
                 self.host.set_pending(poisoned, current)
                 return
         if current.trained:
+            if current.snapshot is not None and not self.host.known.optimizers:
+                self._look_at_parameters(current)
+            if self.host.pending is None:
+                self._look_at_validation(current)
             return
         event = None
         if self.read is not None and self.read[1] is current:
@@ -83,7 +89,7 @@ class Looks:
             return
         if current.owner.n_training == 0 and event.differentiable and self._is_part_of_a_step(current, event, is_read):
             return
-        if current.owner.n_training == 0:
+        if current.owner.n_training == 0 or (not event.differentiable and self._only_evaluates()):
             event.stage = "validation"
         else:
             event.was_skipped = True
@@ -93,6 +99,34 @@ class Looks:
             if self.n_skipped_in_a_row > 1:
                 return
         self.host.set_pending(event, current)
+
+    def _look_at_parameters(self, current: Pass) -> None:
+        """No optimizer is known whose steps would be watched: have the script's own updates left numbers?"""
+        event = self.host.watch.poisoned_parameter()
+        if event is not None:
+            event.line = (current.site.filename, current.site.header_line)
+            self.host.set_pending(event, current)
+
+    def _look_at_validation(self, current: Pass) -> None:
+        """An epoch has ended in which a loop around batches trained: was the validation loss that it read a number?
+
+        A validation loop looks after itself (`at_end`); where its split is empty there is no iteration of one.
+        """
+        event = self.read[0] if self.read is not None and self.read[1] is current else None
+        if event is None or event.differentiable or event.line in self.innocent_lines or current.snapshot is None:
+            return
+        is_epoch = any(site.last_trained > current.serial for site in self.host.loops.sites.values())
+        if not is_epoch or self.provisional is not None or self.skipped:
+            return
+        if suspects.is_validation_loss(event.name):
+            event.stage, event.is_loss = "validation", True
+            self.host.set_pending(event, current)
+
+    def _only_evaluates(self) -> bool:
+        """Whether a loop that trains at other times evaluates now: without gradients, or all models in eval mode."""
+        known = self.host.known
+        trained = [m for m in known.roots().values() if any(p.requires_grad for p in m.parameters())]
+        return not torch.is_grad_enabled() or (bool(trained) and not any(m.training for m in trained))
 
     def _is_part_of_a_step(self, current: Pass, event: Event, is_read: bool) -> bool:
         """Whether a loop that trains nothing runs inside a training step: its losses are that step's to look at."""

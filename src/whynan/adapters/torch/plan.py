@@ -20,9 +20,10 @@ from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.sites import Pass
-from whynan.adapters.torch.snapshot import Snapshot
+from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
+from whynan.adapters.torch.watch import BY_HAND
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
@@ -131,6 +132,8 @@ class Plan:
             if name in attempt.changed:
                 self._originals.setdefault(name, value)
         self.host.watch.put_back(self._kept)
+        if not self.n_attempts:
+            self._copy_optimizers(snapshot)
         if attempt.window is not None:
             first = attempt.window.items[0]
             attempt.window.restore(self.target.frame, {**first.names, **attempt.changed})
@@ -170,6 +173,12 @@ class Plan:
         kind = "nan" if bool(torch.isnan(tensor).any()) else "inf"
         if self.outcome.event is None:
             self._set_event(Event("gradient", "backward", [tensor], "gradient", kind))
+
+    def _copy_optimizers(self, snapshot: Snapshot) -> None:
+        """Copy what the iteration did not come to update, before an experiment can change it: weights drawn anew."""
+        for optimizer in self.host.known.optimizers:
+            if id(optimizer) not in snapshot.optimizers and OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
+                snapshot.save_before_step(optimizer, OptimizerCopy(optimizer))
 
     def _save_capsule(self) -> None:
         """Write down the step as it was before it ran; of several ranks the one whose loss was bad does."""
@@ -230,7 +239,7 @@ class Plan:
         return list(self.host.watch.history.loss.values()[self._losses :])
 
     def _new_tracer(self) -> Tracer:
-        tracer = Tracer(is_in_optimizer=lambda: self.host.watch.in_optimizer)
+        tracer = Tracer(lambda: self.host.watch.in_optimizer, updates_by_hand=self.pending.when == BY_HAND)
         roots = self.host.known.roots()
         tracer.modules.name_from(roots)
         tracer.taint(self.host.known.parameters())
@@ -247,7 +256,10 @@ class Plan:
             self.outcome.tracer = self._tracer
             self._tracer = None
         if self._attempt is not None and self._attempt.mode is not None:
-            self._attempt.mode.__exit__(None, None, None)
+            try:
+                self._attempt.mode.__exit__(None, None, None)
+            except Exception as error:  # what is left of the attempt is undone all the same
+                tell("ending an attempt failed", error)
         if self._listening is not None:
             self._listening.undo()
             self._listening = None
@@ -304,7 +316,7 @@ class Plan:
         if event is not None and self._tracer is not None:
             tracer = self._tracer
             tracer.pause()
-            self.outcome.slice = explain.slice_of(tracer, event)
+            self.outcome.slice = explain.slice_of(tracer, event, self.host.known)
             self.outcome.frames = explain.live_namespaces(self.target.frame)
             self.outcome.terms = explain.terms_of(tracer, event, self.outcome)
 
@@ -323,10 +335,13 @@ class Plan:
             self._set_event(event)
 
     @property
+    def is_experiment(self) -> bool:
+        return self._attempt is not None and self._attempt.is_experiment
+
+    @property
     def looks_at_buffers(self) -> bool:
         """Whether running statistics count for the attempt under way."""
-        is_experiment = self._attempt is not None and self._attempt.is_experiment
-        return self.pending.what == "buffer" or is_experiment
+        return self.pending.what == "buffer" or self.is_experiment
 
     def ended_quietly(self, event: Event | None) -> None:
         """The body of the attempt came to its end, as it did when the script had skipped the step."""
@@ -337,6 +352,8 @@ class Plan:
         """Whether the attempt has made as many backward passes and steps as the failing run had at its symptom."""
         if self._attempt is not None and self._attempt.is_experiment:
             return self.is_attempt_over()
+        if self.pending.stage == "validation":
+            return False  # the epoch's training comes first
         return self.host.watch.n_events - self._n_events >= max(1, self.pending.n_events)
 
     def redrawn(self) -> Any:

@@ -1,6 +1,7 @@
 """Numbers that the script reads out of tensors: whose line it is, what it is called there, whether it is a loss."""
 
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -58,7 +59,26 @@ def reading_frame(frame: FrameType | None) -> FrameType | None:
 
 
 def name_of_tensor(tensor: Any, frame: FrameType | None) -> str | None:
-    """Return what the user's innermost frames call a tensor: a variable, or a key of a dict."""
+    """Return what the user's innermost frames call a tensor: a variable, or a key of a dict.
+
+    Printing reads a detached tensor: the same memory under the name of another object.
+    """
+    return _name_where(lambda value: value is tensor, frame) or _name_where(_same_memory(tensor), frame)
+
+
+def _same_memory(tensor: Any) -> Callable[[Any], bool]:
+    place = _place(tensor)
+    return lambda value: place is not None and isinstance(value, type(tensor)) and _place(value) == place
+
+
+def _place(tensor: Any) -> int | None:
+    try:
+        return int(tensor.data_ptr()) or None if tensor.numel() == 1 else None
+    except (RuntimeError, NotImplementedError):  # no memory of its own: a transform's wrapper, a sparse one
+        return None
+
+
+def _name_where(is_it: Callable[[Any], bool], frame: FrameType | None) -> str | None:
     from whynan.snapshot.python_state import frame_values
 
     while frame is not None:
@@ -66,11 +86,11 @@ def name_of_tensor(tensor: Any, frame: FrameType | None) -> str | None:
         if frame is None:
             break
         for name, value in (frame_values(frame) or {}).items():
-            if value is tensor:
+            if is_it(value):
                 return name
             if isinstance(value, dict) and len(value) <= 64:
                 for key, item in value.items():
-                    if item is tensor:
+                    if is_it(item):
                         return str(key)
         frame = frame.f_back
     return None

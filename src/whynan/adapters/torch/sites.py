@@ -31,6 +31,8 @@ class Site:
         self.loops = loops
         self.n_passes = 0
         self.n_training = 0
+        self.last_trained = -1
+        """The serial number of its last iteration in which something was trained."""
         self.n_idle = 0
         self.seconds = 0.0
         self.snapshot_s = 0.0

@@ -48,7 +48,10 @@ class Snapshot:
         self.hyperparameters = [(group, {k: v for k, v in group.items() if k != "params"}) for group in known.groups()]
         self.gradients = GradientState(known.parameters(), copy=gradients)
         self.optimizers: dict[int, OptimizerCopy] = {}
-        self.tensors = TensorCopies(_small_tensors(roots.values(), known) if small_tensors else ())
+        # Without an optimizer whose step could be awaited the parameters are changed by hand, like other tensors.
+        by_hand = () if known.optimizers else known.parameters()
+        loose = [*roots.values(), *by_hand] if small_tensors else []
+        self.tensors = TensorCopies(_small_tensors(loose, known))
         self.others = [save() for save in known.savers]
         self.versions = [(t, t._version) for t in _loose_tensors(roots.values())[:64] if not t.is_inference()]
 

@@ -97,6 +97,9 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
     for parameter in known.parameters():
         if parameter.grad is not None and storage_key(parameter.grad) == leaf.key:
             return "gradient", names.get(id(parameter))
+    computed = _computed_name(leaf, outcome)
+    if computed is not None:
+        return "computed", computed
     for part in batch_parts(batch_items(plan), None):
         if storage_key(part.values) == leaf.key:
             return part.role if part.role in ("batch", "target") else "batch", part.name
@@ -108,6 +111,15 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
     if gather is not None or leaf.constant:
         return "batch", None
     return "computed", None
+
+
+def _computed_name(leaf: Leaf, outcome: "Outcome") -> str | None:
+    """Return what the script calls a tensor that autograd made before this iteration: a result, and no data."""
+    for space in outcome.frames:
+        for name, value in space.items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None and storage_key(value) == leaf.key:
+                return name
+    return None
 
 
 def _sounds_like_target(name: str) -> bool:

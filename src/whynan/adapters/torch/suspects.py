@@ -29,6 +29,16 @@ _STRONG = re.compile(r"\.backward\(|\.step\(|autograd\.grad\(")
 _WEAK = re.compile(r"train|update|optimi|fit\(|learn|loss|criterion")
 
 
+_VALIDATION = re.compile(
+    r"(?<![a-z])(val|valid|validation|eval|evaluation|test|dev|holdout|heldout)(?![a-z])", re.IGNORECASE
+)
+
+
+def is_validation_loss(name: str) -> bool:
+    """Whether a variable or a key is called like a loss over data that nothing is trained on."""
+    return _VALIDATION.search(name) is not None and sounds_like_loss(name)
+
+
 def loss_in_frame(frame: FrameType, site: LoopSite, trained: bool) -> Event | None:
     """Return a non-finite one-element tensor that the body has assigned, called like a loss or differentiable."""
     values = frame_values(frame) or {}

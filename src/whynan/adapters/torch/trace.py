@@ -43,10 +43,14 @@ _MAX_OUTPUTS = 4
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[misc]
-    """Fill a `Trace` while it is entered. `is_in_optimizer` tells whether an optimizer's step is under way."""
+    """Fill a `Trace` while it is entered. `is_in_optimizer` tells whether an optimizer's step is under way.
 
-    def __init__(self, is_in_optimizer: Callable[[], bool] = lambda: False) -> None:
+    With `updates_by_hand` what runs without gradients after a backward pass is the script's own update.
+    """
+
+    def __init__(self, is_in_optimizer: Callable[[], bool] = lambda: False, updates_by_hand: bool = False) -> None:
         super().__init__()
+        self.updates_by_hand = updates_by_hand
         self.is_in_optimizer = is_in_optimizer
         self.is_paused = False
         self._is_differentiable = True
@@ -311,6 +315,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
 
     def _in_optimizer_code(self, frame: FrameType) -> bool:
         """Whether an optimizer's own code runs; a closure that it calls is the user's forward pass again."""
+        if self.updates_by_hand and self.first_backward is not None and not self._is_differentiable:
+            return True
         return self.is_in_optimizer() and is_optimizer_innermost(frame)
 
     def _edges(

@@ -8,7 +8,7 @@ import functools
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -30,6 +30,7 @@ from whynan.watching.history import RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
+BY_HAND = "after an update by hand"
 
 
 class Watch:
@@ -171,7 +172,8 @@ class Watch:
                 self.around_step.n_applied += 1
             if not scaled:
                 wanted = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
-                self._guarded(self._look_at_returned, wanted, result)
+                is_final = not kwargs.get("create_graph", len(args) > 2 and bool(args[2]))
+                self._guarded(self._look_at_returned, wanted, result, is_final)
             return result
 
         return grad
@@ -208,7 +210,7 @@ class Watch:
         self.n_events += 1
         self.tick()
         scaled = any(self.scaler.is_scaled(root) for root in roots)
-        for root in map(_unwrapped, roots):
+        for root in map(unwrapped, roots):
             if not root.is_floating_point() or root.numel() == 0 or scaled:
                 continue
             value = float(_item(root)) if root.numel() == 1 else float(root.detach().sum())
@@ -258,8 +260,12 @@ class Watch:
         kind = "nan" if "nan" in kinds else kinds[0] if kinds else "nan"
         self.notify(Event("gradient", when, gradients, name, kind, len(parameters)))
 
-    def _look_at_returned(self, wanted: list[Any], result: Any) -> None:
+    def _look_at_returned(self, wanted: list[Any], result: Any, is_final: bool) -> None:
         trained = {id(p) for p in self.known.parameters()}
+        if not trained and is_final:
+            # No module and no optimizer: leaves are what the script itself trains.
+            self._look_at_leaves([(t, g) for t, g in zip(wanted, result) if g is not None and t.is_leaf])
+            return
         pairs = [
             (tensor, gradient)
             for tensor, gradient in zip(wanted, result)
@@ -268,6 +274,16 @@ class Watch:
         bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
         if bad:
             self._tell_gradient([t for t, _ in bad], [g for _, g in bad], "autograd.grad")
+
+    def _look_at_leaves(self, pairs: list[tuple[Any, Any]]) -> None:
+        if any(unwrapped(g) is not g for _, g in pairs):
+            return  # inside of a transform, which is looked at from outside
+        bad = [(t, g) for t, g in pairs if first_nonfinite(dense([g]))]
+        if bad:
+            gradients = [g for _, g in bad]
+            name = name_of_tensor(bad[0][0], live_user_frame(sys._getframe(1))) or "parameter"
+            kind = _kind_in(dense(gradients)[0])
+            self.notify(Event("gradient", "autograd.grad", gradients, name, kind, len(bad)))
 
     def _look_at_functional(self, result: Any) -> None:
         self.n_events += 1
@@ -278,14 +294,20 @@ class Watch:
         if bad:
             self.notify(Event("gradient", "torch.func.grad", bad, "gradient", _kind_in(bad[0]), len(bad)))
 
-    def poisoned_buffer(self) -> Event | None:
-        """Return an event where a running statistic has become non-finite."""
+    def poisoned_buffer(self, before: Sequence[tuple[Any, Any]] = ()) -> Event | None:
+        """Return an event where a running statistic has become non-finite.
+
+        `before` are buffers and their copies from the beginning of the iteration.
+        """
         buffers = [b for b in self.known.buffers() if b.is_floating_point()]
         new = [b for b in buffers if id(b) not in self._seen_buffers]
         if new:
             # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
             is_first = not self._seen_buffers
-            self._innocent_buffers |= {id(b) for b in first_nonfinite(new) if is_first or _kind_in(b) == "-inf"}
+            clean = {id(b) for b, copy in before if not first_nonfinite([copy])}
+            self._innocent_buffers |= {
+                id(b) for b in first_nonfinite(new) if id(b) not in clean and (is_first or _kind_in(b) == "-inf")
+            }
             self._seen_buffers |= {id(b) for b in new}
         changing = [b for b in buffers if id(b) not in self._innocent_buffers]
         bad, _ = self._buffers.check(dense(changing))
@@ -295,6 +317,17 @@ class Watch:
             name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
             return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
         return None
+
+    def poisoned_parameter(self) -> Event | None:
+        """Return an event where a parameter that is updated by hand has become non-finite."""
+        parameters = dense(p for p in self.known.parameters() if p.grad is not None)
+        bad, _ = self._parameters.check(parameters, thorough=self.thorough)
+        if not bad:
+            return None
+        broken = first_nonfinite(parameters)
+        names = self.known.parameter_names()
+        name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
+        return Event("parameter", BY_HAND, broken, name, _kind_in(broken[0]), len(broken))
 
     # Optimizers ------------------------------------------------------------------------------------------------------
 
@@ -416,10 +449,10 @@ class Watch:
 
 def _is_compiling(roots: list[Any]) -> bool:
     """Whether these are tensors without values, with which a compiler follows a step."""
-    return any(type(_unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
+    return any(type(unwrapped(root)).__name__ in ("FakeTensor", "FunctionalTensor") for root in roots)
 
 
-def _unwrapped(tensor: Any) -> Any:
+def unwrapped(tensor: Any) -> Any:
     """Return the plain tensor under the levels of `torch.func`'s transforms: operations are traced on that one."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)

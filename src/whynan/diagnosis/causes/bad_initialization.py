@@ -8,7 +8,7 @@ from whynan.records.evidence import Evidence
 # std * sqrt(fan_in) of usual initializations is 0.5 to 1.5; each layer multiplies its signal by about that.
 LARGE_GAIN = 4.0
 LARGE_WEIGHT = 8.0
-SINGULAR = ("div", "sqrt", "norm", "rsqrt", "reciprocal", "log")
+SINGULAR = ("div", "sqrt", "norm", "rsqrt", "reciprocal", "log", "weight_norm")
 
 
 class BadInitialization(Cause):

@@ -44,6 +44,13 @@ class DivisionByZero(Cause):
                 "singular values, and one of them is 0.",
                 facts.input_facts(evidence),
             )
+        direction = facts.first(evidence)
+        if op == "weight_norm" and direction is not None and direction.n_zero:
+            return Match(
+                facts.local(evidence, 0.7),
+                "Weight normalisation divides each row of the weight by its norm, and a row of zeros has the norm 0.",
+                facts.input_facts(evidence),
+            )
         if op not in DIVISIONS and not negative_power:
             return None
         divisor = facts.divisor(evidence)

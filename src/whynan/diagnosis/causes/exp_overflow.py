@@ -6,6 +6,8 @@ from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 
 EXPONENTIALS = ("exp", "expm1", "exp2", "sinh", "cosh", "logaddexp", "poisson_nll_loss", "softplus")
+HUGE = 1e10
+"""No weights and data of usual sizes make such a value in a few layers; exp does from an argument of 23 on."""
 
 
 class ExpOverflow(Cause):
@@ -32,6 +34,8 @@ class ExpOverflow(Cause):
 
     def match(self, evidence: Evidence) -> Match | None:
         op = facts.op_of(evidence)
+        if op not in EXPONENTIALS and evidence.origin is not None:
+            return self.behind(evidence)
         if op not in EXPONENTIALS or evidence.origin is None or facts.is_optimizer(evidence):
             return None
         dtype = facts.dtype_of(evidence)
@@ -51,4 +55,18 @@ class ExpOverflow(Cause):
             facts.local(evidence, confidence),
             f"{op} got {facts.number(largest)}; in {dtype} it overflows beyond {facts.number(limit)}.",
             (*facts.input_facts(evidence), *growth_of(evidence).facts()),
+        )
+
+    def behind(self, evidence: Evidence) -> Match | None:
+        """Return a match where a square or a sum overflowed on values that an exponential had made huge before."""
+        growth = growth_of(evidence)
+        if not facts.is_forward(evidence) or growth.diverged or growth.large or not facts.is_overflow(evidence):
+            return None
+        if "exp" not in evidence.extra.get("made_by", ()) or facts.largest_input(evidence) < HUGE:
+            return None
+        return Match(
+            facts.local(evidence, 0.62),
+            f"The values that overflow in {facts.op_of(evidence)} reach {facts.number(facts.largest_input(evidence))}, "
+            "and an exponential a few operations before is among what made them.",
+            facts.input_facts(evidence),
         )
