@@ -44,7 +44,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 $(MINDSPORE)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv $(MINDSPORE)
-	$(MINDSPORE)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[mindspore]" hypothesis ml_dtypes mpmath pytest scikit-image
+	$(MINDSPORE)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[mindspore]" hypothesis ml_dtypes mpmath pytest "scikit-image>=0.24"
 	@touch $@
 
 test: lint $(MINDSPORE)/.installed  ## lint, then every test

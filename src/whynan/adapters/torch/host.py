@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from whynan.adapters.torch import suspects
-from whynan.adapters.torch.attempt import Decision, Pending
+from whynan.adapters.torch.attempt import Pending
 from whynan.adapters.torch.capsule.load import CapsuleReplay
+from whynan.adapters.torch.driving import explain_without_replay, go_on
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
@@ -23,6 +24,7 @@ from whynan.adapters.torch.proposals import FirstProposals
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
+from whynan.adapters.torch.run_facts import value_of_epoch
 from whynan.adapters.torch.sites import Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.watch import BY_HAND, Watch
@@ -218,7 +220,7 @@ class TorchHost:
         if self.ranks.defers(event):
             return
         if self.pending.target is None or self.known.is_sharded:
-            self._explain_without_replay(self.pending, bool(targets))
+            explain_without_replay(self, self.pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(self.pending.target)
 
@@ -233,7 +235,7 @@ class TorchHost:
         if self.ranks.early is not None or (pending.target is not None and pending.target not in targets):
             pending.missed, pending.target = True, target
         if pending.target is None:
-            self._explain_without_replay(pending, bool(targets))
+            explain_without_replay(self, pending, bool(targets))
         elif self.options.policy != "observe":
             raise Leaving(pending.target)
 
@@ -243,7 +245,7 @@ class TorchHost:
         if pending is None or pending.what != "loss" or pending.target is None or self.options.policy == "observe":
             return
         if self.known.is_sharded:
-            self._explain_without_replay(pending, True)
+            explain_without_replay(self, pending, True)
         if pending.target in self.loops.on_stack(live_user_frame(sys._getframe(1))):
             raise Leaving(pending.target)
 
@@ -310,7 +312,7 @@ class TorchHost:
         if target is not None and target.snapshot is None:
             # None was affordable when it began. A loop that only evaluates changes little: its end will do.
             self.loops.take_snapshot(target)
-        self.pending = Pending.of(event, target, self.watch, _value_of_epoch(target.frame if target else None))
+        self.pending = Pending.of(event, target, self.watch, value_of_epoch(target.frame if target else None))
         if self.inline is not None and self.inline.is_it(event):
             self._explain_inline(self.inline, event, self.pending)
 
@@ -364,10 +366,10 @@ class TorchHost:
                 self.plan.ended_with_buffers(self.watch.poisoned_buffer())
             elif self.plan.pending.when == "exit" and current in self.loops.on_stack(current.frame):
                 self.plan.ended_quietly(self.looks.suspect(current, current.frame))
-            return self._go_on(current)
+            return go_on(self, current)
         if self.known.is_sharded and self.ranks.is_among_others:
             if self.pending is None or not (self.ranks.agreed or self.pending.leaves):
-                self._note_end(current)  # where no update came, none is asked for either
+                self.note_end(current)  # where no update came, none is asked for either
                 return False
         elif self.ranks.is_joint and current.trained:
             self._read_flags(current)
@@ -382,8 +384,8 @@ class TorchHost:
                 return False
             self.plan = Plan(self, current, self.pending, self.left_to_do)
             self.left_to_do = None
-            return self._go_on(current)
-        self._note_end(current)
+            return go_on(self, current)
+        self.note_end(current)
         return False
 
     def _read_flags(self, current: Pass) -> None:
@@ -405,10 +407,10 @@ class TorchHost:
         current.snapshot.restore(current.frame)
         self.n_undone += 1
         self.pending, self.looks.read = None, None
-        self._note_end(current)
+        self.note_end(current)
         return True
 
-    def _note_end(self, current: Pass) -> None:
+    def note_end(self, current: Pass) -> None:
         trained = current.trained
         if trained:
             current.owner.last_trained = current.serial
@@ -424,88 +426,6 @@ class TorchHost:
             self.looks.provisional = None
             self.looks.n_skipped_in_a_row = 0
 
-    # Replaying --------------------------------------------------------------------------------------------------------
-
-    def _go_on(self, current: Pass) -> bool:
-        """Drive the plan by one attempt; act on its decision when it has come to one."""
-        plan = self.plan
-        assert plan is not None
-        try:
-            decision = plan.next()
-        except KeyboardInterrupt:
-            plan.abort()
-            self.plan = None
-            raise
-        except Exception as error:
-            plan.leave_attempt()
-            tell("explaining a step failed", error)
-            decision = plan.failed_decision(error)
-        if decision is None:
-            return True
-        self.plan = None
-        return self._act(decision, plan, current)
-
-    def _act(self, decision: Decision, plan: Plan, current: Pass) -> bool:
-        self.pending, self.looks.read = None, None
-        if decision.kind == "early":
-            self.ranks.early = decision.incident
-            self._note_end(current)
-            return False
-        if self.ranks.is_among_others and not self.ranks.agreed:
-            self.ranks.went_alone = self.ranks.went_alone or decision.kind == "stop"
-        self.ranks.begin_anew()
-        if decision.kind == "experiment":
-            assert decision.outer is not None
-            self.left_to_do = decision.experiments
-            self.pending = plan.pending
-            self.pending.target = decision.outer
-            raise Leaving(decision.outer)
-        if decision.incident is not None:
-            if plan.pending.was_skipped:
-                self.looks.provisional = decision.incident
-            else:
-                self.record(decision.incident)
-                # Where nothing is changed, all that comes after a training step like that follows from it.
-                self.is_over = self.options.policy == "observe" and plan.pending.stage == "train"
-        self.n_undone += plan.undid_step
-        if decision.kind == "stop":
-            self.is_over = True
-            self.watch.enabled = False
-            raise Leaving(None)
-        if decision.kind == "escalate":
-            outer = decision.outer
-            assert outer is not None
-            self.pending = plan.pending
-            self.pending.target = outer
-            raise Leaving(outer)
-        if decision.kind == "innocent" and plan.pending.line is not None:
-            self.looks.innocent_lines.add(plan.pending.line)
-        if decision.kind == "run-for-real":
-            self.is_over = True  # nothing more is looked at: the script goes the way it wanted
-            self.watch.enabled = False
-            self.unheard = (plan.quiet, current)  # all that it prints has been printed
-            plan.quiet.enter()
-            return True
-        self._note_end(current)
-        return False
-
-    def _explain_without_replay(self, pending: Pending, is_in_loop: bool) -> None:
-        plan = Plan(self, None, pending)
-        decision = plan.without_replay(
-            "the model's parameters are spread over the ranks, which are not asked to run it again"
-            if self.known.is_sharded
-            else "the state before this iteration was not kept: iterations are too short for that"
-            if is_in_loop
-            else "no loop of the script was under way that could be run again"
-        )
-        self.pending = None
-        if decision.incident is not None:
-            self.record(decision.incident)
-        self.is_over = True
-        self.watch.enabled = False
-        if self.options.policy == "stop":
-            raise Leaving(None)
-
     def outer_of(self, current: Pass) -> Pass | None:
         """Return the next iteration around `current` that could be replayed."""
         alive = self.loops.on_stack(current.frame)
@@ -515,22 +435,6 @@ class TorchHost:
 
 def _caller() -> FrameType | None:
     return live_user_frame(sys._getframe(1))
-
-
-def _value_of_epoch(frame: FrameType | None) -> int | None:
-    """Return what a variable called epoch says, in the innermost of the user's frames that has one."""
-    from whynan.snapshot.python_state import frame_values
-
-    while frame is not None:
-        frame = live_user_frame(frame)
-        if frame is None:
-            return None
-        values = frame_values(frame) or {}
-        for name in ("epoch", "ep", "epoch_idx", "current_epoch"):
-            if isinstance(values.get(name), int):
-                return int(values[name])
-        frame = frame.f_back
-    return None
 
 
 def device_of(known: KnownState) -> str:

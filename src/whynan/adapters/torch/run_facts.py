@@ -1,10 +1,12 @@
 """What is known of the run as a whole: its history, its optimizer, its precision."""
 
 import math
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.roots import calling_line
 from whynan.adapters.torch.storages import values_of
 from whynan.records import History, OptimizerFacts, Precision
@@ -105,3 +107,19 @@ def precision_of(plan: "Plan", traced: "Outcome | None") -> Precision:
         scale=watch.scaler.scale,
         n_skipped_in_a_row=watch.scaler.n_skipped,
     )
+
+
+def value_of_epoch(frame: FrameType | None) -> int | None:
+    """Return what a variable called epoch says, in the innermost of the user's frames that has one."""
+    from whynan.snapshot.python_state import frame_values
+
+    while frame is not None:
+        frame = live_user_frame(frame)
+        if frame is None:
+            return None
+        values = frame_values(frame) or {}
+        for name in ("epoch", "ep", "epoch_idx", "current_epoch"):
+            if isinstance(values.get(name), int):
+                return int(values[name])
+        frame = frame.f_back
+    return None
