@@ -79,10 +79,14 @@ _EXTRAS = {"torch": "torch", "torchvision": "vision", "tensorflow": "tensorflow"
            "mindspore": "mindspore"}  # fmt: skip
 """Module that a demo imports -> extra of whynan that brings it."""
 _PACKAGES = {"skimage": "scikit-image"}
+_OF_MOST = {"numpy", "skimage", "torch", "torchvision"}
+"""What the extra `demo` brings."""
 
 
 def _packages_for(missing: list[str]) -> str:
     """Return what pip has to install: a framework as an extra of whynan, which knows the versions that go together."""
+    if _OF_MOST.issuperset(missing):
+        return "'whynan[demo]'"
     extras = sorted({_EXTRAS[name] for name in missing if name in _EXTRAS})
     rest = sorted({_PACKAGES.get(name, name) for name in missing if name not in _EXTRAS})
     return " ".join([f"'whynan[{','.join(extras)}]'"] * bool(extras) + rest)
