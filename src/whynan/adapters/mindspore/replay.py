@@ -47,19 +47,12 @@ class Attempt:
 
     def on_loss(self, loss: Any, root: Any) -> None:
         """The step has come to its loss; `root` is what is differentiated (a scaled loss, where there is a scaler)."""
-        array = array_of(loss)
-        self.loss = float(array.sum())
-        if self.tracer is not None:
-            self.loss_value = self.tracer.value_of(loss)
-        if not all_finite(array):
-            self.what, self.name, self.kind = "loss", "loss", kind_of(array) or "nan"
-            self.starts = [self.loss_value] if self.loss_value is not None else []
-            raise Stop
+        self.on_validation(loss)
         if self.tracer is not None:
             self.tracer.follow_back(root)
 
     def on_validation(self, loss: Any) -> None:
-        """The step has come to a loss that nothing is trained with."""
+        """The step has come to a loss; nothing may be trained with it."""
         array = array_of(loss)
         self.loss = float(array.sum())
         if self.tracer is not None:
