@@ -56,10 +56,11 @@ def _reading(original: Any, watch: "Watch") -> Any:
 
 
 def _look(tensor: Any, watch: "Watch", frame: FrameType) -> None:
-    if not is_floating(tensor) or isinstance(tensor, ms.Parameter):
+    # The line first: to look at the number is to read the tensor, from a line of this file.
+    if not is_floating(tensor) or isinstance(tensor, ms.Parameter) or not speaks_of_loss(frame):
         return
     if watch.attempt is not None:
-        if watch.attempt.is_validation and speaks_of_loss(frame):
+        if watch.attempt.is_validation:
             watch.attempt.on_validation(tensor)
         return
     value = float(array_of(tensor).sum())
