@@ -200,6 +200,8 @@ def sample_at(plan: "Plan", position: int, why: str, size: int | None = None) ->
         index = resolved.index if isinstance(resolved.index, int) else None
         detail = f"{why}; {resolved.detail}" if resolved.detail else why
         return Sample(position, index, resolved.path, detail)
+    if origin is not None and origin.places is not None and position < len(origin.places):
+        return Sample(position, origin.places[position], None, f"{why}; counted along the stream")
     index = _index_by_identity(plan, position)
     return Sample(position, index if index is not None else _index_by_values(plan, position, size), None, why)
 
@@ -212,7 +214,7 @@ def batch_origin(plan: "Plan", size: int | None = None) -> loader.BatchOrigin | 
     if draws_ahead() and candidates and size is not None:
         return _matching(plan, items, size)
     for origin in candidates:
-        if size is not None and len(origin.indices) == size:
+        if size is not None and len(origin.indices or origin.places or ()) == size:
             return origin
     if size is None and items and candidates and len(candidates[0].indices) == 1:
         return candidates[0]

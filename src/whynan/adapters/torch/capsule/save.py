@@ -50,7 +50,7 @@ def _step(plan: "Plan", tensors: dict[str, Any], with_data: bool) -> dict[str, A
     origin = sources.batch_origin(plan)
     batch, why = _batch(plan, tensors) if with_data else (None, "the sample data was not asked for (--capsule-data)")
     job = plan.host.ranks.job
-    indices = list(origin.indices) if origin is not None else None
+    indices = list(origin.indices) or None if origin is not None else None
     return {
         "schema": SCHEMA,
         "site": {"file": Path(site.filename).name, "function": site.function, "line": site.header_line},

@@ -45,6 +45,8 @@ class BatchOrigin:
     ordinal: int | None
     base_seed: int | None = None
     worker: int | None = None
+    places: range | None = None
+    """Of an IterableDataset that the process reads itself: where in the stream the batch's samples stand, from 0."""
     exhausted: bool = False
     """The iterator has nothing left: its loop is over, unless this is the very batch that the last turn got."""
 
@@ -154,7 +156,9 @@ def _current(ref: Any, draws: _Draws, back: int) -> BatchOrigin | None:
             return None
         drawn, states = draws.records[place]
         if _is_iterable(iterator):
-            return _origin(iterator, (), states, ordinal, exhausted)
+            size = len(drawn) if isinstance(drawn, tuple) else 1
+            places = range(ordinal * size, (ordinal + 1) * size) if iterator._num_workers == 0 else None
+            return _origin(iterator, (), states, ordinal, exhausted, places)
         indices = _as_indices(drawn) if iterator._auto_collation else (drawn,)
         return _origin(iterator, indices, states, ordinal, exhausted)
     except Exception:
@@ -174,7 +178,14 @@ def _ordinal(iterator: Any, draws: _Draws) -> int | None:
     return int(iterator._rcvd_idx) - 1
 
 
-def _origin(iterator: Any, indices: tuple[Any, ...], states: Any, ordinal: int | None, exhausted: bool) -> BatchOrigin:
+def _origin(
+    iterator: Any,
+    indices: tuple[Any, ...],
+    states: Any,
+    ordinal: int | None,
+    exhausted: bool,
+    places: range | None = None,
+) -> BatchOrigin:
     kind: LoaderKind = "map" if iterator._auto_collation else "single"
     n_workers = int(iterator._num_workers)
     return BatchOrigin(
@@ -187,6 +198,7 @@ def _origin(iterator: Any, indices: tuple[Any, ...], states: Any, ordinal: int |
         ordinal=ordinal,
         base_seed=getattr(iterator, "_base_seed", None),
         worker=ordinal % n_workers if n_workers and ordinal is not None else None,
+        places=places,
         exhausted=exhausted,
     )
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import io
 import linecache
 import logging
@@ -58,12 +59,15 @@ def find_data_origin(
     """Return where sample `position` of a batch became non-finite, None where it is finite or cannot be fetched.
 
     With `position` None all samples are looked at, in order. The random streams are left as they were found, what
-    the user's code prints goes nowhere, and no exception of it comes out.
+    the user's code prints goes nowhere, and no exception of it comes out. A stream is read again from its beginning,
+    where its `__iter__` is a generator, which starts afresh.
     """
-    if origin.loader_kind == "iterable" or not origin.indices:
-        return None
     try:
         with _alone():
+            if origin.places is not None and inspect.isgeneratorfunction(type(origin.dataset).__iter__):
+                return _search_stream(origin, origin.places, position, is_user_file, time.monotonic() + budget_s)
+            if origin.loader_kind == "iterable" or not origin.indices:
+                return None
             return _search(origin, position, is_user_file, time.monotonic() + budget_s)
     except (OutOfTime, Exception):
         return None
@@ -109,6 +113,23 @@ def _search(
         all_exact = all_exact and exact
         samples.append(sample)
     return _collated(origin, samples, is_user_file, deadline, all_exact)
+
+
+def _search_stream(
+    origin: BatchOrigin, places: range, position: int | None, is_user_file: Callable[[str], bool], deadline: float
+) -> DataOrigin | None:
+    items = iter(origin.dataset)
+    for _ in range(places.start):
+        next(items)
+        if time.monotonic() > deadline:
+            return None
+    for place in range(len(places)):
+        wanted = position is None or place == position
+        watch = LineWatch(is_user_file, deadline, record=wanted)
+        sample = _run(watch, lambda: next(items))
+        if wanted and is_bad(sample):
+            return _data_origin(watch.result_event, sample, True, place)
+    return None
 
 
 def _collated(
