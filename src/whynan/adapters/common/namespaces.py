@@ -29,7 +29,7 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
     """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source.
 
     Of a frame's arrays those come first which the loop that it is in speaks of: a batch is taken from the training
-    part, and not from the whole that this part was cut from.
+    part, and not from the whole that this part was cut from. What the loop itself binds, the batch, comes last.
     """
     found: list[Any] = []
     frame = sys._getframe(1)
@@ -37,8 +37,8 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
         if is_user_file(frame.f_code.co_filename):
             spaces = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
             items = [item for space in spaces for item in list(space.items())]
-            spoken_of = _names_in_loop(frame.f_code.co_filename, frame.f_lineno)
-            for name, value in sorted(items, key=lambda item: item[0] not in spoken_of):
+            read, bound = _names_in_loop(frame.f_code.co_filename, frame.f_lineno)
+            for name, value in sorted(items, key=lambda item: 2 if item[0] in bound else item[0] not in read):
                 if skip(name, value):
                     continue
                 if isinstance(value, (tuple, list)) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value)):
@@ -52,15 +52,17 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
 
 
 @functools.lru_cache(maxsize=64)
-def _names_in_loop(file: str, line: int) -> frozenset[str]:
-    """Return the names in the innermost loop around a line; none where there is no loop."""
+def _names_in_loop(file: str, line: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that the innermost loop around a line reads, and those that it binds; none without a loop."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
-        return frozenset()
+        return frozenset(), frozenset()
     loops = [node for node in ast.walk(tree)
              if isinstance(node, (ast.For, ast.While)) and node.lineno <= line <= (node.end_lineno or 0)]  # fmt: skip
     if not loops:
-        return frozenset()
+        return frozenset(), frozenset()
     inner = max(loops, key=lambda node: node.lineno)
-    return frozenset(node.id for node in ast.walk(inner) if isinstance(node, ast.Name))
+    names = [node for node in ast.walk(inner) if isinstance(node, ast.Name)]
+    bound = frozenset(node.id for node in names if isinstance(node.ctx, ast.Store))
+    return frozenset(node.id for node in names) - bound, bound
