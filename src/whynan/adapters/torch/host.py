@@ -273,16 +273,17 @@ class TorchHost:
             if snapshot is not None and id(optimizer) not in snapshot.optimizers:
                 snapshot.save_before_step(optimizer, OptimizerCopy(optimizer))
             return
-        if not lacking or OptimizerCopy.n_bytes(optimizer) > MEMORY_BUDGET:
+        if not lacking:
             return
         # An update that is going to be undone, since something is non-finite before it, is worth any time.
         if self.pending is None and not self._copies.is_due():
             return
         self._copies.begin()
-        copy = OptimizerCopy(optimizer)
-        for current in lacking:
-            if current.snapshot is not None:
-                current.snapshot.save_before_step(optimizer, copy)
+        if OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
+            copy = OptimizerCopy(optimizer)
+            for current in lacking:
+                if current.snapshot is not None:
+                    current.snapshot.save_before_step(optimizer, copy)
         self._copies.end()
 
     def after_step(self) -> None:
