@@ -152,7 +152,6 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     assert done.returncode == 2 and "nobody.py" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
     source = "import sys, torch\nprint('here', file=sys.stderr, flush=True)\nwhile True:\n    torch.ones(3).sum()\n"
     (tmp_path / "train.py").write_text(source)

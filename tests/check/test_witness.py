@@ -47,7 +47,6 @@ def whynan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    pytest.importorskip("safetensors")
     folder = tmp_path_factory.mktemp("saved")
     (folder / "train.py").write_text(SCRIPT)
     (folder / "mended.py").write_text(MENDED)
