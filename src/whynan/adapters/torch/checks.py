@@ -45,8 +45,18 @@ class TensorGroup:
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if small is None:
             small = [tensor for tensor in tensors if tensor.numel() <= _SMALL]
-        norm = _norm(small)
-        return not math.isfinite(norm) and any_nonfinite(small), None
+        return _any_suspect(small) and any_nonfinite(small), None
+
+
+def _any_suspect(tensors: list[Any]) -> bool:
+    """Whether the sum of squares over all elements is not finite: one pass over one copy, for small tensors."""
+    if not tensors:
+        return False
+    try:
+        norm = float(torch.linalg.vector_norm(torch._C._nn.flatten_dense_tensors(tensors)))
+    except (RuntimeError, TypeError):  # they lie on several devices, or are of a dtype without norms
+        norm = _norm(tensors)
+    return not math.isfinite(norm)
 
 
 def _norm(tensors: list[Any]) -> float:
