@@ -5,6 +5,7 @@ import sys
 from collections import deque
 
 import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,22 +128,27 @@ def test_names_of_a_module():
     assert namespace["count"] == 1 and "later" not in namespace and namespace["batch"] == 9
 
 
-def test_numpys_stream_is_put_back_whatever_was_drawn():
-    def drawn():
-        return [*numpy.random.rand(2), *numpy.random.randn(3)]
-
-    for draw in (lambda: None, numpy.random.rand, numpy.random.randn, lambda: numpy.random.seed(3)):
+@pytest.mark.parametrize(
+    ("draws", "one"),
+    [
+        ((random.random, lambda: random.gauss(0, 1), lambda: random.seed(3)), lambda: random.gauss(0, 1)),
+        ((numpy.random.rand, numpy.random.randn, lambda: numpy.random.seed(3)), numpy.random.randn),
+    ],
+    ids=["python", "numpy"],
+)
+def test_a_stream_is_put_back_whatever_was_drawn(draws, one):
+    for draw in (lambda: None, *draws):
         draw()
         states = [GlobalRandomState()]
-        numpy.random.randn()  # the second of a pair, at times: it is drawn without a change of the generator's words
+        one()  # the second of a pair, at times: it is drawn without a change of the generator's words
         states.append(GlobalRandomState())
-        numpy.random.randn()
+        one()
         states.append(GlobalRandomState())
-        expected = [drawn()]
+        expected = [[one() for _ in range(4)]]
         for state in reversed(states[:-1]):
             state.restore()
-            expected.append(drawn())
+            expected.append([one() for _ in range(4)])
         for state, numbers in zip(reversed(states), expected, strict=True):
             state.restore()
-            assert drawn() == numbers
-    assert expected[1][3] != expected[2][3]
+            assert [one() for _ in range(4)] == numbers
+    assert expected[0] != expected[1] != expected[2]

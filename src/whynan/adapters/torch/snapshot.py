@@ -342,7 +342,8 @@ def is_stateful_type(kind: type) -> bool:
 
 def _scales_of(roots: Iterable[Any]) -> list[Any]:
     """Return the scales of gradient scalers, which are changed in place."""
-    scalers = [value for value in roots if isinstance(value, torch.amp.GradScaler)]
+    kind = torch.amp.GradScaler
+    scalers = [value for value in roots if isinstance(value, kind)]
     scales = [getattr(scaler, name, None) for scaler in scalers for name in ("_scale", "_growth_tracker")]
     return [scale for scale in scales if isinstance(scale, torch.Tensor)]
 
