@@ -31,6 +31,7 @@ class Drawings:
     pictures: tuple[gallery.Shown, ...]
     terms: lines.Lines | None
     maps: tuple[heat.HeatMap, ...]
+    note: str
 
 
 def render(
@@ -81,6 +82,7 @@ def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[
         pictures=tuple(picture for picture in shown if picture is not None),
         terms=_terms(back),
         maps=tuple(drawn for drawn in maps if drawn is not None),
+        note=clean(back.get("note") or "Measured by running the last steps once more."),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from whynan.watching.budget import Budget
 
-_SMALL = 20_000
+SMALL = 20_000
 
 
 class TensorGroup:
@@ -20,6 +20,8 @@ class TensorGroup:
 
     def __init__(self, share: float, free_s: float) -> None:
         self.budget = Budget(share, free_s=free_s)
+        self.read: tuple[bool, list[float]] = (False, [])
+        """Whether the last check has read all tensors, and the norm of each that it has read."""
 
     def check(
         self,
@@ -34,26 +36,26 @@ class TensorGroup:
         says whether all are read where that is not for the budget to say.
         """
         if not tensors:
+            self.read = (False, [])
             return False, 0.0
         if thorough:
-            norm = _norm(tensors)
+            norm = self._norm(tensors)
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if self.budget.is_due() if due is None else due:
             self.budget.begin()
-            norm = _norm(tensors)
+            norm = self._norm(tensors)
             self.budget.end()
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if small is None:
-            small = [tensor for tensor in tensors if tensor.numel() <= _SMALL]
-        norm = _norm(small)
+            small = [tensor for tensor in tensors if tensor.numel() <= SMALL]
+        norm = self._norm(small, False)
         return not math.isfinite(norm) and any_nonfinite(small), None
 
-
-def _norm(tensors: list[Any]) -> float:
-    if not tensors:
-        return 0.0
-    norms: Any = torch._foreach_norm(tensors)
-    return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in torch.stack(norms).tolist()))
+    def _norm(self, tensors: list[Any], is_all: bool = True) -> float:
+        found = torch._foreach_norm(tensors) if tensors else ()
+        norms: list[float] = torch.stack(found).tolist() if found else []
+        self.read = (is_all, norms)
+        return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in norms))
 
 
 def any_nonfinite(tensors: list[Any]) -> bool:
@@ -96,6 +98,6 @@ class TrainedTensors:
         known = self._of.get(id(optimizer))
         if known is None or known[0] != key:
             parameters = dense(p for params in groups for p in params)
-            known = (key, parameters, [p for p in parameters if p.numel() <= _SMALL])
+            known = (key, parameters, [p for p in parameters if p.numel() <= SMALL])
             self._of[id(optimizer)] = known
         return known[1], known[2]

@@ -1,0 +1,155 @@
+"""What watching reads of each step anyway, kept of the last ones: gradient norms, a part of each update, loss terms.
+
+It stands in where the last steps can't be run once more (lookback.py): the copies of a detector would be too large, the
+run goes on. Gradient norms by tensor fall off the check that is made in any case; the rest keeps to a budget of time.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch.checks import SMALL, dense
+from whynan.adapters.torch.layers import MOST_STEPS, layers_of, most_telling, own
+from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.terms_now import terms_now
+from whynan.records import LookBack
+from whynan.watching.budget import Budget
+
+_SHARE = 0.001
+_MOST_TENSORS = 48
+_PART = 4096
+"""Weights of a tensor whose change is measured, spread over its rows."""
+
+
+class Trail:
+    """The last steps as they were watched; what is read a second time for a replay is not told to it."""
+
+    def __init__(self, known: KnownState) -> None:
+        self.known = known
+        self._gradients: deque[tuple[int, tuple[bytes, bool, list[float]]]] = deque(maxlen=MOST_STEPS)
+        self._updates: deque[tuple[int, tuple[list[int], Any]]] = deque(maxlen=MOST_STEPS)
+        self._terms: deque[tuple[int, dict[str, float]]] = deque(maxlen=MOST_STEPS)
+        self._budgets = (Budget(_SHARE, n_first=2), Budget(_SHARE, n_first=2))
+        self._before: list[tuple[Any, Any]] | None = None
+        self._spent = 0.0
+
+    def note_gradients(self, step: int, parameters: list[Any], n: int, norms: tuple[bool, list[float]]) -> None:
+        """Keep the norms that a check has read: of all `n` gradients, or of the small ones among them."""
+        if not norms[1]:
+            return
+        have = b"" if n == len(parameters) else bytes([p.grad is not None for p in parameters])
+        rows = self._gradients
+        if rows and rows[-1][0] == step and rows[-1][1][1] and not norms[0]:
+            return  # another look at the same step that has read less
+        _put(rows, step, (have, *norms))
+
+    def note_terms(self, step: int) -> None:
+        """Keep the loss terms by the names that the script's frames give them, where time allows."""
+        budget = self._budgets[0]
+        if budget.is_due():
+            budget.begin()
+            terms = terms_now(lambda name: True)  # which of them are terms is known when the loss has been traced
+            if terms:
+                _put(self._terms, step, terms)
+            budget.end()
+
+    def before_update(self, parameters: Sequence[Any]) -> None:
+        """Copy a part of each weight, where time allows."""
+        budget = self._budgets[1]
+        if budget.is_due():
+            budget.begin()
+            matrices = [p for p in parameters if p.dim() > 1 and p.grad is not None and p.grad.layout is torch.strided]
+            matrices = matrices[:: max(1, math.ceil(len(matrices) / _MOST_TENSORS))]
+            self._before = [(p, _part(p).clone()) for p in matrices]
+            self._spent = budget.spent()
+
+    def after_update(self, step: int) -> None:
+        """Keep the norms of the parts' changes, and of the parts."""
+        if self._before is None:
+            return
+        pairs, self._before = self._before, None
+        self._budgets[1].begin(self._spent)
+        if pairs:
+            old = [copy for _, copy in pairs]
+            moved = torch._foreach_sub([_part(p) for p, _ in pairs], old)
+            norms = torch.stack([*torch._foreach_norm(moved), *torch._foreach_norm(old)])  # read when asked for
+            _put(self._updates, step, ([id(p) for p, _ in pairs], norms))
+        self._budgets[1].end()
+
+    def look_back(self, last: int, terms: dict[str, float], activation: dict[str, float], why: str) -> LookBack | None:
+        """Return the steps up to `last`, of which loss terms and activations are known; None where all is too little.
+
+        `why` says why no other step was run once more.
+        """
+        gradients = {step: row for step, row in self._gradients if step <= last}
+        updates = {step: row for step, row in self._updates if step <= last}
+        said = {step: row for step, row in self._terms if step <= last}
+        said = {k: {n: v for n, v in row.items() if n in terms} for k, row in said.items()}
+        steps = sorted({*gradients, *updates, *said, *([last] if terms or activation else [])})[-MOST_STEPS:]
+        if len(steps) < 2:
+            return None
+        said |= {last: terms} if terms else {}
+        layers = layers_of(self.known.roots())
+        norms = {step: self._by_layer(layers, *row) for step, row in gradients.items()}
+        ratios = {step: _ratios(layers, *row) for step, row in updates.items()}
+        tables = (norms, ratios, {last: activation})
+        names = [name for name in layers if any(name in row for table in tables for row in table.values())]
+        names = most_telling(names, [norms.get(step, {}) for step in steps])
+        rows = [tuple(tuple(table.get(k, {}).get(name) for k in steps) for name in names) for table in tables]
+        rows = [table if any(v is not None for row in table for v in row) else () for table in rows]
+        told = {name: tuple(said.get(k, {}).get(name) for k in steps) for k in said for name in said[k]}
+        told = {name: values for name, values in told.items() if sum(v is not None for v in values) > 1}
+        found = (
+            (rows[0], "gradient norms where there was time to read them all"),
+            (rows[1], f"updates from about {_PART} weights of each matrix or kernel"),
+            (rows[2], "activations of the failing step"),
+            (told, "loss terms"),
+        )
+        if not any(seen for seen, _ in found):
+            return None
+        note = f"As far as watching has read it: {', '.join(words for seen, words in found if seen)}."
+        note += f" More was not measured, since the steps were not run once more: {why}."
+        return LookBack(tuple(steps), tuple(names), rows[0], rows[1], rows[2], told, note)
+
+    def _by_layer(self, layers: dict[str, Any], have: bytes, is_all: bool, norms: list[float]) -> dict[str, float]:
+        """Return the gradient's norm of each layer all of whose gradients were read."""
+        parameters = self.known.parameters()
+        present = [p for p, is_there in zip(parameters, have) if is_there] if have else parameters
+        read = dense(present) if is_all else [p for p in dense(present) if p.numel() <= SMALL]
+        if len(read) != len(norms) or (have and len(have) != len(parameters)):
+            return {}
+        norm_of = {id(p): norm for p, norm in zip(read, norms)}
+        there = {id(p) for p in present}
+        found = {}
+        for name, module in layers.items():
+            wanted = [id(p) for p in own(module) if id(p) in there]
+            if wanted and all(key in norm_of for key in wanted):
+                found[name] = math.hypot(*(norm_of[key] for key in wanted))
+        return found
+
+
+def _ratios(layers: dict[str, Any], keys: list[int], norms: Any) -> dict[str, float]:
+    values = norms.tolist()
+    pairs = dict(zip(keys, zip(values, values[len(keys) :])))
+    found = {}
+    for name, module in layers.items():
+        parts = [pairs[id(p)] for p in own(module) if id(p) in pairs]
+        before = math.hypot(*(old for _, old in parts))
+        # A table's rows that no batch had stay as they are: a part of them tells nothing.
+        if before > 0 and not isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+            found[name] = math.hypot(*(moved for moved, _ in parts)) / before
+    return found
+
+
+def _put(rows: deque[tuple[int, Any]], step: int, row: Any) -> None:
+    while rows and rows[-1][0] >= step:
+        rows.pop()  # read again, or undone by a recovery
+    rows.append((step, row))
+
+
+def _part(parameter: Any) -> Any:
+    rows = max(1, _PART * len(parameter) // max(1, parameter.numel()))
+    return parameter.detach()[:: math.ceil(len(parameter) / rows)]
