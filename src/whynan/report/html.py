@@ -76,20 +76,21 @@ def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[
     steps = [route.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
     shown = (gallery.show(picture, files) for picture in item.get("pictures") or ())
     back = item.get("look_back") or {"steps": [], "layers": []}
-    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or ()) for name, title in _MAPS)
+    failing = item["step"] if item["stage"] == "train" else -1
+    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in _MAPS)
     return Drawings(
         path=route.draw(steps, incident.headline, clean(item["symptom"]["what"])),
         pictures=tuple(picture for picture in shown if picture is not None),
-        terms=_terms(back),
+        terms=_terms(back, failing),
         maps=tuple(drawn for drawn in maps if drawn is not None),
         note=clean(back.get("note") or "Measured by running the last steps once more."),
     )
 
 
-def _terms(back: Mapping[str, Any]) -> lines.Lines | None:
+def _terms(back: Mapping[str, Any], failing: int) -> lines.Lines | None:
     """Return the loss terms over the last steps; a loss without terms is in the history already."""
     terms = back.get("terms") or {}
-    return lines.draw("loss terms", back["steps"], terms) if len(terms) > 1 else None
+    return lines.draw("loss terms", back["steps"], terms, failing) if len(terms) > 1 else None
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _trials(trials: Sequence[model.Trial]) -> Iterator[str]:
         return
     yield "| change | steps | loss | gradient norm | verdict |"
     yield "| --- | --- | --- | --- | --- |"
-    for trial in trials:
+    for trial in (trial for trial in trials if trial.state != "unused"):
         cells = (trial.change, trial.steps, trial.loss, trial.grad_norm, trial.mark)
         yield "| " + " | ".join(_text(cell) for cell in cells) + " |"
     yield ""

@@ -60,7 +60,8 @@ def test_a_run_that_goes_on_shows_what_watching_has_read(training):
         for row, values in zip(rows, wanted):
             assert row[: len(values)] == pytest.approx(values, rel=1e-3)
     assert [row[-1] for row in back["grad_norm"]] == [None, None]
-    assert back["terms"]["fit"][-1] == pytest.approx(back["terms"]["fit"][-2], rel=0.5)
+    fit = [value for value in back["terms"]["fit"] if value is not None]
+    assert len(fit) > 2 and fit[-1] < fit[0]
 
 
 def plain_norms(n):
