@@ -15,6 +15,7 @@ from whynan.report import chart, gallery, heat, lines, model, route, timeline
 from whynan.report.words import clean, number
 
 _ORDER = ("loss", "grad_norm", "lr", "scale")
+_USUAL = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate"}
 _MAPS = (
     ("grad_norm", "gradient norm by layer"),
     ("update_ratio", "size of the update against the weights, by layer"),
@@ -52,6 +53,7 @@ def render(
         page=page,
         drawings=[_drawings(*pair, files or {}) for pair in zip(report["incidents"], page.incidents)],
         charts=_charts(history or {}, report),
+        missing=_missing(history or {}, report),
         timeline=timeline.draw(report["incidents"], headlines, report["run"]["steps"]),
         scale=heat.colours(),
         data=_data(data) if data else None,
@@ -70,6 +72,16 @@ def _charts(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) -
     steps = [incident["step"] for incident in report["incidents"] if incident["stage"] == "train"]
     drawn = (chart.draw(name, history[name], steps, report["run"]["steps"]) for name in names)
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _missing(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) -> str:
+    """Return, in words, what of a run that has made steps was not measured; "" where nothing is missing."""
+    if report["run"]["steps"] < 2:
+        return ""
+    names = [words for name, words in _USUAL.items() if not len(history.get(name, ()))]
+    shown = [item.get("look_back") or {} for item in report["incidents"]]
+    names += [words for name, words in _MAPS if shown and not any(back.get(name) for back in shown)]
+    return f"Not measured in this run: {', '.join(names)}." if names else ""
 
 
 def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes]) -> Drawings:

@@ -13,7 +13,7 @@ import torch
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.checks import dense
-from whynan.adapters.torch.layers import MOST_STEPS, layers_of, most_telling, own
+from whynan.adapters.torch.layers import layers_of, own
 from whynan.adapters.torch.pictures import sample_pictures
 from whynan.adapters.torch.proposals import ProposalHooks, picture_of
 from whynan.adapters.torch.samples import SampleSearch
@@ -21,6 +21,7 @@ from whynan.adapters.torch.watch import unwrapped
 from whynan.adapters.torch.window import MOST_COPIED, FullCopy, Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
+from whynan.watching.trail import MOST_STEPS, most_telling
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from whynan.adapters.torch.checks import SMALL, dense
-from whynan.adapters.torch.layers import MOST_STEPS, layers_of, most_telling, own
+from whynan.adapters.torch.layers import layers_of, own
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.terms_now import terms_now
 from whynan.records import LookBack
 from whynan.watching.budget import Budget
+from whynan.watching.trail import MOST_STEPS, look_back
 
 _SHARE = 0.001
 _MOST_TENSORS = 48
@@ -87,32 +88,12 @@ class Trail:
         gradients = {step: row for step, row in self._gradients if step <= last}
         updates = {step: row for step, row in self._updates if step <= last}
         said = {step: row for step, row in self._terms if step <= last}
-        said = {k: {n: v for n, v in row.items() if n in terms} for k, row in said.items()}
-        steps = sorted({*gradients, *updates, *said, *([last] if terms or activation else [])})[-MOST_STEPS:]
-        if len(steps) < 2:
-            return None
-        said |= {last: terms} if terms else {}
         layers = layers_of(self.known.roots())
         norms = {step: self._by_layer(layers, *row) for step, row in gradients.items()}
         ratios = {step: _ratios(layers, *row) for step, row in updates.items()}
-        tables = (norms, ratios, {last: activation})
-        names = [name for name in layers if any(name in row for table in tables for row in table.values())]
-        names = most_telling(names, [norms.get(step, {}) for step in steps])
-        rows = [tuple(tuple(table.get(k, {}).get(name) for k in steps) for name in names) for table in tables]
-        rows = [table if any(v is not None for row in table for v in row) else () for table in rows]
-        told = {name: tuple(said.get(k, {}).get(name) for k in steps) for k in said for name in said[k]}
-        told = {name: values for name, values in told.items() if sum(v is not None for v in values) > 1}
-        found = (
-            (rows[0], "gradient norms where there was time to read them all"),
-            (rows[1], f"updates from about {_PART} weights of each matrix or kernel"),
-            (rows[2], "activations of the failing step"),
-            (told, "loss terms"),
-        )
-        if not any(seen for seen, _ in found):
-            return None
-        note = f"As far as watching has read it: {', '.join(words for seen, words in found if seen)}."
-        note += f" More was not measured, since the steps were not run once more: {why}."
-        return LookBack(tuple(steps), tuple(names), rows[0], rows[1], rows[2], told, note)
+        tables = (norms, ratios, {last: activation} if activation else {})
+        words = f"updates from about {_PART} weights of each matrix or kernel"
+        return look_back(last, tables, layers, said, terms, words, why)
 
     def _by_layer(self, layers: dict[str, Any], have: bytes, is_all: bool, norms: list[float]) -> dict[str, float]:
         """Return the gradient's norm of each layer all of whose gradients were read."""
