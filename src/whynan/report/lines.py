@@ -1,7 +1,7 @@
 """Several series over the same steps in one drawing: the loss and its terms."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def draw(title: str, steps: Sequence[int], series: Mapping[str, Sequence[Any]], 
     scale = chart._scale(finite)
     lines = []
     for number, (name, row) in enumerate(list(read.items())[:_MOST]):
-        runs = list(chart._runs(row, scale, len(row)))
+        runs = list(_runs(row, present[name], scale))
         bad = tuple(
             chart._x(k, len(row)) for k, value in enumerate(row) if present[name][k] and not math.isfinite(value)
         )
@@ -77,3 +77,16 @@ def draw(title: str, steps: Sequence[int], series: Mapping[str, Sequence[Any]], 
         top=chart._TOP,
         bottom=chart.HEIGHT - chart._BOTTOM,
     )
+
+
+def _runs(row: Sequence[float], present: Sequence[bool], scale: chart._Scale) -> Iterator[list[tuple[float, float]]]:
+    """Yield stretches of points; what was not looked at does not break a line, what is not finite does."""
+    run: list[tuple[float, float]] = []
+    for k, value in enumerate(row):
+        if math.isfinite(value):
+            run.append((chart._x(k, len(row)), scale.y(value)))
+        elif present[k] and run:
+            yield run
+            run = []
+    if run:
+        yield run

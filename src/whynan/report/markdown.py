@@ -71,7 +71,7 @@ def _origin(origin: model.Origin | None) -> Iterator[str]:
         rows = [f"{'>' if row.is_origin else ' '} {row.number or '':>4} | {row.code}" for row in origin.rows]
         yield from _block("", rows)
     yield from (f"- input: {_text(value)}" for value in origin.values)
-    yield f"- {_text(origin.what)}: {_text(origin.flow)}"
+    yield f"- {_text(origin.what)}" + (f": {_text(origin.flow)}" if origin.flow else "")
     yield ""
 
 

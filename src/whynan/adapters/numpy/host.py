@@ -40,7 +40,7 @@ class NumpyHost:
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
         self.window = Window()
         self.recovery: Recovery[dict[str, Any]] = Recovery()
-        self.looks = Budget(0.001, n_first=2)
+        self.looks = Budget(0.0005, n_first=2)
 
     def proved(
         self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress

@@ -19,7 +19,7 @@ from whynan.records import LookBack
 from whynan.watching.budget import Budget
 from whynan.watching.trail import MOST_STEPS, look_back
 
-_SHARE = 0.001
+_SHARE = 0.0004
 _MOST_TENSORS = 48
 _PART = 4096
 """Weights of a tensor whose change is measured, spread over its rows."""
