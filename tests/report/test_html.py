@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from tests.report.recordings import HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile
+from tests.report.recordings import EVERYTHING, HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile, recording
 
+from whynan.records import LookBack
 from whynan.report import heat
 from whynan.report.chart import HEIGHT, WIDTH, draw
 from whynan.report.html import render
@@ -208,3 +210,13 @@ def test_flat_series_is_told_in_words():
 def test_chart_needs_two_values():
     assert draw("loss", ()) is None
     assert draw("loss", (1.0,)) is None
+
+
+def test_many_incidents_with_maps_stay_a_small_page():
+    shades = tuple(tuple(10.0 ** ((7 * k + 5 * step) % 24 / 3) for step in range(64)) for k in range(40))
+    names = tuple(f"model.layer{k}.block.conv" for k in range(40))
+    back = LookBack(tuple(range(64)), names, shades, shades, shades)
+    written = render(recording(*[replace(EVERYTHING, look_back=back, pictures=())] * 24).to_json())
+    assert len(written) < 1_500_000
+    assert written.count("largest activation by layer</strong>") == 5
+    assert "Maps by layer are drawn of the first 5 incidents." in written

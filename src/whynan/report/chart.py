@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whynan.report.words import clean, plural, short_number
 
 WIDTH, HEIGHT = 720, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 18, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 12, 18, 26
 _MOST_POINTS = 600
 """About one point for each pixel of the plot; more only makes the file larger."""
 _LOG_FROM = 100.0

@@ -22,6 +22,8 @@ _MAPS = (
     ("activation", "largest activation by layer"),
 )
 _MOST_FINDINGS = 20
+_MOST_MAPPED = 5
+"""Incidents with heat maps: those of one may take 200 kB of the page."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Drawings:
     terms: lines.Lines | None
     maps: tuple[heat.HeatMap, ...]
     note: str
+    left_out: str
 
 
 def render(
@@ -51,7 +54,10 @@ def render(
     headlines = [incident.headline for incident in page.incidents]
     return _template().render(
         page=page,
-        drawings=[_drawings(*pair, files or {}) for pair in zip(report["incidents"], page.incidents)],
+        drawings=[
+            _drawings(item, incident, files or {}, number < _MOST_MAPPED)
+            for number, (item, incident) in enumerate(zip(report["incidents"], page.incidents))
+        ],
         charts=_charts(history or {}, report),
         missing=_missing(history or {}, report),
         timeline=timeline.draw(report["incidents"], headlines, report["run"]["steps"]),
@@ -84,18 +90,25 @@ def _missing(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) 
     return f"Not measured in this run: {', '.join(names)}." if names else ""
 
 
-def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes]) -> Drawings:
+def _drawings(
+    item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes], is_mapped: bool
+) -> Drawings:
     steps = [route.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
     shown = (gallery.show(picture, files) for picture in item.get("pictures") or ())
     back = item.get("look_back") or {"steps": [], "layers": []}
+    names = _MAPS if is_mapped else ()
+    left_out = (
+        "" if is_mapped or not back["layers"] else f"Maps by layer are drawn of the first {_MOST_MAPPED} incidents."
+    )
     failing = item["step"] if item["stage"] == "train" else -1
-    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in _MAPS)
+    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in names)
     return Drawings(
         path=route.draw(steps, incident.headline, clean(item["symptom"]["what"])),
         pictures=tuple(picture for picture in shown if picture is not None),
         terms=_terms(back, failing),
         maps=tuple(drawn for drawn in maps if drawn is not None),
         note=clean(back.get("note") or "Measured by running the last steps once more."),
+        left_out=left_out,
     )
 
 
