@@ -110,8 +110,9 @@ def make_server() -> Any:
     """Return the server. Raises UsageError where the MCP SDK is not installed."""
     server_class = _server_class()
     server = server_class("whynan", instructions=INSTRUCTIONS)
+    hints = importlib.import_module("mcp.types").ToolAnnotations.model_validate
     for tool in (run, data, report, explain):
-        server.tool()(tool)
+        server.tool(annotations=hints({"readOnlyHint": tool is not run, "openWorldHint": False}))(tool)
     return server
 
 

@@ -1,7 +1,9 @@
 """What a measurement is worth, and what verdicts do to a diagnosis."""
 
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
-from whynan.experiments.verdict import Measured, Verdict, judge
+from whynan.experiments.table import rows
+from whynan.experiments.verdict import Measured, Verdict, failure_of, judge
+from whynan.records import Incident, ReplayResult, Symptom
 from whynan.records.incident import CauseFound, RemedyProposed
 
 
@@ -72,3 +74,25 @@ def test_a_cause_follows_the_verdict_on_its_own_first_remedy() -> None:
 def test_what_was_not_tried_changes_nothing() -> None:
     causes = (_cause("log-of-zero", 0.9),)
     assert conclude_causes(causes, {}) == causes
+
+
+def test_the_same_change_at_two_places_of_a_line_is_told_apart() -> None:
+    old = "-    loss = -(y * log(p) + (1 - y) * log(1 - p)).mean()\n"
+    news = (old.replace("log(p)", "log(maximum(p, 1e-7))"), old.replace("log(1 - p)", "log(maximum(1 - p, 1e-7))"))
+    patches = [f"--- a/t.py\n+++ b/t.py\n@@ -1 +1 @@\n{old}+{new[1:]}" for new in news]
+    one = Verdict("clamp-or-eps", "refuted", "clamped: loss is nan all the same", "clamped", patches[0])
+    other = Verdict("clamp-or-eps", "confirmed", "clamped: finite", "clamped", patches[1])
+    incident = Incident(Symptom("loss", "loss", "nan", 3), ReplayResult(True, "closure"))
+    changes = [row.change for row in rows(incident, [one, other])]
+    assert changes == [
+        "nothing: the step as it was",
+        "clamped: maximum(p, 1e-7)",
+        "clamped: maximum(1 - p, 1e-7)",
+    ]
+    assert [row.change for row in rows(incident, [one])][1] == "clamped"
+
+
+def test_a_failure_is_named_once() -> None:
+    assert failure_of("loss", "loss", "nan") == "loss is nan"
+    assert failure_of("loss", "val_loss", "nan") == "val_loss is nan"
+    assert failure_of("gradient", "fc.weight", "inf") == "the gradient fc.weight is inf"

@@ -31,6 +31,8 @@ def test_client_runs_a_script_and_reads_the_diagnosis(tmp_path):
     tools, ran, saved, missing, explained, checked = asyncio.run(asyncio.wait_for(talk(), 200))
     assert set(tools) == {"run", "data", "report", "explain"}
     assert all(len(tool.description) > 60 for tool in tools.values())
+    reads = {name: tool.model_dump(by_alias=True)["annotations"]["readOnlyHint"] for name, tool in tools.items()}
+    assert reads == {"run": False, "data": True, "report": True, "explain": True}
     assert "train.py:7" in ran
     assert "Exit status 3" in ran
     assert "step 3" in ran

@@ -2,11 +2,14 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from tests.report.recordings import HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile
+from tests.report.recordings import EVERYTHING, HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile, recording
 
+from whynan.records import LookBack
+from whynan.report import heat
 from whynan.report.chart import HEIGHT, WIDTH, draw
 from whynan.report.html import render
 
@@ -164,6 +167,34 @@ def test_incidents_are_marked_where_their_place_is_certain():
     assert mark.x == draw("loss", values).right
 
 
+def test_the_step_that_left_no_value_has_its_place_behind_the_others():
+    chart = draw("loss", [1.0, 2.0, 1.5], (3,), 3)
+    (mark,) = chart.incidents
+    assert mark.x == chart.right
+    assert max(float(point.split(",")[0]) for point in chart.lines[0].split()) < chart.right
+    assert (chart.first, chart.last) == ("step 0", "")  # its label stands there
+
+
+def test_labels_of_the_axis_leave_room_for_the_incident():
+    values = [float(n) for n in range(30)]
+    assert [draw("loss", values, (1,), 30).first, draw("loss", values, (1,), 30).last] == ["", "step 29"]
+    assert [draw("loss", values, (15,), 30).first, draw("loss", values, (15,), 30).last] == ["step 0", "step 29"]
+
+
+def test_a_map_marks_the_failing_step_and_what_was_not_measured():
+    drawn = heat.draw("gradient norm", ["a", "b", "c"], [3, 4, 5], [[1.0, None, 2.0], [None] * 3, [1.0, 1.0, NAN]], 5)
+    assert [row.full for row in drawn.rows] == ["a", "c"]
+    assert drawn.unknown.count("M") == 1 and drawn.bad.count("M") == 1
+    assert drawn.incident and drawn.last == "step 5, the incident"
+    assert heat.draw("gradient norm", ["a"], [3, 4], [[1.0, 2.0]], 5).incident is None
+
+
+def test_what_was_not_measured_is_told():
+    report = VARIANTS["healthy"].to_json()
+    assert "Not measured in this run: gradient norm, learning rate." in render(report, {"loss": (1.0, 2.0)})
+    assert "Not measured" not in render(report, dict.fromkeys(("loss", "grad_norm", "lr"), (1.0, 2.0)))
+
+
 def test_chart_keeps_a_single_peak():
     values = [1.0] * 10_000
     values[7_777] = 50.0
@@ -179,3 +210,13 @@ def test_flat_series_is_told_in_words():
 def test_chart_needs_two_values():
     assert draw("loss", ()) is None
     assert draw("loss", (1.0,)) is None
+
+
+def test_many_incidents_with_maps_stay_a_small_page():
+    shades = tuple(tuple(10.0 ** ((7 * k + 5 * step) % 24 / 3) for step in range(64)) for k in range(40))
+    names = tuple(f"model.layer{k}.block.conv" for k in range(40))
+    back = LookBack(tuple(range(64)), names, shades, shades, shades)
+    written = render(recording(*[replace(EVERYTHING, look_back=back, pictures=())] * 24).to_json())
+    assert len(written) < 1_500_000
+    assert written.count("largest activation by layer</strong>") == 5
+    assert "Maps by layer are drawn of the first 5 incidents." in written

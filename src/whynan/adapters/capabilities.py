@@ -49,6 +49,8 @@ CAPABILITIES: tuple[Capability, ...] = (
     _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True, True),
     _row("clipping", "experiment: clipped gradients", True, True, True, True, True, False),
     _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True, True),
+    _row("steps-before", "plots by layer over the last steps", True, "on PyTorch", False, False, "gradient norms",
+         "updates"),
     _row("recovery", "`--policy recover`", "a ladder of interventions", "skip, roll back, smaller updates",
          "skip, roll back, smaller updates", "of compiled updates: skip, roll back, smaller updates",
          "the batch is skipped", "skip, roll back, smaller updates"),

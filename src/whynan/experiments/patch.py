@@ -36,7 +36,7 @@ def unified_diff(file: str, line: int, new: str, name: str | None = None) -> str
     source = patched_source(file, line, new)
     if source is None:
         return None
-    shown = name or Path(file).name
+    shown = (name or Path(file).name).lstrip("/")
     old = "".join(linecache.getlines(file))
     diff = difflib.unified_diff(
         old.splitlines(keepends=True), source.splitlines(keepends=True), f"a/{shown}", f"b/{shown}", n=2

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from whynan.experiments.verdict import Measured, Verdict
+from whynan.experiments.verdict import Measured, Verdict, failure_of
 from whynan.records import Experiment, Incident
 
 
@@ -16,18 +16,33 @@ def rows(incident: Incident, verdicts: Iterable[Verdict], controls: Iterable[Mea
     if not found:
         return ()
     first = _failed_replay(incident)
-    return (*([first] if first else []), *dict.fromkeys(map(_control, controls)), *map(_row, found))
+    words = [verdict.change for verdict in found]
+    # The same change elsewhere on the line is another change: the page must not say that one both failed and helped.
+    tried = [_row(v, _put_in(v.patch) if v.patch and words.count(v.change) > 1 else "") for v in found]
+    return (*([first] if first else []), *dict.fromkeys(map(_control, controls)), *tried)
+
+
+def _put_in(patch: str) -> str:
+    """Return what a patch of one line has put into it; "" where it is no such patch."""
+    lines = [line for line in patch.splitlines() if not line.startswith(("---", "+++"))]
+    old, new = ([line[1:] for line in lines if line.startswith(sign)] for sign in "-+")
+    if len(old) != 1 or len(new) != 1:
+        return ""
+    before = _n_alike(old[0], new[0])
+    rest, put = old[0][before:], new[0][before:]
+    return put[: len(put) - _n_alike(rest[::-1], put[::-1])].strip()
+
+
+def _n_alike(one: str, other: str) -> int:
+    return next((k for k, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def _failed_replay(incident: Incident) -> Experiment | None:
     if not incident.replay.reproduced:
         return None
     symptom = incident.symptom
-    failure = (
-        f"{symptom.what} is {symptom.value}"
-        if symptom.name in ("", symptom.what)
-        else (f"{symptom.what} {symptom.name} is {symptom.value}")
-    )
+    is_refused = symptom.what == "input" and incident.origin is not None and incident.origin.framework_op == "guard"
+    failure = "the batch was refused" if is_refused else failure_of(symptom.what, symptom.name, symptom.value)
     return Experiment("nothing: the step as it was", "control", None, 1, False, outcome=failure)
 
 
@@ -37,10 +52,11 @@ def _control(measured: Measured) -> Experiment:
     return Experiment(words, "control", None, n, measured.failure is None, outcome=measured.failure or measured.error)
 
 
-def _row(verdict: Verdict) -> Experiment:
+def _row(verdict: Verdict, put_in: str) -> Experiment:
     measured = verdict.measured
     change = verdict.change or verdict.slug
     said = verdict.outcome.removeprefix(f"{change}: ")
+    change += f": {put_in}" if put_in else ""
     if measured is None:
         return Experiment(change, verdict.kind, verdict.slug, outcome=said)
     is_applied = measured.n_applied != 0 and measured.error is None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from whynan.records.experiment import NOTHING
+
 Kind = Literal["confirmed", "refuted", "inconclusive"]
 
 
@@ -43,10 +45,15 @@ class Measured:
     """The last loss over the first, where several steps were run."""
 
 
+def failure_of(what: str, name: str, kind: str) -> str:
+    """Return a failure in words: "val_loss is nan", "the gradient fc.weight is inf"."""
+    return f"{name or what} is {kind}" if what in ("loss", name) else f"the {what} {name} is {kind}".replace("  ", " ")
+
+
 def judge(slug: str, change: str, measured: Measured, patch: str | None = None) -> Verdict:
     """Return the verdict on one attempt."""
     if measured.n_applied == 0:
-        return Verdict(slug, "inconclusive", f"{change}: there was nothing to apply it to", change, patch, measured)
+        return Verdict(slug, "inconclusive", f"{change}: {NOTHING}", change, patch, measured)
     if measured.failure is not None:
         return Verdict(slug, "refuted", f"{change}: {measured.failure} all the same", change, patch, measured)
     if measured.error is not None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from whynan.records.numbers import to_jsonable
 
 ExperimentVerdict = Literal["control", "confirmed", "refuted", "inconclusive"]
+NOTHING = "there was nothing to apply it to"
+"""The outcome of a change that could not be made."""
 
 
 @dataclass(frozen=True)

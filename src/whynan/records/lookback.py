@@ -21,6 +21,8 @@ class LookBack:
     update_ratio: tuple[tuple[float | None, ...], ...] = ()
     activation: tuple[tuple[float | None, ...], ...] = ()
     terms: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    note: str | None = None
+    """How it was measured, where the steps were not run once more."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -30,6 +32,7 @@ class LookBack:
             "update_ratio": _rows(self.update_ratio),
             "activation": _rows(self.activation),
             "terms": {name: _row(values) for name, values in self.terms.items()},
+            "note": self.note,
         }
 
 

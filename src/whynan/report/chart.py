@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from whynan.report.words import clean, plural, short_number
 
 WIDTH, HEIGHT = 720, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 18, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 12, 18, 26
 _MOST_POINTS = 600
 """About one point for each pixel of the plot; more only makes the file larger."""
 _LOG_FROM = 100.0
 """A series whose largest value is this many times its smallest is drawn on a logarithmic scale: two decades."""
 _MOST_TICKS = 5
+_ROOM = 190.0
+"""What the label of an incident takes along the axis, and that of the axis' end."""
 _TITLES = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "scale": "loss scale"}
 
 
@@ -42,7 +44,8 @@ class Chart:
     dots: tuple[tuple[float, float], ...]
     marks: tuple[Mark, ...]
     ticks: tuple[Tick, ...]
-    span: str
+    first: str
+    last: str
     is_flat: bool
     incidents: tuple[Mark, ...] = ()
     """Where in time the incidents are."""
@@ -74,7 +77,11 @@ def draw(name: str, values: Sequence[float], steps: Sequence[int] = (), n_steps:
         return None
     finite = [value for value in values if math.isfinite(value)]
     scale = _scale(finite)
-    runs = list(_runs(values, scale))
+    certain = abs(len(values) - n_steps) <= 1
+    # The step of an incident that ended the run has left no value; it has its place behind the others.
+    n = len(values) + (certain and len(values) in steps)
+    runs = list(_runs(values, scale, n))
+    incidents = tuple(_incidents(len(values), n, steps, n_steps))
     n_bad = len(values) - len(finite)
     kind = " (logarithmic)" if scale.is_log else ""
     return Chart(
@@ -82,22 +89,30 @@ def draw(name: str, values: Sequence[float], steps: Sequence[int] = (), n_steps:
         summary=_summary(finite, n_bad),
         lines=tuple(" ".join(f"{x},{y}" for x, y in run) for run in runs if len(run) > 1),
         dots=tuple(run[0] for run in runs if len(run) == 1),
-        marks=tuple(_marks(values)),
+        marks=tuple(_marks(values, n)),
         ticks=tuple(Tick(scale.y(value), short_number(value)) for value in _tick_values(scale)) if finite else (),
-        span=f"last {plural(len(values), 'step')} recorded, oldest on the left",
+        first=_unless_near(
+            _LEFT, incidents, "step 0" if certain else f"{plural(len(values), 'step')}, older ones thinned"
+        ),
+        last=_unless_near(WIDTH - _RIGHT, incidents, f"step {n - 1}" if certain else "now"),
         is_flat=n_bad == 0 and scale.low == scale.high,
-        incidents=tuple(_incidents(len(values), steps, n_steps)),
+        incidents=incidents,
     )
 
 
-def _incidents(n: int, steps: Sequence[int], n_steps: int) -> Iterator[Mark]:
+def _unless_near(x: float, incidents: Sequence[Mark], label: str) -> str:
+    """Return a label of the axis; "" where that of the last incident needs its room."""
+    return "" if incidents and abs(incidents[-1].x - x) < _ROOM else label
+
+
+def _incidents(n_values: int, n: int, steps: Sequence[int], n_steps: int) -> Iterator[Mark]:
     """Yield a mark for each incident whose place in the series is certain.
 
     A series with a value for each step is read by its number. Of a longer run the older values have been thinned: there
     only the last step's place is known, at the right end.
     """
     for step in steps:
-        if step < n and abs(n - n_steps) <= 1:
+        if step < n and abs(n_values - n_steps) <= 1:
             yield Mark(_x(step, n), f"incident at step {step}")
         elif step >= n_steps - 1:
             yield Mark(_x(n - 1, n), f"incident at step {step}")
@@ -134,12 +149,12 @@ def _x(step: int, n: int) -> float:
     return round(_LEFT + step / (n - 1) * (WIDTH - _LEFT - _RIGHT), 1)
 
 
-def _runs(values: Sequence[float], scale: _Scale) -> Iterator[list[tuple[float, float]]]:
+def _runs(values: Sequence[float], scale: _Scale, n: int) -> Iterator[list[tuple[float, float]]]:
     """Yield stretches of finite values as points, thinned so that the extremes of each pixel stay."""
     run: list[tuple[float, float]] = []
     for step in _kept(values):
         if math.isfinite(values[step]):
-            run.append((_x(step, len(values)), scale.y(values[step])))
+            run.append((_x(step, n), scale.y(values[step])))
         elif run:
             yield run
             run = []
@@ -164,10 +179,10 @@ def _kept(values: Sequence[float]) -> Iterator[int]:
         yield from sorted(kept)
 
 
-def _marks(values: Sequence[float]) -> Iterator[Mark]:
+def _marks(values: Sequence[float], n: int) -> Iterator[Mark]:
     last = -math.inf
     for step, value in enumerate(values):
-        x = _x(step, len(values))
+        x = _x(step, n)
         # Marks closer than two pixels would lie on each other.
         if not math.isfinite(value) and x - last >= 2:
             last = x

@@ -36,38 +36,51 @@ class RowLabel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One map. `bad` is the path of the non-finite cells; `ends` are the scale's least and largest value in words."""
+    """One map. `bad` is the path of the non-finite cells, `unknown` of those not measured,
+    `incident` of a frame around the failing step; `ends` are the scale's least and largest value in words."""
 
     title: str
     summary: str
     cells: tuple[Cells, ...]
     bad: str
+    unknown: str
     rows: tuple[RowLabel, ...]
     height: float
     first: str
     last: str
     ends: tuple[str, str]
+    incident: str | None
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     bottom: float = 0.0
     top: float = _TOP
 
 
-def draw(title: str, layers: Sequence[str], steps: Sequence[int], table: Sequence[Sequence[Any]]) -> HeatMap | None:
-    """Return values[layer][step] as a map on a logarithmic scale; None where there are too few to see anything."""
+def draw(
+    title: str, layers: Sequence[str], steps: Sequence[int], table: Sequence[Sequence[Any]], failing: int
+) -> HeatMap | None:
+    """Return values[layer][step] as a map on a logarithmic scale; None where there are too few to see anything.
+
+    Layers without any value are left out. The column of the `failing` step is marked.
+    """
     if not table or len(steps) < 2:
         return None
-    values = [[None if v is None else float(from_jsonable(v)) for v in row] for row in table]
+    seen = [k for k, row in enumerate(table) if any(v is not None for v in row)]
+    layers = [layers[k] for k in seen]
+    values = [[None if v is None else float(from_jsonable(v)) for v in table[k]] for k in seen]
     known = [v for row in values for v in row if v is not None and math.isfinite(v) and v > 0]
     if not known:
         return None
     low, high = math.log10(min(known)), math.log10(max(known))
     paths: dict[int, list[str]] = {}
     bad: list[str] = []
+    unknown: list[str] = []
     width = (WIDTH - _LEFT - _RIGHT) / len(steps)
     for y, x, value in _positions(values, width):
         cell = f"M{x:.1f} {y}h{width:.1f}v{_ROW - 1}h{-width:.1f}z"
-        if not math.isfinite(value):
+        if value is None:
+            unknown.append(cell)
+        elif not math.isfinite(value):
             bad.append(cell)
         else:
             paths.setdefault(_level(value, low, high), []).append(cell)
@@ -77,11 +90,15 @@ def draw(title: str, layers: Sequence[str], steps: Sequence[int], table: Sequenc
         summary=_summary(layers, values),
         cells=tuple(Cells(_colour(level), "".join(cells)) for level, cells in sorted(paths.items())),
         bad="".join(bad),
+        unknown="".join(unknown),
         rows=tuple(RowLabel(_TOP + _ROW * k + 11, _short(clean(name)), clean(name)) for k, name in enumerate(layers)),
         height=bottom + _BOTTOM,
         first=f"step {steps[0]}",
-        last=f"step {steps[-1]}",
+        last=f"step {steps[-1]}" + (", the incident" if steps[-1] == failing else ""),
         ends=(short_number(min(known)), short_number(max(known))),
+        incident=f"M{WIDTH - _RIGHT - width:.1f} {_TOP - 2}h{width:.1f}V{bottom + 1}h{-width:.1f}z"
+        if steps[-1] == failing
+        else None,
         bottom=bottom,
     )
 
@@ -91,11 +108,10 @@ def colours() -> tuple[str, ...]:
     return tuple(_colour(level) for level in range(0, _N_LEVELS, 3))
 
 
-def _positions(values: Sequence[Sequence[float | None]], width: float) -> Iterator[tuple[int, float, float]]:
+def _positions(values: Sequence[Sequence[float | None]], width: float) -> Iterator[tuple[int, float, float | None]]:
     for layer, row in enumerate(values):
         for step, value in enumerate(row):
-            if value is not None:
-                yield _TOP + _ROW * layer, _LEFT + step * width, value
+            yield _TOP + _ROW * layer, _LEFT + step * width, value
 
 
 def _level(value: float, low: float, high: float) -> int:

@@ -15,12 +15,15 @@ from whynan.report import chart, gallery, heat, lines, model, route, timeline
 from whynan.report.words import clean, number
 
 _ORDER = ("loss", "grad_norm", "lr", "scale")
+_USUAL = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate"}
 _MAPS = (
     ("grad_norm", "gradient norm by layer"),
     ("update_ratio", "size of the update against the weights, by layer"),
     ("activation", "largest activation by layer"),
 )
 _MOST_FINDINGS = 20
+_MOST_MAPPED = 5
+"""Incidents with heat maps: those of one may take 200 kB of the page."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Drawings:
     pictures: tuple[gallery.Shown, ...]
     terms: lines.Lines | None
     maps: tuple[heat.HeatMap, ...]
+    note: str
+    left_out: str
 
 
 def render(
@@ -49,8 +54,12 @@ def render(
     headlines = [incident.headline for incident in page.incidents]
     return _template().render(
         page=page,
-        drawings=[_drawings(*pair, files or {}) for pair in zip(report["incidents"], page.incidents)],
+        drawings=[
+            _drawings(item, incident, files or {}, number < _MOST_MAPPED)
+            for number, (item, incident) in enumerate(zip(report["incidents"], page.incidents))
+        ],
         charts=_charts(history or {}, report),
+        missing=_missing(history or {}, report),
         timeline=timeline.draw(report["incidents"], headlines, report["run"]["steps"]),
         scale=heat.colours(),
         data=_data(data) if data else None,
@@ -71,23 +80,42 @@ def _charts(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) -
     return [drawing for drawing in drawn if drawing is not None]
 
 
-def _drawings(item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes]) -> Drawings:
+def _missing(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) -> str:
+    """Return, in words, what of a run that has made steps was not measured; "" where nothing is missing."""
+    if report["run"]["steps"] < 2:
+        return ""
+    names = [words for name, words in _USUAL.items() if not len(history.get(name, ()))]
+    shown = [item.get("look_back") or {} for item in report["incidents"]]
+    names += [words for name, words in _MAPS if shown and not any(back.get(name) for back in shown)]
+    return f"Not measured in this run: {', '.join(names)}." if names else ""
+
+
+def _drawings(
+    item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes], is_mapped: bool
+) -> Drawings:
     steps = [route.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
     shown = (gallery.show(picture, files) for picture in item.get("pictures") or ())
     back = item.get("look_back") or {"steps": [], "layers": []}
-    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or ()) for name, title in _MAPS)
+    names = _MAPS if is_mapped else ()
+    left_out = (
+        "" if is_mapped or not back["layers"] else f"Maps by layer are drawn of the first {_MOST_MAPPED} incidents."
+    )
+    failing = item["step"] if item["stage"] == "train" else -1
+    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in names)
     return Drawings(
         path=route.draw(steps, incident.headline, clean(item["symptom"]["what"])),
         pictures=tuple(picture for picture in shown if picture is not None),
-        terms=_terms(back),
+        terms=_terms(back, failing),
         maps=tuple(drawn for drawn in maps if drawn is not None),
+        note=clean(back.get("note") or "Measured by running the last steps once more."),
+        left_out=left_out,
     )
 
 
-def _terms(back: Mapping[str, Any]) -> lines.Lines | None:
+def _terms(back: Mapping[str, Any], failing: int) -> lines.Lines | None:
     """Return the loss terms over the last steps; a loss without terms is in the history already."""
     terms = back.get("terms") or {}
-    return lines.draw("loss terms", back["steps"], terms) if len(terms) > 1 else None
+    return lines.draw("loss terms", back["steps"], terms, failing) if len(terms) > 1 else None
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _origin(origin: model.Origin | None) -> Iterator[str]:
         rows = [f"{'>' if row.is_origin else ' '} {row.number or '':>4} | {row.code}" for row in origin.rows]
         yield from _block("", rows)
     yield from (f"- input: {_text(value)}" for value in origin.values)
-    yield f"- {_text(origin.what)}: {_text(origin.flow)}"
+    yield f"- {_text(origin.what)}" + (f": {_text(origin.flow)}" if origin.flow else "")
     yield ""
 
 
@@ -80,7 +80,7 @@ def _trials(trials: Sequence[model.Trial]) -> Iterator[str]:
         return
     yield "| change | steps | loss | gradient norm | verdict |"
     yield "| --- | --- | --- | --- | --- |"
-    for trial in trials:
+    for trial in (trial for trial in trials if trial.state != "unused"):
         cells = (trial.change, trial.steps, trial.loss, trial.grad_norm, trial.mark)
         yield "| " + " | ".join(_text(cell) for cell in cells) + " |"
     yield ""

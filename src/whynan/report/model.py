@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whynan.records.experiment import NOTHING
 from whynan.report import phrases, words
 from whynan.report.source import SourceRow, read_context
 from whynan.report.words import clean
@@ -84,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """One experiment as a row; `state` is "control", "yes", "no" or "untried"."""
+    """One experiment as a row; `state` is "control", "yes", "no", "untried", or "unused" where nothing came of it."""
 
     change: str
     slug: str | None
@@ -187,6 +188,8 @@ def _trial(trial: Json) -> Trial:
     }.get(trial["verdict"], ("untried", "says nothing"))
     n, finite = trial.get("n_steps"), trial.get("finite")
     steps = "" if n is None or finite is None else f"{words.plural(n, 'step')} finite" if finite else "failed"
+    if trial.get("outcome") == NOTHING:
+        state = "unused"
     return Trial(
         change=clean(trial["change"]),
         slug=_optional(trial.get("remedy")),

@@ -130,7 +130,7 @@ def flow(origin: Json) -> str:
 
 def elements(origin: Json) -> str | None:
     """Return where in the output the first non-finite elements are: "at [5, 1], [7, 1], ..."."""
-    places = origin.get("elements") or ()
+    places = [place for place in origin.get("elements") or () if place]
     shown = [str(list(place)) for place in places[:_MAX_ELEMENTS]] + ["..."] * (len(places) > _MAX_ELEMENTS)
     return f"at {', '.join(shown)}" if shown else None
 

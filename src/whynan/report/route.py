@@ -70,7 +70,12 @@ def draw(steps: Sequence[Passed], symptom: str, what: str) -> Route | None:
 def _stop(y: float, kind: str, step: Passed) -> Stop:
     where = step.place + (f" in {step.function}" if step.function else "")
     full = f"{step.op} {step.value}, {where}" + (f", module {step.module}" if step.module else "")
-    return Stop(y, kind, step.phase, _cut(step.op, 34), step.value, _cut(where), full)
+    return Stop(y, kind, step.phase, _cut(step.op, 34), step.value, _cut_left(where), full)
+
+
+def _cut_left(text: str, most: int = _LETTERS) -> str:
+    """Return a place that fits: its end, the line and the function, says more than the folders."""
+    return text if len(text) <= most else "…" + text[1 - most :]
 
 
 def _cut(text: str, most: int = _LETTERS) -> str:

@@ -20,8 +20,13 @@ class Budget:
     def is_due(self) -> bool:
         return self.n_runs < self.n_first or time.perf_counter() >= self._next
 
-    def begin(self) -> None:
-        self._began = time.perf_counter()
+    def begin(self, spent: float = 0.0) -> None:
+        """Begin a check, or go on with one that has taken `spent` seconds before a pause."""
+        self._began = time.perf_counter() - spent
+
+    def spent(self) -> float:
+        """Return the seconds since it began."""
+        return time.perf_counter() - self._began
 
     def end(self) -> None:
         now = time.perf_counter()

@@ -47,9 +47,33 @@ def test_update_ratio_is_that_of_the_update(training):
             assert value == pytest.approx(ratio, rel=1e-3)
 
 
-def plain_ratios(n):
+def test_a_run_that_goes_on_shows_what_watching_has_read(training):
+    script = DIVERGING.replace("lr=8.0", "lr=0.5").replace(
+        "loss = fit + size", "loss = fit + size if step != 6 else (fit + size) * torch.tensor(float('inf'))"
+    )
+    back = training(script, "--policy", "recover").incident["look_back"]
+    assert back["note"].endswith("the run may go on.")
+    assert "activation" not in back["note"]
+    assert back["steps"] == list(range(7))
+    assert back["activation"] == []
+    for rows, wanted in ((back["update_ratio"], plain_ratios(2, "weight")), (back["grad_norm"], plain_norms(6))):
+        for row, values in zip(rows, wanted):
+            assert row[: len(values)] == pytest.approx(values, rel=1e-3)
+    assert [row[-1] for row in back["grad_norm"]] == [None, None]
+    fit = [value for value in back["terms"]["fit"] if value is not None]
+    assert len(fit) > 2 and fit[-1] < fit[0]
+
+
+def plain_norms(n):
+    """The norm of each layer's gradient in the same training without whynan."""
+    return plain_ratios(n, lambda layer, old, new: 2.0 * (new - old).norm())
+
+
+def plain_ratios(n, of=""):
     """The same training without whynan: norm of each layer's update over that of its weights."""
     import torch
+
+    parts = (lambda layer: [layer.weight]) if of == "weight" else lambda layer: layer.parameters()
 
     torch.manual_seed(0)
     x, y = torch.randn(32, 4), torch.randn(32, 1)
@@ -60,11 +84,11 @@ def plain_ratios(n):
         loss = ((model(x) - y) ** 2).mean() + 0.01 * sum((p**2).sum() for p in model.parameters())
         optimizer.zero_grad()
         loss.backward()
-        before = [torch.cat([p.detach().flatten() for p in layer.parameters()]) for layer in (model[0], model[2])]
+        before = [torch.cat([p.detach().flatten() for p in parts(layer)]) for layer in (model[0], model[2])]
         optimizer.step()
         for ratio, old, layer in zip(ratios, before, (model[0], model[2])):
-            new = torch.cat([p.detach().flatten() for p in layer.parameters()])
-            ratio.append(float((new - old).norm() / old.norm()))
+            new = torch.cat([p.detach().flatten() for p in parts(layer)])
+            ratio.append(float(of(layer, old, new) if callable(of) else (new - old).norm() / old.norm()))
     return ratios
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
@@ -9,6 +10,7 @@ from whynan.records import Incident
 from whynan.records.incident import Stage
 from whynan.watching.growth import GrowthWatch
 from whynan.watching.history import RunHistory
+from whynan.watching.trail import Trail
 
 
 class Run:
@@ -18,6 +20,7 @@ class Run:
         self.options = options
         self.record = record
         self.history = RunHistory()
+        self.trail = Trail()
         self.growth = GrowthWatch()
         self.n_steps = 0
         self.is_over = False
@@ -38,6 +41,10 @@ class Run:
 
     def take(self, incident: Incident, is_last: bool = False) -> None:
         """Record an incident; raise where the run ends with it: by its policy, or as the last that recovery takes."""
+        if incident.look_back is None:
+            terms = {t.name: t.value for t in incident.loss_terms if incident.symptom.stage == "train"}
+            seen = self.trail.look_back(incident.symptom.step, terms, "that needs PyTorch")
+            incident = replace(incident, look_back=seen)
         self.record(incident)
         self.incidents.append(incident)
         if self.options.policy == "stop" or is_last:

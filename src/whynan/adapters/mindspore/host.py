@@ -53,6 +53,7 @@ class MindSporeHost:
         self.statistics: SavedParameters | None = None
         self.known_bad: set[str] = set()
         self.is_noted = True
+        self.rate: float | None = None
 
     # Steps that go well -----------------------------------------------------------------------------------------------
 
@@ -102,9 +103,11 @@ class MindSporeHost:
         if self.run.is_over:
             return
         self.run.history.grad_norm.append(told.grad_norm)
-        rate = learning_rate(optimizer) if optimizer is not None and self.run.n_steps % 16 == 0 else None
-        if rate is not None:
-            self.run.history.lr.append(rate)
+        self.run.trail.note(self.run.n_steps, "grad_norm", told.grad_norms)
+        if optimizer is not None and self.run.n_steps % 16 == 0:
+            self.rate = learning_rate(optimizer)
+        if self.rate is not None:
+            self.run.history.lr.append(self.rate)
         if told.gradient_bad:
             self.incident(told, self.statistics)
             return
@@ -152,6 +155,7 @@ class MindSporeHost:
             return
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
+        self.run.trail.note(self.run.n_steps, "grad_norm", told.grad_norms)
         self.watch.given = []
         if told.is_bad:
             self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)

@@ -8,7 +8,7 @@ update conditional (`guard.py`).
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore as ms
@@ -41,6 +41,8 @@ class Told:
     gradient_bad: bool = False
     loss: float = math.nan
     grad_norm: float = math.nan
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    """The norm of each parameter's gradient."""
     gradient: str = "gradient"
 
     @property
@@ -222,6 +224,7 @@ class Watch(Known):
             self.withholds = False
             return True
         squared, bad = 0.0, None
+        norms: dict[str, float] = {}
         for name, gradient in named:
             array = array_of(gradient)
             flat = array.reshape(-1)
@@ -230,11 +233,13 @@ class Watch(Known):
             with np.errstate(all="ignore"):
                 part = float(np.dot(flat, flat))
             squared += part
+            norms[name] = math.sqrt(part) if part >= 0 else part
             if bad is None and not math.isfinite(part) and not all_finite(array):
                 bad = name
         told = self.told
         told.gradient_bad = bad is not None
         told.gradient = bad or "gradient"
+        told.grad_norms = norms
         told.grad_norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
         self.on_gradients(told, optimizer)
         return told.gradient_bad

@@ -227,6 +227,7 @@ def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
     # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
     updated = again.before.changed(again.after.reached) & used
     now = {name: copy for name, array, copy in again.before.copies if name in updated and copy.dtype.kind == "f"}
+    host.run.trail.weights = set(now)
     measured = {name: measure(array) for name, array in now.items()}
     start = {name: known for name, known in host.window.measured.items() if name in measured}
     norm = math.sqrt(sum(m.norm**2 for m in measured.values())) if measured else None
@@ -251,8 +252,13 @@ def _largest(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
 
 def rate_of(again: Again) -> float | None:
     """Return the learning rate that the script has a name for."""
+    return rate_in(again.before.values, again.frame.f_globals)
+
+
+def rate_in(*spaces: dict[str, Any]) -> float | None:
+    """Return the number that is called like a learning rate, in the first of these namespaces that has it."""
     for name in _RATES:
-        value = again.before.values.get(name, again.frame.f_globals.get(name))
+        value = next((space[name] for space in spaces if name in space), None)
         if isinstance(value, float):
             return value
     return None

@@ -18,7 +18,7 @@ from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import ACTIONS, Run
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
-from whynan.adapters.numpy.explain import Explained, Seen, explain
+from whynan.adapters.numpy.explain import Explained, Seen, explain, rate_in
 from whynan.adapters.numpy.instrument import instrumented
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
@@ -26,6 +26,7 @@ from whynan.launch.rewrite import LoopSite
 from whynan.records import Evidence, Incident, ReplayResult, SourceLine, Symptom
 from whynan.report.progress import Progress
 from whynan.snapshot.python_state import frame_values
+from whynan.watching.budget import Budget
 
 _NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)
 _LEARNING_PASSES = 2
@@ -39,6 +40,7 @@ class NumpyHost:
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
         self.window = Window()
         self.recovery: Recovery[dict[str, Any]] = Recovery()
+        self.looks = Budget(0.0005, n_first=2)
 
     def proved(
         self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
@@ -111,7 +113,14 @@ class NumpyHost:
         loss_name, loss = _loss_in(values, current.before.values, owner.site)
         if loss is not None:
             self.run.note_loss(loss)
+            rate = rate_in(values, current.frame.f_globals)
+            if rate is not None:
+                self.run.history.lr.append(rate)
             self.run.history.ended_step()
+        if self.looks.is_due():
+            self.looks.begin()
+            self._note(current, values)
+            self.looks.end()
         bad: tuple[str, Any] | None = None
         if loss is not None and not math.isfinite(loss):
             bad = (loss_name, loss)
@@ -126,6 +135,20 @@ class NumpyHost:
             return True
         self._incident(current, bad, loss_name if bad[0] == loss_name else None, error)
         return False
+
+    def _note(self, current: Pass, values: dict[str, Any]) -> None:
+        """Keep how far each array has moved, and the numbers among which the loss terms are."""
+        now = {name: array for name, array in Reached(_public(values)).arrays.values() if array.dtype.kind == "f"}
+        pairs = [(name, now[name], old) for name, _, old in current.before.copies if name in now and old.size]
+        with np.errstate(all="ignore"):
+            ratios = {
+                name: float(np.linalg.norm(new - old) / norm)
+                for name, new, old in pairs
+                if new.shape == old.shape and (norm := np.linalg.norm(old)) > 0
+            }
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (float, np.floating))}
+        self.run.trail.note(self.run.n_steps, "update_ratio", ratios)
+        self.run.trail.note(self.run.n_steps, "terms", numbers)
 
     # An incident ------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,11 @@ def _is_optimizer(value: Any) -> bool:
     return hasattr(value, "apply_gradients") and hasattr(value, "learning_rate")
 
 
+def learning_rate(optimizer: Any) -> float | None:
+    """Return an optimizer's learning rate as it is now; None where it has none that is a number."""
+    return _number(getattr(getattr(optimizer, "inner_optimizer", optimizer), "learning_rate", None))
+
+
 def optimizer_of(closure: Closure, places: Any) -> OptimizerFacts | None:
     """Return the optimizer's facts."""
     outer = optimizer_in(closure)

@@ -22,7 +22,7 @@ from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
 from whynan.adapters.tensorflow.experiments import Bench, Window
-from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.tensorflow.facts import history_of, learning_rate, optimizer_in, optimizer_of, precision_of
 from whynan.adapters.tensorflow.flags import Told
 from whynan.adapters.tensorflow.loops import LoopClosure, has_tape, in_body
 from whynan.adapters.tensorflow.replay import Attempt, Replayer
@@ -58,6 +58,7 @@ class TensorFlowHost:
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
         self.watch.on_validation = self.after_validation
+        self.rate: float | None = None
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
 
     # Eager loops ------------------------------------------------------------------------------------------------------
@@ -80,9 +81,7 @@ class TensorFlowHost:
         if self.run.is_over or self.is_in_fit():
             return told.is_bad
         self.watch.is_eager_loop = True
-        self.run.note_loss(told.loss)
-        self.run.history.grad_norm.append(told.grad_norm)
-        self.run.history.ended_step()
+        self._note(told, next(iter(self.watch.known_optimizers()), None))
         current = self.loops.active
         if told.is_bad:
             self.eager_incident(current, told)
@@ -91,6 +90,16 @@ class TensorFlowHost:
         self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
         self.run.n_steps += 1
         return False
+
+    def _note(self, told: Told, optimizer: Any) -> None:
+        """Append a step's values to the history; the learning rate is asked for now and then."""
+        self.run.note_loss(told.loss)
+        self.run.history.grad_norm.append(told.grad_norm)
+        if optimizer is not None and self.run.n_steps % 16 == 0:
+            self.rate = learning_rate(optimizer)
+        if self.rate is not None:
+            self.run.history.lr.append(self.rate)
+        self.run.history.ended_step()
 
     def eager_incident(self, current: Pass | None, told: Told) -> None:
         """The update has not been made yet: weights are those from before the step."""
@@ -158,9 +167,7 @@ class TensorFlowHost:
             return
         if self.weights_start is None:
             self._remember_start(closure)
-        self.run.note_loss(told.loss)
-        self.run.history.grad_norm.append(told.grad_norm)
-        self.run.history.ended_step()
+        self._note(told, optimizer_in(closure))
         if told.is_bad:
             self.incident(closure, told)
         else:

@@ -21,6 +21,8 @@ class TensorGroup:
 
     def __init__(self, share: float, free_s: float) -> None:
         self.budget = Budget(share, free_s=free_s)
+        self.norms: list[float] = []
+        """The norm of each tensor, where the last check has read all."""
 
     def wants_all(self, thorough: bool = False, due: bool | None = None) -> bool:
         """Whether the next check is to read all tensors; `due` says so where that is not for the budget to say."""
@@ -39,18 +41,23 @@ class TensorGroup:
         says whether all are read where that is not for the budget to say.
         """
         if not tensors:
+            self.norms = []
             return False, 0.0
         if thorough:
-            norm = _norm(tensors)
+            norm = self._norm(tensors)
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if self.budget.is_due() if due is None else due:
             self.budget.begin()
-            norm = _norm(tensors)
+            norm = self._norm(tensors)
             self.budget.end()
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if small is None:
             small = smallest(tensors)
         return _any_suspect(small) and any_nonfinite(small), None
+
+    def _norm(self, tensors: list[Any]) -> float:
+        self.norms = torch.stack(torch._foreach_norm(tensors)).tolist()
+        return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in self.norms))
 
 
 def _any_suspect(tensors: list[Any]) -> bool:
@@ -60,15 +67,8 @@ def _any_suspect(tensors: list[Any]) -> bool:
     try:
         norm = float(torch.linalg.vector_norm(torch._C._nn.flatten_dense_tensors(tensors)))
     except (RuntimeError, TypeError):  # they lie on several devices, or are of a dtype without norms
-        norm = _norm(tensors)
+        return any_nonfinite(tensors)
     return not math.isfinite(norm)
-
-
-def _norm(tensors: list[Any]) -> float:
-    if not tensors:
-        return 0.0
-    norms: Any = torch._foreach_norm(tensors)
-    return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in torch.stack(norms).tolist()))
 
 
 def any_nonfinite(tensors: list[Any]) -> bool:

@@ -18,6 +18,7 @@ from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.leaving import Leaving
+from whynan.adapters.torch.lookback import with_trail
 from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.plan import Plan
 from whynan.adapters.torch.proposals import FirstProposals
@@ -40,7 +41,7 @@ class TorchHost:
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.options = options
-        self.record = record
+        self._record = record
         self.known = KnownState()
         self.first_proposals = FirstProposals(options.boxes_of)
         self.known.on_module = self.first_proposals.meet
@@ -87,6 +88,14 @@ class TorchHost:
     def is_replaying(self) -> bool:
         """Whether a step is being run again."""
         return self.plan is not None
+
+    def record(self, incident: Incident) -> None:
+        """Hand an incident on, with what watching has seen of the steps before where none was run once more."""
+        try:
+            incident = with_trail(self, incident)
+        except Exception as error:
+            tell("looking back failed", error)
+        self._record(incident)
 
     # What rewritten code calls ----------------------------------------------------------------------------------------
 

@@ -13,20 +13,21 @@ import torch
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.checks import dense
+from whynan.adapters.torch.layers import layers_of, own
 from whynan.adapters.torch.pictures import sample_pictures
 from whynan.adapters.torch.proposals import ProposalHooks, picture_of
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.watch import unwrapped
-from whynan.adapters.torch.window import Window
+from whynan.adapters.torch.window import MOST_COPIED, FullCopy, Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
+from whynan.watching.trail import MOST_STEPS, most_telling
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt
+    from whynan.adapters.torch.host import TorchHost
     from whynan.adapters.torch.plan import Plan
 
-_MOST_STEPS = 64
-_MOST_LAYERS = 40
 _SHARE = 0.2
 """Of the time that is left for the incident."""
 
@@ -59,7 +60,7 @@ class Looking:
                 mode=self._recorder(whole, hooks),
                 until=_now() + left / 2,
             )
-        elif hooks:
+        elif hooks or plan.target.elapsed < _SHARE * left / 2:
             yield Attempt(traced=False, mode=self._recorder(None, hooks))
 
     def _hooks(self) -> ProposalHooks:
@@ -74,7 +75,7 @@ class Looking:
     def added(self, incident: Incident) -> Incident:
         """Return the incident with its look back and its pictures."""
         try:
-            seen = next((r.look_back(self.terms) for r in reversed(self.recorders) if len(r.steps) > 1), None)
+            seen = next((r.look_back(self.terms) for r in reversed(self.recorders) if r.steps), None)
             pictures = [*sample_pictures(self.plan, self.search), *self._proposal_pictures()]
             return replace(incident, look_back=seen, pictures=tuple(pictures))
         except Exception as error:
@@ -89,6 +90,28 @@ class Looking:
             picture_of(p, step, f"at step {step}") for step, p in self.plan.host.first_proposals.seen if step < failing
         ]
         return [*last[-2:], *first]
+
+
+def with_trail(host: "TorchHost", incident: Incident) -> Incident:
+    """Return the incident with what watching has seen of the steps before, where these were not run once more.
+
+    The failing step itself may have been: it has the activations then.
+    """
+    back = incident.look_back
+    if back is not None and len(back.steps) > 1:
+        return incident
+    values = [row[0] for row in back.activation] if back is not None else []
+    activation = {name: v for name, v in zip(back.layers, values) if v is not None} if back is not None else {}
+    if host.options.policy != "stop":
+        why = "the run may go on"
+    elif FullCopy.n_bytes(host.known) > MOST_COPIED:
+        why = f"a copy of parameters and optimizer state takes more than {MOST_COPIED >> 20} MiB"
+    else:
+        why = "no copy of the state before them was at hand, or not what they had run on"
+    step = host.watch.n_steps if incident.symptom.stage == "validation" else incident.symptom.step
+    terms = {term.name: float(term.value) for term in incident.loss_terms if incident.symptom.stage == "train"}
+    seen = host.watch.trail.look_back(step, terms, activation, why)
+    return replace(incident, look_back=seen)
 
 
 def _now() -> float:
@@ -110,9 +133,9 @@ class Recorder:
         self.hooks = hooks
         self.n_applied = 0
         self.layers = layers_of(plan.host.known.roots())
-        self.steps: deque[int] = deque(maxlen=_MOST_STEPS)
-        self._rows: deque[dict[str, dict[str, float]]] = deque(maxlen=_MOST_STEPS)
-        self._said: deque[dict[str, float]] = deque(maxlen=_MOST_STEPS)
+        self.steps: deque[int] = deque(maxlen=MOST_STEPS)
+        self._rows: deque[dict[str, dict[str, float]]] = deque(maxlen=MOST_STEPS)
+        self._said: deque[dict[str, float]] = deque(maxlen=MOST_STEPS)
         self._activations: dict[str, Any] = {}
         self._before: dict[int, Any] = {}
         self._handles: list[Any] = []
@@ -150,7 +173,7 @@ class Recorder:
     def enter_step(self, optimizer: Any) -> None:
         """Before an update: remember the weights that it will change."""
         for module in self.layers.values():
-            for parameter in _own(module):
+            for parameter in own(module):
                 if parameter.grad is not None:
                     self._before[id(parameter)] = parameter.detach().clone()
 
@@ -161,8 +184,8 @@ class Recorder:
         self.n_applied += 1
 
     def _facts(self, module: Any) -> dict[str, float]:
-        gradients = dense([p.grad for p in _own(module) if p.grad is not None])
-        pairs = [(p, self._before[id(p)]) for p in _own(module) if id(p) in self._before]
+        gradients = dense([p.grad for p in own(module) if p.grad is not None])
+        pairs = [(p, self._before[id(p)]) for p in own(module) if id(p) in self._before]
         facts = {}
         if gradients:
             facts["grad_norm"] = _norm(gradients)
@@ -195,7 +218,8 @@ class Recorder:
     def look_back(self, terms_at_failure: dict[str, float]) -> LookBack:
         """Return what was measured; `terms_at_failure` are the terms as the traced replay gave them."""
         names = [name for name in self.layers if any(name in row for row in self._rows)]
-        names = self._most_telling(names)
+        norms = [{n: facts.get("grad_norm", 0.0) for n, facts in row.items()} for row in self._rows]
+        names = most_telling(names, norms)
         steps = tuple(self.steps)
         said = [dict(row) for row in self._said]
         if said and steps[-1] >= self.plan.pending.step:
@@ -210,32 +234,6 @@ class Recorder:
             steps, tuple(names), table("grad_norm"), table("update_ratio"), table("activation"),
             {name: values for name, values in terms.items() if sum(v is not None for v in values) > 1},
         )  # fmt: skip
-
-    def _most_telling(self, names: list[str]) -> list[str]:
-        """Return at most `_MOST_LAYERS` layers in their order: those with the largest gradients at the end."""
-        if len(names) <= _MOST_LAYERS:
-            return names
-
-        def weight(name: str) -> float:
-            values = [row[name].get("grad_norm", 0.0) for row in list(self._rows)[-8:] if name in row]
-            return max((v if math.isfinite(v) else math.inf for v in values), default=0.0)
-
-        kept = set(sorted(names, key=weight, reverse=True)[:_MOST_LAYERS])
-        return [name for name in names if name in kept]
-
-
-def layers_of(roots: dict[str, Any]) -> dict[str, Any]:
-    """Return the modules with parameters of their own, by their dotted names, in the model's order."""
-    found: dict[str, Any] = {}
-    for root in roots.values():
-        for path, module in root.named_modules():
-            if any(True for _ in _own(module)):
-                found.setdefault(path or type(module).__name__, module)
-    return found
-
-
-def _own(module: Any) -> Any:
-    return (p for p in module._parameters.values() if p is not None and p.requires_grad)
 
 
 def _norm(tensors: list[Any]) -> float:

@@ -1,6 +1,7 @@
 """The loss terms of the step that the script has just made, read for a viewer a few times a second."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ _MOST = 8
 _DEPTH = 3
 
 
-def terms_now() -> dict[str, float]:
+def terms_now(is_a_term: Callable[[str], bool] = sounds_like_loss) -> dict[str, float]:
     """Return the terms by the names that the script gives them: a dictionary of losses, else variables called so.
 
+    `is_a_term` says of a variable's name whether it is called so.
     Each is a number that is copied from its device: this is for a few times a second and not for every step.
     """
     frame = live_user_frame(sys._getframe(1))
@@ -26,7 +28,7 @@ def terms_now() -> dict[str, float]:
         for value in values.values():
             if isinstance(value, dict) and 2 <= len(value) <= 32 and all(map(_is_scalar, value.values())):
                 return _numbers(value)
-        named = {name: value for name, value in values.items() if sounds_like_loss(name) and _is_scalar(value)}
+        named = {name: value for name, value in values.items() if is_a_term(name) and _is_scalar(value)}
         if len(named) > 2:  # the whole and its parts
             return _numbers(named)
         frame = live_user_frame(frame.f_back)

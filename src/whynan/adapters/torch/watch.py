@@ -23,6 +23,7 @@ from whynan.adapters.torch.ranks.single import Single
 from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.trail import Trail
 from whynan.adapters.torch.weights import WeightScales
 from whynan.launch.host import tell
 from whynan.watching.growth import GrowthWatch
@@ -51,6 +52,7 @@ class Watch:
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
         self.weights = WeightScales(known)
+        self.trail = Trail(known)
         self.last_clean_step: int | None = None
         self.last_loss: float | None = None
         self._gradients = TensorGroup(share=0.005, free_s=1e-4)
@@ -220,6 +222,8 @@ class Watch:
                 self.last_loss = value
             if not math.isfinite(value) and first_nonfinite([root]):
                 self.notify(Event("loss", "backward", [root], self._name_in_frame(root), kind_of(value) or "nan"))
+        if is_backward and not self.thorough:
+            self.trail.note_terms(self.n_steps)
         return scaled
 
     def _look_at_gradients(self, when: str) -> None:
@@ -244,13 +248,14 @@ class Watch:
             return
         bad, norm = self._gradients.check(gradients, gradients, thorough=self.thorough, due=whole)
         self._looked_at = () if bad else now
+        if whole and not self.thorough:
+            self.trail.note_gradients(self.n_steps, parameters, self._gradients.norms)
         if norm is not None:
             self.grad_norm = norm
         if bad and due is not None:
             self.ranks.agreed = True
         if bad:
-            parameters = [p for p in self.known.parameters() if p.grad is not None]
-            broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
+            broken = [p for p in parameters if p.grad is not None and first_nonfinite(dense([p.grad]))]
             self._tell_gradient(broken, [p.grad for p in broken], when)
 
     def _small_of(self, parameters: list[Any]) -> list[Any]:
@@ -379,6 +384,8 @@ class Watch:
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
         self.before_step(optimizer)
+        if not self.thorough:
+            self.trail.before_update(self._trained.of(optimizer)[0])
 
     def _post_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.in_optimizer = False
@@ -393,6 +400,7 @@ class Watch:
             self.n_steps += 1
             self._append_history(optimizer)
             return
+        self.trail.after_update(self.n_steps)
         parameters, small = self._trained.of(optimizer)
         # A few of the small ones at each step, in turn: what an update has spoilt stays so.
         first = self.n_steps * _N_IN_TURN % max(len(small), 1)

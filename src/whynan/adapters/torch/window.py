@@ -18,6 +18,7 @@ from whynan.watching.budget import Budget
 if TYPE_CHECKING:
     from whynan.adapters.torch.sites import Loops, Pass
 
+MOST_COPIED = MEMORY_BUDGET // 4
 _ITEMS_BUDGET = 64 * 2**20
 _MAX_ITEMS = 4096
 _MIN_SPACING = 5
@@ -139,7 +140,7 @@ class Windows:
         if self._last is not None and self._is_shared(n_steps):
             copy = self._last[2]
         else:
-            if FullCopy.n_bytes(self.loops.known) > MEMORY_BUDGET / 4:
+            if FullCopy.n_bytes(self.loops.known) > MOST_COPIED:
                 return None
             self._copies.begin()
             with torch.no_grad():

@@ -16,7 +16,7 @@ from whynan.diagnosis.parts import part_for
 from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
 from whynan.experiments.patch import patched_source, unified_diff
 from whynan.experiments.table import rows
-from whynan.experiments.verdict import Measured, Verdict, judge
+from whynan.experiments.verdict import Measured, Verdict, failure_of, judge
 from whynan.launch.host import tell
 from whynan.records import Incident
 from whynan.records.evidence import Evidence
@@ -173,7 +173,7 @@ class Experiments:
         failure = None
         if outcome.event is not None:
             event = outcome.event
-            failure = f"the {event.what} {event.name} is {event.kind}"
+            failure = failure_of(event.what, event.name, event.kind)
         error = outcome.error
         watch = plan.host.watch
         return Measured(
@@ -263,7 +263,7 @@ class Experiments:
             self.notes.append(
                 "the steps before the failure, replayed, gave losses that differ from the run's in their last digits"
             )
-        failure = f"the {event.what} {event.name} is {event.kind}" if event is not None else None
+        failure = failure_of(event.what, event.name, event.kind) if event is not None else None
         error = plan.outcome.error
         words = f"{type(error).__name__}: {str(error)[:80]}" if error is not None else None
         self.controls.append(Measured(max(expected, 0) + 1, failure=failure, error=words))

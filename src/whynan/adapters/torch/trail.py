@@ -1,0 +1,132 @@
+"""What watching reads of each step anyway, kept of the last ones: gradient norms, a part of each update, loss terms.
+
+It stands in where the last steps can't be run once more (lookback.py): the copies of a detector would be too large, the
+run goes on. Gradient norms by tensor fall off the check that is made in any case; the rest keeps to a budget of time.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from whynan.adapters.torch.checks import dense
+from whynan.adapters.torch.layers import layers_of, own
+from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.terms_now import terms_now
+from whynan.records import LookBack
+from whynan.watching.budget import Budget
+from whynan.watching.trail import MOST_STEPS, look_back
+
+_SHARE = 0.0004
+_MOST_TENSORS = 48
+_PART = 4096
+"""Weights of a tensor whose change is measured, spread over its rows."""
+
+
+class Trail:
+    """The last steps as they were watched; what is read a second time for a replay is not told to it."""
+
+    def __init__(self, known: KnownState) -> None:
+        self.known = known
+        self._gradients: deque[tuple[int, tuple[bytes, list[float]]]] = deque(maxlen=MOST_STEPS)
+        self._updates: deque[tuple[int, tuple[list[int], Any]]] = deque(maxlen=MOST_STEPS)
+        self._terms: deque[tuple[int, dict[str, float]]] = deque(maxlen=MOST_STEPS)
+        self._budgets = (Budget(_SHARE, n_first=2), Budget(_SHARE, n_first=2))
+        self._before: list[tuple[Any, Any]] | None = None
+        self._spent = 0.0
+
+    def note_gradients(self, step: int, parameters: list[Any], norms: list[float]) -> None:
+        """Keep the norms of the gradients that a check has read."""
+        if norms:
+            have = b"" if len(norms) == len(parameters) else bytes([p.grad is not None for p in parameters])
+            _put(self._gradients, step, (have, norms))
+
+    def note_terms(self, step: int) -> None:
+        """Keep the loss terms by the names that the script's frames give them, where time allows."""
+        budget = self._budgets[0]
+        if budget.is_due():
+            budget.begin()
+            terms = terms_now(lambda name: True)  # which of them are terms is known when the loss has been traced
+            if terms:
+                _put(self._terms, step, terms)
+            budget.end()
+
+    def before_update(self, parameters: Sequence[Any]) -> None:
+        """Copy a part of each weight, where time allows."""
+        budget = self._budgets[1]
+        if budget.is_due():
+            budget.begin()
+            matrices = [p for p in parameters if p.dim() > 1 and p.grad is not None and p.grad.layout is torch.strided]
+            matrices = matrices[:: max(1, math.ceil(len(matrices) / _MOST_TENSORS))]
+            self._before = [(p, _part(p).clone()) for p in matrices]
+            self._spent = budget.spent()
+
+    def after_update(self, step: int) -> None:
+        """Keep the norms of the parts' changes, and of the parts."""
+        if self._before is None:
+            return
+        pairs, self._before = self._before, None
+        self._budgets[1].begin(self._spent)
+        if pairs:
+            old = [copy for _, copy in pairs]
+            moved = torch._foreach_sub([_part(p) for p, _ in pairs], old)
+            norms = torch.stack([*torch._foreach_norm(moved), *torch._foreach_norm(old)])  # read when asked for
+            _put(self._updates, step, ([id(p) for p, _ in pairs], norms))
+        self._budgets[1].end()
+
+    def look_back(self, last: int, terms: dict[str, float], activation: dict[str, float], why: str) -> LookBack | None:
+        """Return the steps up to `last`, of which loss terms and activations are known; None where all is too little.
+
+        `why` says why no other step was run once more.
+        """
+        gradients = {step: row for step, row in self._gradients if step <= last}
+        updates = {step: row for step, row in self._updates if step <= last}
+        said = {step: row for step, row in self._terms if step <= last}
+        layers = layers_of(self.known.roots())
+        norms = {step: self._by_layer(layers, *row) for step, row in gradients.items()}
+        ratios = {step: _ratios(layers, *row) for step, row in updates.items()}
+        tables = (norms, ratios, {last: activation} if activation else {})
+        words = f"updates from about {_PART} weights of each matrix or kernel"
+        return look_back(last, tables, layers, said, terms, words, why)
+
+    def _by_layer(self, layers: dict[str, Any], have: bytes, norms: list[float]) -> dict[str, float]:
+        """Return the gradient's norm of each layer."""
+        parameters = self.known.parameters()
+        present = [p for p, is_there in zip(parameters, have) if is_there] if have else parameters
+        read = dense(present)
+        if len(read) != len(norms) or (have and len(have) != len(parameters)):
+            return {}
+        norm_of = {id(p): norm for p, norm in zip(read, norms)}
+        there = {id(p) for p in present}
+        found = {}
+        for name, module in layers.items():
+            wanted = [id(p) for p in own(module) if id(p) in there]
+            if wanted and all(key in norm_of for key in wanted):
+                found[name] = math.hypot(*(norm_of[key] for key in wanted))
+        return found
+
+
+def _ratios(layers: dict[str, Any], keys: list[int], norms: Any) -> dict[str, float]:
+    values = norms.tolist()
+    pairs = dict(zip(keys, zip(values, values[len(keys) :])))
+    found = {}
+    for name, module in layers.items():
+        parts = [pairs[id(p)] for p in own(module) if id(p) in pairs]
+        before = math.hypot(*(old for _, old in parts))
+        # A table's rows that no batch had stay as they are: a part of them tells nothing.
+        if before > 0 and not isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+            found[name] = math.hypot(*(moved for moved, _ in parts)) / before
+    return found
+
+
+def _put(rows: deque[tuple[int, Any]], step: int, row: Any) -> None:
+    while rows and rows[-1][0] >= step:
+        rows.pop()  # read again, or undone by a recovery
+    rows.append((step, row))
+
+
+def _part(parameter: Any) -> Any:
+    rows = max(1, _PART * len(parameter) // max(1, parameter.numel()))
+    return parameter.detach()[:: math.ceil(len(parameter) / rows)]
