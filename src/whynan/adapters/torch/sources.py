@@ -104,10 +104,13 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
         if storage_key(part.values) == leaf.key:
             return part.role if part.role in ("batch", "target") else "batch", part.name
     gather = gather_of(leaf, outcome)
-    for space in outcome.frames:
-        for name, value in space.items():
-            if storage_key(value) == leaf.key:
-                return ("target" if _sounds_like_target(name) else "batch"), name
+    found = [
+        (name, value) for space in outcome.frames for name, value in space.items() if storage_key(value) == leaf.key
+    ]
+    # Of a series and its views the one that the rows were taken from is meant.
+    drawn = [name for name, value in found if gather is not None and _is_source(value, gather)]
+    for name in drawn or [name for name, _ in found]:
+        return ("target" if _sounds_like_target(name) else "batch"), name
     if gather is not None or leaf.constant:
         return "batch", None
     return "computed", None
@@ -120,6 +123,14 @@ def _computed_name(leaf: Leaf, outcome: "Outcome") -> str | None:
             if isinstance(value, torch.Tensor) and value.grad_fn is not None and storage_key(value) == leaf.key:
                 return name
     return None
+
+
+def _is_source(value: Any, gather: Gather) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.storage_offset() == gather.source_offset
+        and value.shape[:1] == (gather.source_rows,)
+    )
 
 
 def _sounds_like_target(name: str) -> bool:
@@ -143,7 +154,7 @@ def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
         return ()
     gather = gather_of(leaf, outcome)
     if gather is not None:
-        row = leaf.offset // gather.row_stride
+        row = (leaf.offset - gather.source_offset) // gather.row_stride
         position = gather.rows.index(row) if row in gather.rows else None
         return (Sample(position, row, None, "its row of the data is non-finite"),)
     found = _position_in_batch(leaf, plan)

@@ -151,9 +151,18 @@ def _boxes(parts: list[_Part], size: int) -> list[tuple[int, Any, str | None]]:
             continue
         format_ = str(getattr(getattr(part.values, "format", None), "value", "")).lower() or None
         for position, sample in part.samples(size):
-            if sample.shape[-1:] == (4,) and (named or (sample.ndim == 2 and part.position is not None)):
-                samples.append((position, sample.reshape(-1, 4).double(), format_))
+            columns = sample.shape[-1] if sample.ndim else 0
+            rows = sample.reshape(-1, columns).double() if columns in (4, 5) else None
+            if rows is None or (columns == 5 and (not named or _is_numbered(rows))):
+                continue
+            if named or (sample.ndim == 2 and part.position is not None):
+                samples.append((position, rows[:, :4], format_))  # the fifth is an angle or a score
     return samples
+
+
+def _is_numbered(rows: Any) -> bool:
+    """Whether rows of five are the number of an image and then two corners."""
+    return bool((rows[:, 3:] > rows[:, 1:3]).all(1).any())
 
 
 def _constant(parts: list[_Part], size: int) -> list[int]:
