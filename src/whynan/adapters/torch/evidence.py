@@ -13,7 +13,7 @@ from whynan.adapters.torch.names import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
 from whynan.adapters.torch.samples import SampleSearch
-from whynan.diagnosis.rewrite import assigned_above
+from whynan.diagnosis.rewrite import assigned_above, named_numbers
 from whynan.launch.host import is_user_file, tell
 from whynan.records import (
     BadLeaf,
@@ -273,6 +273,9 @@ def _special(plan: "Plan", traced: "Outcome", record: OpRecord | None) -> dict[s
     result["logits_as_probabilities"] = _takes_logits(record, made_by)
     result["extra"].update({key: value for key, value in known.items() if key != "made_by"})
     result["extra"]["made_by"] = made_by
+    if record.stack:
+        lines = linecache.getlines(record.stack[0].file)
+        result["extra"]["named_numbers"] = named_numbers(lines, record.stack[0].line)
     return result
 
 

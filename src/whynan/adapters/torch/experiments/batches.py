@@ -193,10 +193,12 @@ def _at_least_zero(name: str, value: Any) -> Any:
 
 def _unit(name: str, value: Any) -> Any:
     values = _as_tensor(value)
-    if not _is_target(name) or not values.is_floating_point() or not values.numel():
+    if not _is_target(name) or not values.numel() or bool(((values >= 0) & (values <= 1)).all()):
         return value
-    if bool(((values >= 0) & (values <= 1)).all()):
-        return value
+    if not values.is_floating_point():  # classes, unless all samples but a few know 0 and 1 only
+        rows = ((values == 0) | (values == 1)).reshape(len(values), -1).all(1) if values.dim() else values
+        if values.dim() == 0 or int(rows.sum()) * 2 <= len(rows):
+            return value
     return _like(values.clamp(0, 1), value)
 
 
