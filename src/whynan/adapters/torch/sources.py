@@ -150,7 +150,7 @@ def gather_of(leaf: Leaf, outcome: "Outcome") -> Gather | None:
 def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
     """Return samples that the walk itself names: a non-finite row of the tensor that the batch was gathered from."""
     leaf = outcome.slice.leaf if outcome.slice is not None else None
-    if leaf is None:
+    if leaf is None or role_of(leaf, plan, outcome)[0] in ("parameter", "buffer", "gradient"):
         return ()
     gather = gather_of(leaf, outcome)
     if gather is not None:
