@@ -73,6 +73,12 @@ class LossInputMismatch(Cause):
                 f"{name} takes log-probabilities, which are never above 0, and got up to {facts.number(high)}; "
                 "it has no lower bound then."
             )
+        target = evidence.loss_inputs[1] if len(evidence.loss_inputs) > 1 else None
+        if name == "kl_div" and facts.op_of(evidence) in ("kl_div", "xlogy", "log") and target and (target.min or 0) < 0:
+            return 0.95, (
+                f"kl_div takes probabilities as target and got {facts.number(target.min)} to "
+                f"{facts.number(target.max)}: softmax them, or say log_target=True for log-probabilities."
+            )
         if name.startswith("poisson_nll") and high > facts.exp_limit(p.dtype):
             return 0.9, f"{name} takes the logarithm of a rate and got {facts.number(high)}, which looks like a rate."
         if name.startswith("poisson_nll") and low < 0 and facts.op_of(evidence) == "log":
