@@ -74,7 +74,8 @@ class LossInputMismatch(Cause):
                 "it has no lower bound then."
             )
         target = evidence.loss_inputs[1] if len(evidence.loss_inputs) > 1 else None
-        if name == "kl_div" and facts.op_of(evidence) in ("kl_div", "xlogy", "log") and target and (target.min or 0) < 0:
+        logs = facts.op_of(evidence) in ("kl_div", "xlogy", "log")
+        if name == "kl_div" and logs and target is not None and (target.min or 0) < 0:
             return 0.95, (
                 f"kl_div takes probabilities as target and got {facts.number(target.min)} to "
                 f"{facts.number(target.max)}: softmax them, or say log_target=True for log-probabilities."
