@@ -344,6 +344,7 @@ class TorchHost:
             self.plan.abort()
             self.plan = None
             return False
+        error = suspects.spoken(error)
         try:
             event = suspects.nonfinite_in_exception(error, current.frame)
         except Exception as failure:  # the script's streams are still muted: the plan has to come to its end

@@ -144,6 +144,23 @@ class _Repaired:
             plain[...] = saved
 
 
+class FiniteBuffers:
+    """While entered, buffers hold 0 where they held Inf or NaN."""
+
+    def __init__(self, buffers: Any) -> None:
+        self.bad = [b for b in buffers if b.is_floating_point() and not bool(torch.isfinite(b).all())]
+        self._saved: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._saved = [buffer.clone() for buffer in self.bad]
+        for buffer in self.bad:
+            buffer.nan_to_num_(0.0, 0.0, 0.0)
+
+    def __exit__(self, *exception: object) -> None:
+        for buffer, saved in zip(self.bad, self._saved):
+            buffer.copy_(saved)
+
+
 def _as_tensor(value: Any) -> Any:
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from whynan.adapters.torch.experiments.batches import guarded_data
+from whynan.adapters.torch.experiments.batches import FiniteBuffers, guarded_data
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.experiments.custom import AutogradsOwn, FiniteBackward, function_called
 from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class, in_function
@@ -61,6 +61,9 @@ def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sa
     """Yield the argument kept away from the singular point."""
     if facts.is_data(evidence):
         yield from guarded_data(plan, traced, search)
+        return
+    if facts.is_class_weight(evidence):
+        yield Change("clamp-or-eps", "the infinite class weights 0", FiniteBuffers(plan.host.known.buffers()))
         return
     place = _place(traced)
     if place is None:
