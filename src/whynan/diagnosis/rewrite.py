@@ -61,11 +61,11 @@ def named_numbers(lines: Sequence[str], line: int) -> dict[str, float]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             known[node.targets[0].id] = node.value
     around = [
-        n for n in ast.walk(tree) if n is not tree and getattr(n, "lineno", line + 1) <= line <= (n.end_lineno or 0)
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.lineno <= line <= (node.end_lineno or 0)
     ]
-    for part in (
-        inner for outer in around if isinstance(outer, (ast.ClassDef, ast.FunctionDef)) for inner in ast.walk(outer)
-    ):
+    for part in (inner for outer in around for inner in ast.walk(outer)):
         if isinstance(part, ast.FunctionDef) and (part in around or part.name == "__init__"):
             given = part.args.args
             known |= {a.arg: d for a, d in zip(given[len(given) - len(part.args.defaults) :], part.args.defaults)}

@@ -174,7 +174,12 @@ class _Boxes:
 
     def __init__(self, search: SampleSearch) -> None:
         found: list[Any] = []
-        _mapped(search, lambda name, value: (found.extend(self._rows(name, value)), value)[1])
+
+        def note(name: str, value: Any) -> Any:
+            found.extend(self._rows(name, value))
+            return value
+
+        _mapped(search, note)
         self.as_corners = are_corners(torch.cat([rows[:, :4].double() for rows in found])) if found else None
 
     def _rows(self, name: str, value: Any) -> list[Any]:
