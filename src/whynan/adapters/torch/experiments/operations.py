@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _FAMILIES: tuple[tuple[str, ...], ...] = (
     ("log", "log2", "log10", "log1p", "logit", "xlogy", "binary_cross_entropy", "lgamma", "digamma", "logdet",
      "gaussian_nll_loss"),
-    ("sqrt", "rsqrt", "pow", "norm", "std", "var", "std_mean", "var_mean", "cdist", "pairwise_distance", "normalize",
-     "cosine_similarity"),
+    ("sqrt", "rsqrt", "pow", "norm", "std", "var", "std_mean", "var_mean", "cdist", "hypot", "pairwise_distance",
+     "normalize", "cosine_similarity"),
     ("div", "rdiv", "reciprocal", "remainder", "fmod", "normalize", "cosine_similarity", "std", "var"),
     ("exp", "exp2", "expm1", "cosh", "sinh", "pow", "rpow", "softmax"),
     ("acos", "asin", "atanh", "acosh", "atan2", "erfinv", "sqrt"),
