@@ -108,3 +108,12 @@ def test_addresses_lead_to_their_elements(pair, data):
     element = tuple(data.draw(st.integers(0, size - 1)) for size in view.shape)
     view[element] = 7.0
     assert base.reshape(-1)[element_address(view, element)] == 7.0
+
+
+def test_the_parts_of_complex_elements_lie_where_they_do():
+    spectrum = torch.zeros(4, 6, dtype=torch.complex64)[1:, ::2]
+    region = Region.of(spectrum)
+    assert region.holds(element_address(spectrum, (1, 2)))
+    assert element_address(spectrum, (1, 2)) == element_address(spectrum.real, (1, 2))
+    assert region.holds(element_address(spectrum.imag, (2, 1)))
+    assert not region.holds(element_address(spectrum, (2, 2)) + 2)

@@ -14,7 +14,10 @@ _COUNT_LIMIT = 200_000
 
 @dataclass(frozen=True)
 class Region:
-    """The addresses (in elements of the storage) of a tensor's elements. `steps` are (stride, size), widest first."""
+    """The addresses of a tensor's elements, in real numbers of its storage: a complex element has two.
+
+    `steps` are (stride, size), widest first.
+    """
 
     low: int
     steps: tuple[tuple[int, int], ...]
@@ -22,7 +25,9 @@ class Region:
     @staticmethod
     def of(tensor: Any) -> "Region":
         steps = [(stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if stride > 0 and size > 1]
-        return Region(tensor.storage_offset(), tuple(sorted(steps, reverse=True)))
+        if tensor.is_complex():  # its parts are seen by themselves too, as real numbers
+            steps = [*((2 * stride, size) for stride, size in steps), (1, 2)]
+        return Region(_reals(tensor) * tensor.storage_offset(), tuple(sorted(steps, reverse=True)))
 
     def holds(self, address: int) -> bool:
         """Exact where the tensor's elements don't overlap: then each address has one index, found stride by stride."""
@@ -102,8 +107,13 @@ def kind_at(tensor: Any, element: tuple[int, ...]) -> Kind | None:
 
 
 def element_address(tensor: Any, element: tuple[int, ...]) -> int:
-    """Return the address of one element in its storage, in elements."""
-    return int(tensor.storage_offset() + sum(i * stride for i, stride in zip(element, tensor.stride())))
+    """Return the address of one element in its storage, in real numbers."""
+    within = sum(i * stride for i, stride in zip(element, tensor.stride()))
+    return _reals(tensor) * int(tensor.storage_offset() + within)
+
+
+def _reals(tensor: Any) -> int:
+    return 2 if tensor.is_complex() else 1
 
 
 def _real(tensor: Any) -> Any:
