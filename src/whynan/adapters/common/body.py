@@ -21,6 +21,14 @@ Change = Callable[[ast.AST], ast.AST]
 Around = Callable[[ExitStack, FrameType], None]
 
 
+def nothing(stack: ExitStack, frame: FrameType) -> None:
+    """Enter nothing."""
+
+
+def no_look(values: dict[str, Any]) -> None:
+    """Make nothing of the names."""
+
+
 @dataclass(frozen=True)
 class Body:
     """The body as a code object: `parameters` are the names it takes; None where it runs as a module's."""

@@ -134,16 +134,24 @@ class Loops(PlainHost):
 
 def speaks_of_training(site: LoopSite) -> bool:
     """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
+    return is_innermost(site, lambda text: bool(LOSS.search(text)) and bool(UPDATES.search(text)))
+
+
+def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
+    """Whether a loop's own text is such that `speaks` is true of it, and that of no loop inside of it is."""
     loop = find_loop(site)
     if loop is None:
         return False
     lines = linecache.getlines(site.filename)
-
-    def speaks(first: int, last: int) -> bool:
-        text = "".join(lines[first - 1 : last])
-        return bool(LOSS.search(text)) and bool(UPDATES.search(text))
-
-    if not speaks(loop.body[0].lineno, site.body_last_line):
+    if not speaks("".join(lines[loop.body[0].lineno - 1 : site.body_last_line])):
         return False
     inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
-    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)
+    return not any(speaks("".join(lines[n.body[0].lineno - 1 : n.end_lineno or n.lineno])) for n in inner)
+
+
+def in_body(current: Pass) -> bool:
+    """Whether the iteration's frame is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not current.frame:
+        frame = frame.f_back
+    return frame is not None

@@ -2,7 +2,6 @@
 
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,23 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.batch import find_index
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
+from whynan.adapters.common.explain import Step
+from whynan.adapters.common.facts import history_of, measure
+from whynan.adapters.common.incident import Found, explained, replayed, unexplained
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run, action_of
-from whynan.adapters.common.samples import find_guilty, why_guilty
+from whynan.adapters.common.run import Run
+from whynan.adapters.common.samples import find_samples
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
-from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.jax.facts import optimizer_of, parameters, precision_of
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
-from whynan.launch.host import Unwind, tell
+from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
-from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records import Incident, Symptom
 from whynan.report.progress import Progress
 
 _OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
@@ -83,7 +82,7 @@ class JaxHost:
             incident = self._explained(call)
         except Exception as error:
             tell("explaining a step failed", error)
-            incident = self._unexplained(call, error)
+            incident = unexplained(self.run, self._symptom(call), self._framework(), error)
         finally:
             self.watch.is_replaying = False
         if incident is None:
@@ -162,18 +161,15 @@ class JaxHost:
             call.ignored |= traced.harmless
             if traced.is_finite and traced.error is None and not _has_nan(call.of_interest()):
                 return None
-            step = self._step(call, traced)
-            if not traced.is_finite:
-                progress.stage("looking for the sample")
-                step.samples, note = self._samples(call, traced, deadline)
-                step.notes += [note] if note else []
-            evidence, _ = evidence_of(step)
-            policy = self.run.options.policy
-            incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
-            if self.run.options.prove and not traced.is_finite:
-                bench = Bench(self.watch, call, self.window, deadline)
-                incident = prove(incident, evidence, bench, deadline, progress)
-            return incident
+            return explained(
+                self.run,
+                self._step(call, traced),
+                traced.is_finite,
+                lambda: self._samples(call, traced, deadline),
+                lambda: Bench(self.watch, call, self.window, deadline),
+                deadline,
+                progress,
+            )
 
     def _trace(self, call: Call) -> Traced:
         if self.keras is not None:
@@ -185,21 +181,19 @@ class JaxHost:
         symptom = self._symptom(call)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
-        why = None
-        if traced.is_finite:
-            why = "run again equation by equation the step is finite; compiled it was not"
+        otherwise = "run again equation by equation the step is finite; compiled it was not"
         notes = []
         if self.watch.dropped_donation:
             notes.append("buffers were not donated while watching: the state before a step has to be kept")
         return Step(
             symptom=symptom,
-            replay=ReplayResult(not traced.is_finite, "closure", why),
+            replay=replayed(traced.is_finite, None, otherwise),
             framework=self._framework(),
             graph=graph,
             starts=tuple(traced.starts),
             loss=traced.loss,
             parts=call.parts(),
-            history=history_of(self.run, call, self.first),
+            history=history_of(self.run, *(measure(parameters(c).items()) for c in (call, self.first or call))),
             optimizer=optimizer_of(call, self.keras),
             precision=precision_of(call, traced),
             loss_function=self.keras.loss_function() if self.keras is not None else None,
@@ -210,9 +204,9 @@ class JaxHost:
 
     def _symptom(self, call: Call) -> Symptom:
         loss = _loss_of(call)
-        kind = "nan" if loss is None or math.isfinite(loss) or math.isnan(loss) else "inf" if loss > 0 else "-inf"
         step = self.run.n_steps if call.stage == "train" else call.validation_batch
         is_loss = loss is not None and not math.isfinite(loss)
+        kind = kind_of_number(loss) if loss is not None and is_loss else "nan"
         detail = "among what the step returned" if call.stage == "train" else "the loss of a validation batch"
         name = "loss" if is_loss else "result"
         return Symptom("loss" if is_loss else "parameter", name, kind, step, call.epoch, call.stage, detail)
@@ -220,34 +214,17 @@ class JaxHost:
     def _framework(self) -> str:
         return "keras" if self.keras is not None and self.keras.epoch() is not None else "jax"
 
-    def _unexplained(self, call: Call, error: Exception) -> Incident:
-        replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
-        step = Step(self._symptom(call), replay, self._framework(), line=source_line(calling_frame()))
-        evidence, _ = evidence_of(step)
-        return incident_of(
-            step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
-        )
-
-    def _samples(self, call: Call, traced: Traced, deadline: float) -> tuple[tuple[Sample, ...], str | None]:
+    def _samples(self, call: Call, traced: Traced, deadline: float) -> Found:
         parts, size = call.parts(), call.size_of_batch()
         if size is None or size < 2 or not call.batch_places():
             return (), None
-        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
-                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
-        found = traced.interpreter.graph.slice(traced.starts)
-        if found is not None and found.origin is not None:
-            guesses += [e[0] for e in found.origin.elements if e]
         runner = Runner(call)
-        try:
-            rows, note = find_guilty(
-                size, lambda rows: runner.fails(call.with_rows(rows)), guesses, min(deadline, time.monotonic() + 20)
-            )
-        except Unwind:
-            raise
-        except Exception as error:
-            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
-        return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
+        symptom = (traced.interpreter.graph, traced.starts)
+        fails = lambda rows: runner.fails(call.with_rows(rows))  # noqa: E731
+        return find_samples(parts, size, symptom, fails, self._sources, deadline)
+
+    def _sources(self) -> list[Any]:
+        return [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
 
 
 def _loss_of(call: Call) -> float | None:

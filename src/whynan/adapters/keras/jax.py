@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import keras
-import numpy as np
 from keras.src.backend.jax import trainer
 
+from whynan.adapters.common.facts import number_of
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import JaxHost
@@ -111,10 +111,10 @@ class KerasOnJax:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         return OptimizerFacts(
             name=type(inner).__name__,
-            lr=_number(getattr(inner, "learning_rate", None)),
-            eps=_number(getattr(inner, "epsilon", None)),
-            weight_decay=_number(getattr(inner, "weight_decay", None)),
-            momentum=_number(getattr(inner, "momentum", None)),
+            lr=number_of(getattr(inner, "learning_rate", None)),
+            eps=number_of(getattr(inner, "epsilon", None)),
+            weight_decay=number_of(getattr(inner, "weight_decay", None)),
+            momentum=number_of(getattr(inner, "momentum", None)),
             source=self.places.made(optimizer),
         )
 
@@ -163,10 +163,3 @@ _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables
 
 def _is_called_by(name: str) -> bool:
     return sys._getframe(2).f_code.co_name == name
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None or isinstance(value, bool) else float(np.asarray(value))
-    except (TypeError, ValueError):
-        return None

@@ -1,6 +1,7 @@
 """A training step that can be called again: Keras' `train_step` with its batch, a `tf.function` with its arguments."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,11 @@ class Closure(ABC):
     @abstractmethod
     def variables(self) -> list[tuple[str, Any]]:
         """Return all that the step may change, by name."""
+
+    @property
+    def size(self) -> int | None:
+        """The number of samples."""
+        return batch_size(self.parts)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -173,6 +179,10 @@ def map_structure(structure: Any, change: Any) -> Any:
 
 def _without_optionals(value: Any) -> Any:
     return None if isinstance(value, tf.experimental.Optional) else value
+
+
+def n_bytes_of(variables: Sequence[tuple[str, Any]]) -> int:
+    return sum(math.prod(v.shape) * int(v.dtype.size) for _, v in variables)
 
 
 class SavedVariables:

@@ -1,20 +1,15 @@
 """Eager loops with a tape: the iteration itself is the step that is run again."""
 
-import ast
-import linecache
 import re
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 from whynan.adapters.common.batch import batch_size
-from whynan.adapters.common.body import Again
-from whynan.adapters.common.loops import Pass
+from whynan.adapters.common.body import Again, no_look, nothing
+from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.tensorflow.closure import Closure, map_structure, rows_of, unique_variables, variable_name
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop, target_names
+from whynan.snapshot.carried import target_names
 
 TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|_step\(|\btape\b|loss")
 
@@ -36,7 +31,7 @@ class LoopClosure(Closure):
             for name in targets if self.change is not None else ():
                 values[name] = map_structure(values[name], self.change)
 
-        return self.again.run(_nothing, lambda values: None, changed)
+        return self.again.run(nothing, no_look, changed)
 
     def inputs(self) -> list[tuple[str, Any]]:
         return [(name, self.again.before.values[name]) for name in self._targets()]
@@ -57,31 +52,6 @@ class LoopClosure(Closure):
         return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]
 
 
-def _nothing(stack: ExitStack, frame: FrameType) -> None:
-    pass
-
-
 def has_tape(site: LoopSite) -> bool:
     """Whether a loop's own text speaks of a tape or a loss; of nested ones the innermost that does is meant."""
-    loop = find_loop(site)
-    if loop is None:
-        return False
-    lines = linecache.getlines(site.filename)
-
-    def speaks(first: int, last: int) -> bool:
-        return bool(TAPE.search("".join(lines[first - 1 : last])))
-
-    if not speaks(loop.body[0].lineno, site.body_last_line):
-        return False
-    inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
-    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)
-
-
-def in_body(current: Pass) -> bool:
-    """Whether the iteration's frame is on the stack."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame is current.frame:
-            return True
-        frame = frame.f_back
-    return False
+    return is_innermost(site, TAPE.search)
