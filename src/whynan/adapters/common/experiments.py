@@ -245,7 +245,7 @@ def growth_of(losses: Sequence[float]) -> float | None:
 
 
 def scale_of(arrays: Sequence[Any], by_last: bool) -> Scale | None:
-    """Return the scale of arrays joined, for each column (with `by_last` also of more dimensions); None: it is usual."""
+    """Return the scale of joined arrays, for each column (with `by_last` of more dimensions too); None: it is usual."""
     np = sys.modules["numpy"]
     try:
         joined = np.concatenate(arrays).astype(np.float64)
