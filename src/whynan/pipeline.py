@@ -166,7 +166,7 @@ class Session:
     @staticmethod
     def _is_refused(framework: str, module: Any) -> bool:
         """Whether the framework's version is none that is watched; says so."""
-        from whynan.adapters.versions import refusal
+        from whynan.adapters.capabilities import refusal
 
         why = refusal(framework, str(module.__version__))
         if why is not None and sys.__stderr__ is not None:

@@ -1,7 +1,6 @@
 """What a measurement is worth, and what verdicts do to a diagnosis."""
 
-from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
-from whynan.experiments.verdict import Measured, Verdict, judge
+from whynan.experiments.verdict import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge
 from whynan.records.incident import CauseFound, RemedyProposed
 
 

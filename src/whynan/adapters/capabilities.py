@@ -4,6 +4,7 @@ A value is True, False, or words that say how far it goes. A capability that cod
 attribute must exist where the table says yes, and must not where it says no.
 """
 
+import re
 from dataclasses import dataclass
 
 FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "mindspore", "numpy")
@@ -80,7 +81,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.host", "NumpyHost._recovered"),
     },
     "validation": {
-        "tensorflow": ("whynan.adapters.tensorflow.reads", "install"),
+        "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
     },
     "distributed": {
         "jax": ("whynan.adapters.jax.shards", "Shards.run"),
@@ -104,3 +105,29 @@ def table() -> str:
 
 def in_words(offer: bool | str) -> str:
     return {True: "yes", False: "no"}[offer] if isinstance(offer, bool) else offer
+
+
+SUPPORTED: dict[str, tuple[str, str]] = {
+    "tensorflow": ("2.16", "3.0"),
+    "keras": ("3.10", "4.0"),
+    "jax": ("0.7", "0.13"),
+    "mindspore": ("2.9", "3.0"),
+    "numpy": ("1.26", "3.0"),
+}
+"""From the first version on, up to but not including the second."""
+
+
+def refusal(framework: str, version: str) -> str | None:
+    """Return why a version is not watched, in words for the user; None where it is."""
+    first, end = SUPPORTED[framework]
+    if _numbers(first) <= _numbers(version) < _numbers(end):
+        return None
+    age = "older" if _numbers(version) < _numbers(first) else "newer"
+    return (
+        f"{framework} {version} is {age} than what whynan watches ({first} or later, before {end}): "
+        f"the run goes on unwatched; install a supported {framework}, or a newer whynan"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

@@ -232,7 +232,7 @@ def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunO
 
     render(result, sys.stdout)
     if is_github:
-        from whynan.check.annotations import annotations
+        from whynan.check.sarif import annotations
 
         for line in annotations(result):
             print(line)

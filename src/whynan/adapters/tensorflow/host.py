@@ -19,11 +19,18 @@ from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run
 from whynan.adapters.common.samples import find_samples
-from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure, SavedVariables, n_bytes_of
+from whynan.adapters.tensorflow.closure import (
+    Closure,
+    FitClosure,
+    FunctionClosure,
+    LoopClosure,
+    SavedVariables,
+    has_tape,
+    n_bytes_of,
+)
 from whynan.adapters.tensorflow.experiments import Bench
 from whynan.adapters.tensorflow.facts import optimizer_of, precision_of, weights
 from whynan.adapters.tensorflow.flags import Told
-from whynan.adapters.tensorflow.loops import LoopClosure, has_tape
 from whynan.adapters.tensorflow.replay import Attempt, Replayer
 from whynan.adapters.tensorflow.watch import Watch
 from whynan.launch.host import tell

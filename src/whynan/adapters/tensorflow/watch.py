@@ -19,7 +19,7 @@ from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.tensorflow import reads
+from whynan.adapters.tensorflow import validation
 from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
@@ -63,7 +63,7 @@ class Watch:
     def install(self) -> None:
         self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
         self.patches.replace(polymorphic_function.Function, "__call__", self._call)
-        reads.install(self)
+        validation.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
 
     def uninstall(self) -> None:

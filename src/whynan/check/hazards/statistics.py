@@ -1,8 +1,9 @@
-"""Means over nothing: a mask that may pick no element, a batch whose targets are all ignored, a spread of one item."""
+"""Statistics of too little: means over nothing, a spread of one item, constants normalised without an epsilon."""
 
 from collections.abc import Iterator, Sequence
 
 from whynan.check.context import Context
+from whynan.check.dtypes import SMALLEST, number
 from whynan.check.graph import Node
 from whynan.check.hazards import Hazard, hazards_of
 from whynan.check.ranges import Range
@@ -91,3 +92,31 @@ def ctc(node: Node, ins: Sequence[Range], out: Range, context: Context) -> Itera
         ("fix-labels", "skip-empty"),
         certainty=0.6,
     )
+
+
+@hazards_of(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "native_layer_norm",
+    "native_group_norm",
+    "batch_norm",
+    "layer_norm",
+    "group_norm",
+    "cudnn_batch_norm",
+    "_fused_rms_norm",
+    "_batch_norm_with_update",
+)
+def without_eps(node: Node, ins: Sequence[Range], out: Range, context: Context) -> Iterator[Hazard]:
+    eps = node.attrs.get("eps")
+    if eps is None:
+        return
+    if float(eps) <= SMALLEST.get(node.dtype, 0.0):
+        yield Hazard(
+            node.index,
+            "normalization-zero-variance",
+            f"eps is {number(float(eps))}: where all that is normalised together is the same the variance is "
+            "0, and 1 / sqrt(0) is inf",
+            ("larger-eps",),
+            goal="constant",
+            certainty=0.9,
+        )

@@ -1,10 +1,10 @@
-"""-inf that was put there on purpose: a row of nothing else, and -inf - -inf."""
+"""Values that came in as they are: -inf put there on purpose, memory that nothing was written to."""
 
 from collections.abc import Iterator, Sequence
 
 from whynan.check.context import Context
 from whynan.check.graph import Node
-from whynan.check.hazards import Hazard, hazards_of
+from whynan.check.hazards import EVERY, Hazard, hazards_of
 from whynan.check.ranges import Range
 from whynan.check.relations import difference_from_extreme, mask_varies
 
@@ -57,3 +57,18 @@ def logsumexp(node: Node, ins: Sequence[Range], out: Range, context: Context) ->
             phase="backward",
             certainty=0.5,
         )
+
+
+def uninitialized(node: Node, ins: Sequence[Range], out: Range, context: Context) -> Iterator[Hazard]:
+    if node.attrs.get("uninitialized") and node.stack:
+        yield Hazard(
+            node.index,
+            "uninitialized-memory",
+            f"{node.name or 'a parameter'} was made by `empty` and nothing was written to it: it holds "
+            "whatever was there",
+            ("better-init",),
+            certainty=0.95,
+        )
+
+
+EVERY.append(uninitialized)
