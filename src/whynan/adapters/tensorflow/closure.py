@@ -1,4 +1,4 @@
-"""A step that can be called again: Keras' `train_step` with its batch, a `tf.function`, an iteration of a loop with a tape."""
+"""A step that can be called again: Keras' `train_step`, a `tf.function`, an iteration of a loop with a tape."""
 
 import inspect
 import math
