@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import whynan
-from whynan.diagnosis.divergence import find_divergence
+from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
 from whynan.launch import imports, pickled
 from whynan.launch.host import Unwind, tell

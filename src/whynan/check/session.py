@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from whynan.check.handled import accepted_reason
 from whynan.check.result import CheckResult
-from whynan.check.saved import Replayed, Saved
+from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 from whynan.launch import imports
 from whynan.launch.host import Unwind

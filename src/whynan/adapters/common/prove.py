@@ -11,7 +11,7 @@ from typing import Protocol
 
 from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
-from whynan.diagnosis.parts import part_for
+from whynan.diagnosis.snippets import part_for
 from whynan.experiments.table import rows
 from whynan.experiments.verdict import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge
 from whynan.launch.host import tell, user_codes

@@ -10,13 +10,11 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
-from whynan.adapters.common.explain import Step
-from whynan.adapters.common.facts import history_of, measure
-from whynan.adapters.common.incident import Found, explained, replayed, unexplained
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run
+from whynan.adapters.common.run import Run, history_of, measure
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window

@@ -8,8 +8,8 @@ import jax
 import keras
 from keras.src.backend.jax import trainer
 
-from whynan.adapters.common.facts import number_of
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.common.run import number_of
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import JaxHost
 from whynan.adapters.jax.replay import Traced, trace_call

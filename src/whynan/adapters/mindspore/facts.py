@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from whynan.adapters.common.facts import Sizes, measure, number_of
+from whynan.adapters.common.run import Sizes, measure, number_of
 from whynan.adapters.mindspore.arrays import array_of, is_floating
 from whynan.records import OptimizerFacts, Precision
 

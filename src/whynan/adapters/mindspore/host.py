@@ -9,13 +9,11 @@ import mindspore as ms
 from whynan.adapters.common.arrays import kind_of_number
 from whynan.adapters.common.batch import find_index, parts_of
 from whynan.adapters.common.experiments import Window
-from whynan.adapters.common.explain import Step
-from whynan.adapters.common.facts import Sizes, history_of
-from whynan.adapters.common.incident import Found, explained, replayed, unexplained
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import Run
+from whynan.adapters.common.run import Run, Sizes, history_of
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.mindspore.arrays import array_of, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, may_train

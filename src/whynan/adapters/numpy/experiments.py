@@ -11,7 +11,7 @@ import numpy as np
 
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
-from whynan.adapters.common.facts import Sizes, measure
+from whynan.adapters.common.run import Sizes, measure
 from whynan.adapters.common.state import Reached, State
 from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
 from whynan.adapters.numpy.record import Recorder

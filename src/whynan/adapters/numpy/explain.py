@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whynan.adapters.common import facts
+from whynan.adapters.common import run as runs
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, is_target
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.explain import Step
-from whynan.adapters.common.incident import Found, explained, replayed
+from whynan.adapters.common.explain import Found, Step, explained, replayed
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
@@ -207,12 +206,12 @@ def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
     used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
     # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
     updated = again.before.changed(again.after.reached) & used
-    now = facts.measure(
+    now = runs.measure(
         (name, copy) for name, _, copy in again.before.copies if name in updated and copy.dtype.kind == "f"
     )
     first = {name: known for name, known in host.window.measured.items() if name in now}
     rate = rate_of(again)
-    return replace(facts.history_of(host.run, now, first), lr=(rate,) if rate is not None else ())
+    return replace(runs.history_of(host.run, now, first), lr=(rate,) if rate is not None else ())
 
 
 def rate_of(again: Again) -> float | None:

@@ -10,8 +10,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.explain import Step
-from whynan.adapters.common.incident import concluded
+from whynan.adapters.common.explain import Step, concluded
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
 from whynan.adapters.common.recovery import Recovery

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whynan.adapters.common.facts import number_of
+from whynan.adapters.common.run import number_of
 from whynan.adapters.tensorflow.closure import Closure, FitClosure
 from whynan.records import OptimizerFacts, Precision
 

@@ -10,14 +10,12 @@ import tensorflow as tf
 from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.experiments import Window
-from whynan.adapters.common.explain import Step
-from whynan.adapters.common.facts import Sizes, history_of, measure
-from whynan.adapters.common.incident import Found, explained, replayed, unexplained
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run
+from whynan.adapters.common.run import Run, Sizes, history_of, measure
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.tensorflow.closure import (
     Closure,

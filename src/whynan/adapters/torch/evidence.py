@@ -9,7 +9,7 @@ from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.torch import sources
 from whynan.adapters.torch.data.facts import describe
 from whynan.adapters.torch.data.refetch import find_data_origin
-from whynan.adapters.torch.names import forward_name
+from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
 from whynan.adapters.torch.samples import SampleSearch

@@ -22,8 +22,7 @@ from whynan.adapters.torch.elements import (
     nonfinite_elements,
     sampled_elements,
 )
-from whynan.adapters.torch.frames import custom_backward_frames, is_optimizer_innermost, user_frames
-from whynan.adapters.torch.modules import ModuleStack
+from whynan.adapters.torch.frames import ModuleStack, custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.opfacts import (
     LOSS_OPS,
     args_by_name,

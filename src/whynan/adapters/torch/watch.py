@@ -19,14 +19,13 @@ from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, fir
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
-from whynan.adapters.torch.ranks.single import Single
+from whynan.adapters.torch.ranks.job import Single
 from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
+from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.snapshot import KnownState
-from whynan.adapters.torch.weights import WeightScales
 from whynan.launch.host import tell
-from whynan.watching.growth import GrowthWatch
-from whynan.watching.history import RunHistory
+from whynan.watching.history import GrowthWatch, RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"

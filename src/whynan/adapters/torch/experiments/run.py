@@ -12,7 +12,7 @@ from whynan.adapters.torch.experiments.patched import patched_function
 from whynan.adapters.torch.experiments.shrink import Shrinking
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
-from whynan.diagnosis.parts import part_for
+from whynan.diagnosis.snippets import part_for
 from whynan.experiments.patch import patched_source, unified_diff
 from whynan.experiments.table import rows
 from whynan.experiments.verdict import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge
