@@ -1,4 +1,4 @@
-"""What every adapter knows of a run: its steps, their history, incidents and what it does at one, how large weights are."""
+"""What every adapter knows of a run: its steps, their history, its incidents and what it does at one, its weights."""
 
 import math
 import sys

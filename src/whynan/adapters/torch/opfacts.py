@@ -1,4 +1,4 @@
-"""Facts about single aten ops: plain names, what they write, which of their values are literals, what a loss was given."""
+"""Facts about single aten ops: plain names, what they write, which values are literals, what a loss was given."""
 
 import math
 import re

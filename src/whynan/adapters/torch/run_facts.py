@@ -1,4 +1,4 @@
-"""What is known of the run as a whole: its history, its optimizer, its precision, how large its weights are and were."""
+"""What is known of the run as a whole: its history, its optimizer, its precision, the size of its weights."""
 
 import math
 from types import FrameType
