@@ -9,12 +9,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import whynan
 from whynan.check.hazards import Hazard
-from whynan.check.result import CheckResult
 from whynan.errors import WitnessError
+
+if TYPE_CHECKING:
+    from whynan.check.result import CheckResult
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Replayed:
         return bool(self.non_finite)
 
 
-def write(result: CheckResult, folder: Path, argv: Sequence[str]) -> list[Path]:
+def write(result: "CheckResult", folder: Path, argv: Sequence[str]) -> list[Path]:
     """Write each witness that was found into a folder of its own; returns these. OSError where that can't be done."""
     written = []
     for rank, suspect in enumerate(result.suspects, 1):

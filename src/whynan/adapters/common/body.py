@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar
 
-from whynan.adapters.common.quiet import quiet
+from whynan.adapters.common.patches import quiet
 from whynan.adapters.common.state import State
 from whynan.adapters.common.swap import swapped
 from whynan.launch.rewrite import LoopSite

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.reads import is_bad_loss, speaks_of_loss
+from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 
 _LOSS = re.compile(r"loss|cost|nll|mse\b|rmse|entropy|bce|elbo|objective|deviance|likelihood|error", re.IGNORECASE)
 

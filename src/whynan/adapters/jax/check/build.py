@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import to_numpy
-from whynan.adapters.common.quiet import quiet
+from whynan.adapters.common.patches import quiet
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import _with
 from whynan.adapters.jax.trace import Interpreter, Value
