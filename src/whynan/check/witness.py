@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import whynan
 from whynan.check.hazards import Hazard
@@ -50,12 +50,6 @@ class Witness:
             "changes": list(self.changes),
             "effect": self.effect,
         }
-
-
-class Search(Protocol):
-    """What an adapter offers: looks for a witness of a hazard within `seconds`."""
-
-    def find(self, hazard: Hazard, seconds: float) -> Witness: ...
 
 
 SCHEMA = "whynan.witness/1"

@@ -37,6 +37,8 @@ from whynan.records import Incident, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_LOSSES = {"kl_divergence": "kl_div"}
+"""Losses whose name causes know another one of."""
 _MAX_COPY = 512 * 2**20
 _DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
 Hooks = Callable[[Attempt, ExitStack], None]
@@ -303,7 +305,7 @@ class TensorFlowHost:
             optimizer=optimizer_of(closure, self.places),
             precision=precision_of(closure, traced),
             line=source_line(calling_frame()),
-            loss_function=_canonical(loss_call[0]) if loss_call else None,
+            loss_function=_LOSSES.get(loss_call[0], loss_call[0]) if loss_call else None,
             loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
             if loss_call
             else (),
@@ -335,12 +337,3 @@ class TensorFlowHost:
 
 def _framework(closure: Closure | None) -> str:
     return "keras" if isinstance(closure, FitClosure) else "tensorflow"
-
-
-def _canonical(name: str) -> str:
-    return {
-        "binary_crossentropy": "binary_crossentropy",
-        "kl_divergence": "kl_div",
-        "mean_squared_error": "mean_squared_error",
-        "poisson": "poisson",
-    }.get(name, name)

@@ -119,16 +119,6 @@ def live_user_frame(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
-def user_locals(frame: FrameType | None, depth: int = 4) -> list[dict[str, Any]]:
-    """Return copies of the locals of the user's innermost frames, innermost first."""
-    found: list[dict[str, Any]] = []
-    while frame is not None and len(found) < depth:
-        if is_user_file(frame.f_code.co_filename):
-            found.append(dict(frame.f_locals))
-        frame = frame.f_back
-    return found
-
-
 _OPTIMIZERS = tuple(
     part.replace("/", os.sep)
     for part in ("torch/optim/", "keras/src/optimizers/", "keras/src/backend/torch/optimizers/")

@@ -29,7 +29,6 @@ def load() -> dict[str, Transfer]:
         creation,
         elementwise,
         linear,
-        normalization,
         reductions,
         shapes,
     )
