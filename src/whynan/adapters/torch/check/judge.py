@@ -208,7 +208,7 @@ class TorchRecording(TorchCheck):
         return found
 
     def _facts(self, context: Context, program: Program) -> StepFacts:
-        from whynan.adapters.torch.check.rates import rate_test
+        from whynan.adapters.torch.check.program import rate_test
 
         facts = self.facts
         optimizers = tuple(facts.optimizer_facts.values())
