@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 import pytest
 
+# Tests run side by side: a thread that waits for another must leave its core to them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Importing torch takes longer than any of the scripts: one process imports it, each run is a fork of that process.
 _SERVER = """
 import json, os, signal, sys

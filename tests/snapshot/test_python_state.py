@@ -4,6 +4,8 @@ import random
 import sys
 from collections import deque
 
+import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,3 +126,29 @@ def test_names_of_a_module():
     namespace.update(count=7, later=8)
     snapshot.restore(frame, {"batch": 9})
     assert namespace["count"] == 1 and "later" not in namespace and namespace["batch"] == 9
+
+
+@pytest.mark.parametrize(
+    ("draws", "one"),
+    [
+        ((random.random, lambda: random.gauss(0, 1), lambda: random.seed(3)), lambda: random.gauss(0, 1)),
+        ((numpy.random.rand, numpy.random.randn, lambda: numpy.random.seed(3)), numpy.random.randn),
+    ],
+    ids=["python", "numpy"],
+)
+def test_a_stream_is_put_back_whatever_was_drawn(draws, one):
+    for draw in (lambda: None, *draws):
+        draw()
+        states = [GlobalRandomState()]
+        one()  # the second of a pair, at times: it is drawn without a change of the generator's words
+        states.append(GlobalRandomState())
+        one()
+        states.append(GlobalRandomState())
+        expected = [[one() for _ in range(4)]]
+        for state in reversed(states[:-1]):
+            state.restore()
+            expected.append([one() for _ in range(4)])
+        for state, numbers in zip(reversed(states), expected, strict=True):
+            state.restore()
+            assert [one() for _ in range(4)] == numbers
+    assert expected[0] != expected[1] != expected[2]

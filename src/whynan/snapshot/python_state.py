@@ -246,20 +246,62 @@ def set_generator_state(value: Any, state: Any) -> None:
         value.set_state(saved)
 
 
+_MT19937_BYTES = 625 * 4
+_HEADER_BYTES = object.__basicsize__
+_last: dict[str, tuple[Any, Any]] = {}
+"""By stream, what its generator's memory held when its state was last asked for, and that state.
+
+To ask for a state takes tens of microseconds, and it is asked at each step; to compare memory takes less than one.
+"""
+
+
+def _state_of(stream: str, held: Any, ask: Callable[[], Any]) -> Any:
+    """Return a stream's state, the one from before where its memory is as it was; `held` None: not known."""
+    known = _last.get(stream)
+    if held is not None and known is not None and known[0] == held:
+        return known[1]
+    state = ask()
+    _last[stream] = (held, state)
+    return state
+
+
+@functools.cache
+def _knows_layout() -> bool:
+    """Whether CPython keeps the words of a `random.Random` behind the object's header: the index, then the state."""
+    generator = random.Random(1)
+    if random.Random.__basicsize__ < _HEADER_BYTES + _MT19937_BYTES or type(random._inst) is not random.Random:
+        return False
+    words = memoryview(ctypes.string_at(id(generator) + _HEADER_BYTES, _MT19937_BYTES)).cast("I").tolist()
+    return bool((*words[1:], words[0]) == generator.getstate()[1])
+
+
+def _python_state() -> Any:
+    generator: Any = random._inst
+    held = None
+    if _knows_layout():
+        held = (generator.gauss_next, ctypes.string_at(id(generator) + _HEADER_BYTES, _MT19937_BYTES))
+    return _state_of("python", held, random.getstate)
+
+
+def _numpy_state(numpy: Any) -> Any:
+    generator: Any = getattr(getattr(numpy.random.mtrand, "_rand", None), "_bit_generator", None)
+    held = None
+    if type(generator).__name__ == "MT19937":
+        held = ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
+    state = _state_of("numpy", held, numpy.random.get_state)
+    if state[3]:
+        # Half of a pair of normal numbers is waiting: to take it leaves the words as they are.
+        _last.pop("numpy", None)
+    return state
+
+
 class GlobalRandomState:
     """Python's and NumPy's global random streams."""
 
-    _last: Any = None
-    """The Python stream's latest state. Most programs leave that stream alone, and thousands of states are kept."""
-
     def __init__(self) -> None:
-        self.python = random.getstate()
-        if self.python == GlobalRandomState._last:
-            self.python = GlobalRandomState._last
-        else:
-            GlobalRandomState._last = self.python
+        self.python = _python_state()
         numpy = sys.modules.get("numpy")
-        self.numpy = numpy.random.get_state() if numpy is not None and hasattr(numpy, "random") else None
+        self.numpy = _numpy_state(numpy) if numpy is not None and hasattr(numpy, "random") else None
 
     def restore(self) -> None:
         random.setstate(self.python)

@@ -8,6 +8,7 @@ import torch
 from whynan.watching.budget import Budget
 
 _SMALL = 20_000
+_SMALL_TOTAL = 32_768
 
 
 class TensorGroup:
@@ -20,6 +21,10 @@ class TensorGroup:
 
     def __init__(self, share: float, free_s: float) -> None:
         self.budget = Budget(share, free_s=free_s)
+
+    def wants_all(self, thorough: bool = False, due: bool | None = None) -> bool:
+        """Whether the next check is to read all tensors; `due` says so where that is not for the budget to say."""
+        return thorough or (self.budget.is_due() if due is None else due)
 
     def check(
         self,
@@ -44,9 +49,19 @@ class TensorGroup:
             self.budget.end()
             return not math.isfinite(norm) and any_nonfinite(tensors), norm
         if small is None:
-            small = [tensor for tensor in tensors if tensor.numel() <= _SMALL]
-        norm = _norm(small)
-        return not math.isfinite(norm) and any_nonfinite(small), None
+            small = smallest(tensors)
+        return _any_suspect(small) and any_nonfinite(small), None
+
+
+def _any_suspect(tensors: list[Any]) -> bool:
+    """Whether the sum of squares over all elements is not finite: one pass over one copy, for small tensors."""
+    if not tensors:
+        return False
+    try:
+        norm = float(torch.linalg.vector_norm(torch._C._nn.flatten_dense_tensors(tensors)))
+    except (RuntimeError, TypeError):  # they lie on several devices, or are of a dtype without norms
+        norm = _norm(tensors)
+    return not math.isfinite(norm)
 
 
 def _norm(tensors: list[Any]) -> float:
@@ -83,6 +98,17 @@ def dense(tensors: Any) -> list[Any]:
     return found
 
 
+def smallest(tensors: list[Any]) -> list[Any]:
+    """Return the small ones among the tensors, in their order: as many as are read in no time, the smallest first."""
+    total, found = 0, set()
+    for tensor in sorted((t for t in tensors if not torch.nn.parameter.is_lazy(t)), key=lambda t: t.numel()):
+        total += tensor.numel()
+        if total > _SMALL_TOTAL or tensor.numel() > _SMALL:
+            break
+        found.add(id(tensor))
+    return [tensor for tensor in tensors if id(tensor) in found]
+
+
 class TrainedTensors:
     """An optimizer's dense parameters: the list is made once, and again when a group or a parameter is added."""
 
@@ -96,6 +122,6 @@ class TrainedTensors:
         known = self._of.get(id(optimizer))
         if known is None or known[0] != key:
             parameters = dense(p for params in groups for p in params)
-            known = (key, parameters, [p for p in parameters if p.numel() <= _SMALL])
+            known = (key, parameters, smallest(parameters))
             self._of[id(optimizer)] = known
         return known[1], known[2]

@@ -65,6 +65,7 @@ class Looks:
             return
         if (
             current.snapshot is not None
+            and self.host.known.buffers()
             and current.elapsed > _WORTH_A_LOOK_S
             and current in self.host.loops.on_stack(current.frame)
         ):

@@ -128,10 +128,10 @@ class GradientState:
     """Which parameters had gradients when the iteration began, and their values where gradients are accumulated."""
 
     def __init__(self, parameters: list[Any], *, copy: bool) -> None:
-        self.entries = []
-        for parameter in parameters:
-            grad = parameter.grad
-            self.entries.append((parameter, grad, grad.detach().clone() if copy and grad is not None else None))
+        if copy:
+            self.entries = [(p, g, None if g is None else g.detach().clone()) for p in parameters for g in (p.grad,)]
+        else:
+            self.entries = [(parameter, parameter.grad, None) for parameter in parameters]
 
     def restore(self) -> None:
         for parameter, grad, copy in self.entries:
@@ -342,7 +342,8 @@ def is_stateful_type(kind: type) -> bool:
 
 def _scales_of(roots: Iterable[Any]) -> list[Any]:
     """Return the scales of gradient scalers, which are changed in place."""
-    scalers = [value for value in roots if isinstance(value, torch.amp.GradScaler)]
+    kind = torch.amp.GradScaler
+    scalers = [value for value in roots if isinstance(value, kind)]
     scales = [getattr(scaler, name, None) for scaler in scalers for name in ("_scale", "_growth_tracker")]
     return [scale for scale in scales if isinstance(scale, torch.Tensor)]
 
@@ -361,9 +362,12 @@ def _loose_tensors(roots: Iterable[Any]) -> list[Any]:
 
 def _small_tensors(roots: Iterable[Any], known: KnownState) -> list[Any]:
     """Return loose tensors small enough to copy each time: hand-made weights, hidden states, the batch."""
+    loose = _loose_tensors(roots)
+    if not loose:
+        return []
     covered = {id(p) for group in known.groups() for p in group["params"]}
     total, found = 0, {}
-    for tensor in _loose_tensors(roots):
+    for tensor in loose:
         size = tensor.numel() * tensor.element_size()
         if size > _SMALL or total + size > _SMALL_TOTAL or id(tensor) in covered or tensor.layout != torch.strided:
             continue

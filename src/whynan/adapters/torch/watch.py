@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, first_nonfinite
+from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, first_nonfinite, smallest
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
@@ -54,9 +54,11 @@ class Watch:
         self.last_loss: float | None = None
         self._gradients = TensorGroup(share=0.005, free_s=1e-4)
         self._looked_at: tuple[Any, ...] = ()
+        self._small: tuple[list[Any], list[Any]] = ([], [])
         self._trained = TrainedTensors()
         self._parameters = TensorGroup(share=0.003, free_s=5e-5)
         self._buffers = TensorGroup(share=0.001, free_s=1e-4)
+        self._statistics: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._innocent_buffers: set[int] = set()
         self._seen_buffers: set[int] = set()
         self._undo: list[Callable[[], None]] = []
@@ -222,18 +224,24 @@ class Watch:
     def _look_at_gradients(self, when: str) -> None:
         if self._depth or self.is_quiet:
             return
-        gradients = [g for p in self.known.parameters() if (g := p.grad) is not None]
+        parameters = self.known.parameters()
         if self.known.is_sharded:
             return
         # In-place operations on gradients (clipping, unscaling) run over all of them: two tell for the rest.
-        ends = (gradients[0], gradients[-1]) if gradients else ()
-        now = (len(gradients), *((id(g), g._version) for g in ends))
+        ends = (
+            next((g for p in order if (g := p.grad) is not None), None) for order in (parameters, reversed(parameters))
+        )
+        now = tuple((id(g), g._version) for g in ends if g is not None)
         if when != _AFTER_BACKWARD and now == self._looked_at:
             return  # the optimizer is about to use what the backward pass has left
         due = self._due_together()
         if due is not None and when == _AFTER_BACKWARD:
             return  # all ranks look at the same place: before the update
-        bad, norm = self._gradients.check(dense(gradients), thorough=self.thorough, due=due)
+        whole = self._gradients.wants_all(self.thorough, due)
+        gradients = dense(p.grad for p in (parameters if whole else self._small_of(parameters)))
+        if not gradients and not whole:
+            return
+        bad, norm = self._gradients.check(gradients, gradients, thorough=self.thorough, due=whole)
         self._looked_at = () if bad else now
         if norm is not None:
             self.grad_norm = norm
@@ -243,6 +251,11 @@ class Watch:
             parameters = [p for p in self.known.parameters() if p.grad is not None]
             broken = [p for p in parameters if first_nonfinite(dense([p.grad]))]
             self._tell_gradient(broken, [p.grad for p in broken], when)
+
+    def _small_of(self, parameters: list[Any]) -> list[Any]:
+        if self._small[0] is not parameters:
+            self._small = (parameters, smallest(parameters))
+        return self._small[1]
 
     grad_norm: float | None = None
 
@@ -298,7 +311,20 @@ class Watch:
 
         `before` are buffers and their copies from the beginning of the iteration.
         """
-        buffers = [b for b in self.known.buffers() if b.is_floating_point()]
+        known = self.known.buffers()
+        if self._statistics[0] is not known:
+            self._statistics = (known, *self._changing([b for b in known if b.is_floating_point()], before))
+        _, changing, small = self._statistics
+        bad, _ = self._buffers.check(changing, small)
+        if bad:
+            broken = first_nonfinite(changing)
+            names = self.known.parameter_names()
+            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
+            return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
+        return None
+
+    def _changing(self, buffers: list[Any], before: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+        """Return the buffers that count, and the small ones among them."""
         new = [b for b in buffers if id(b) not in self._seen_buffers]
         if new:
             # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
@@ -308,14 +334,8 @@ class Watch:
                 id(b) for b in first_nonfinite(new) if id(b) not in clean and (is_first or _kind_in(b) == "-inf")
             }
             self._seen_buffers |= {id(b) for b in new}
-        changing = [b for b in buffers if id(b) not in self._innocent_buffers]
-        bad, _ = self._buffers.check(dense(changing))
-        if bad:
-            broken = first_nonfinite(changing)
-            names = self.known.parameter_names()
-            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
-            return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
-        return None
+        changing = dense(b for b in buffers if id(b) not in self._innocent_buffers)
+        return changing, smallest(changing)
 
     def poisoned_parameter(self) -> Event | None:
         """Return an event where a parameter that is updated by hand has become non-finite."""
