@@ -13,6 +13,7 @@ from whynan.records import (
     PathStep,
     Precision,
     ReplayResult,
+    Sample,
     SourceLine,
     Symptom,
 )
@@ -51,11 +52,19 @@ FIRST: list[tuple[str, Evidence]] = [
     ("bad-input-values", evidence("data", "data", tensor(role="batch", n_nan=1), code="return self.net(x)",
                                   bad_leaf=BadLeaf(tensor(role="batch", n_nan=1)),
                                   batch=BatchFacts(8, (tensor(role="target", n_nan=1),)))),
+    # Every sample reaches it: a column of timestamps and no fill value.
+    ("extreme-input-scale", evidence("addmm", "forward", tensor(-9e17, 1.7e18), history=History(loss=(1e36, 1e38)),
+                                     batch=BatchFacts(40, (tensor(0, 1.7e18, role="batch",
+                                                                  extra={"all_reach": 1.7e18}),)))),
     ("bad-target-values", evidence(bad_leaf=BadLeaf(tensor(role="target", n_posinf=1)))),
     ("bad-target-values", evidence("ctc_loss", "forward", tensor(-9, -0.1), output=INF, loss_function="ctc_loss")),
     ("bad-target-values", evidence("log1p", "forward", tensor(-7.0, 3.0, role="target", n_negative=1))),
     ("label-out-of-range", evidence("log", "forward", tensor(-1.0, 1.0, n_negative=1),
                                     batch=BatchFacts(8, labels_out_of_range=((3, 2.0),)))),
+    # The guilty sample alone has another label than 0 and 1, and a power left its domain.
+    ("label-out-of-range", evidence("pow", "forward", tensor(-2, 1, n_negative=1), args={"exponent": 0.75},
+                                    samples=(Sample(3, 88, None, "replaced"),),
+                                    batch=BatchFacts(8, odd_labels=((3, 255.0),)))),
     ("label-out-of-range", evidence("mean", error="IndexError: Target 7 is out of bounds.")),
     ("degenerate-box", evidence("log", "forward", zeros(1), batch=BOX, code="dw = torch.log(gw / aw)", output=INF)),
     ("degenerate-box", evidence("div", "forward", zeros(1), zeros(1), batch=BOX, function="giou")),
@@ -93,6 +102,7 @@ FIRST: list[tuple[str, Evidence]] = [
     ("domain-error", evidence("acos", "backward", tensor(-0.2, 1.0))),
     ("domain-error", evidence("log", "forward", tensor(-2, 1, n_negative=4))),
     ("domain-error", evidence("pow", "forward", tensor(-2, 1, n_negative=4), args={"exponent": 1.5})),
+    ("domain-error", evidence("acosh", "backward", zeros(), output=INF)),
     ("domain-error", evidence("sqrt", "forward", tensor(-1e-9, 1, n_negative=1))),
     ("fully-masked-softmax", evidence("softmax", "forward", tensor(n_neginf=4), masked_rows=1, intended_infinity=True)),
     ("fully-masked-softmax", evidence("sub", "forward", tensor(n_neginf=4), tensor(n_neginf=1), intended_infinity=True,
@@ -121,6 +131,10 @@ FIRST: list[tuple[str, Evidence]] = [
     ("bad-initialization", evidence("mm", "forward", HUGE, tensor(-90, 90, (64, 64), role="parameter"), step=0)),
     ("optimizer-epsilon", evidence("addcdiv", "optimizer", zeros(), zeros(),
                                    optimizer=OptimizerFacts("RMSprop", 0.001, 0.0, state_zeros={"square_avg": 8}))),
+    # An update written by hand.
+    ("optimizer-epsilon", evidence("div", "optimizer", zeros(), zeros(), function="step")),
+    ("division-by-zero", evidence(bad_leaf=BadLeaf(tensor(0, 1.4, (5,), role="buffer", n_posinf=1, name="loss.weight"),
+                                                   since_step=-1))),
     ("optimizer-epsilon", evidence(symptom=Symptom("parameter", "table.weight", "nan", 1),
                                    optimizer=OptimizerFacts("Adam", 0.001, 0.0, state_zeros={"exp_avg_sq": 8}))),
     ("excessive-regularization", evidence("mul", "forward", HUGE, history=GROWING,
@@ -131,6 +145,10 @@ FIRST: list[tuple[str, Evidence]] = [
                                          output=tensor(dtype="float16", n_posinf=2), history=STEADY)),
     ("half-precision-underflow", evidence("log", "forward", zeros(dtype="float16"), precision=HALF,
                                           code="loss = -torch.log(p + 1e-8).mean()", output=tensor(dtype="float16"))),
+    # The eps has a name.
+    ("half-precision-underflow", evidence("div", "forward", zeros(dtype="float16"), zeros(dtype="float16"),
+                                          precision=HALF, output=tensor(dtype="float16", n_nan=1),
+                                          extra={"named_numbers": {"eps": 1e-8}})),
     ("missing-grad-scaling", evidence("mul", "backward", tensor(-900, 900, dtype="float16"), precision=HALF,
                                       output=tensor(dtype="float16", n_posinf=2))),
     ("normalization-zero-variance", evidence("native_batch_norm", "forward", tensor(2, 2), zero_variance=True,
@@ -143,6 +161,8 @@ FIRST: list[tuple[str, Evidence]] = [
     ("uninitialized-memory", evidence(bad_leaf=BadLeaf(tensor(role="uninitialized", n_nan=3)))),
     ("loss-input-mismatch", evidence("log", "forward", tensor(-2, 3, n_negative=5),
                                      loss_function="binary_cross_entropy", logits_as_probabilities=True)),
+    ("loss-input-mismatch", evidence("xlogy", "forward", tensor(-1.3, 1.6, n_negative=9), loss_function="kl_div",
+                                     loss_inputs=(tensor(-1.3, 1.6, n_negative=9),) * 2)),
     ("loss-input-mismatch", evidence("nll_loss", "forward", tensor(-9e9, 9e9), loss_function="nll_loss", output=INF,
                                      loss_inputs=(tensor(-9e9, 9e9), tensor(0, 3)), history=DIVERGED_NLL)),
     ("non-reproducible", evidence(replay=ReplayResult(False, "re-yield", "finite twice"))),
@@ -150,6 +170,14 @@ FIRST: list[tuple[str, Evidence]] = [
 
 # What must not be first, however alike it looks; what the comment says is the difference.
 NOT_FIRST: list[tuple[str, Evidence]] = [
+    # The trust ratio of an update by hand: one norm, no state.
+    ("optimizer-epsilon", evidence("div", "optimizer", zeros(1, shape=()), zeros(1, shape=()))),
+    # Another label than 0 and 1, but it is another sample that fails.
+    ("label-out-of-range", evidence("log", "forward", zeros(), batch=BatchFacts(8, odd_labels=((3, 2.0),)),
+                                    samples=(Sample(5, 12, None, "replaced"),))),
+    # kl_div with a target that is a distribution.
+    ("loss-input-mismatch", evidence("log", "forward", zeros(), loss_function="kl_div",
+                                     loss_inputs=(tensor(-3, -0.1), tensor(0, 0.9)))),
     # The loss with logits is on the path, and the logarithm elsewhere got zeros of a relu.
     ("loss-input-mismatch", evidence("log", "forward", zeros(), logits_as_probabilities=True, output=INF,
                                      loss_function="binary_cross_entropy_with_logits", loss_inputs=(tensor(-1, 1),))),

@@ -3,7 +3,7 @@
 import pytest
 
 from whynan.diagnosis.remedies.stable_loss import StableLoss
-from whynan.diagnosis.rewrite import assigned_above
+from whynan.diagnosis.rewrite import assigned_above, named_numbers
 
 from .synthetic import evidence, zeros
 
@@ -50,3 +50,16 @@ def test_one_line_of_a_statement_over_several_is_changed(line: str) -> None:
     assert (
         StableLoss().patch(evidence("log", "forward", zeros(), code=line), "log-of-zero") == PARTS_OF_STATEMENTS[line]
     )
+
+
+def test_numbers_by_name():
+    lines = """\
+EPS = 1e-9
+class Unit:
+    def __init__(self, d, eps=1e-8):
+        self.eps = eps
+    def forward(self, x, *, tiny=1e-7, other=0.5):
+        return x / (x.norm() + self.eps + tiny + EPS)
+""".splitlines(keepends=True)
+    assert named_numbers(lines, 6) == {"eps": 1e-8, "tiny": 1e-7, "EPS": 1e-9}
+    assert named_numbers(["if x\n"], 1) == {}

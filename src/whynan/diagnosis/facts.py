@@ -230,6 +230,14 @@ def extreme_tensor(evidence: Evidence) -> TensorSummary | None:
     return largest if largest is not None and largest.abs_max > 1e3 else None
 
 
+def is_class_weight(evidence: Evidence) -> bool:
+    """Return whether the step failed on a loss's weights of classes, infinite for some from the start on."""
+    leaf = evidence.bad_leaf
+    if leaf is None or leaf.tensor.role != "buffer" or leaf.since_step != -1 or leaf.tensor.n_nan:
+        return False
+    return (leaf.tensor.name or "").endswith("weight") and 0 < leaf.tensor.n_posinf < leaf.tensor.n_elements
+
+
 def place(evidence: Evidence) -> str | None:
     """Return the origin's line as "train.py:57"."""
     source = evidence.origin.source if evidence.origin else None

@@ -47,6 +47,34 @@ def _without_loose_ends(line: str) -> str:
     return text if ending is None else text[: ending.start()]
 
 
+def named_numbers(lines: Sequence[str], line: int) -> dict[str, float]:
+    """Return the floats that names on line `line` of a file stand for: defaults of arguments, constants of the file.
+
+    An attribute is taken for the argument of the same name in the class around the line.
+    """
+    try:
+        tree = ast.parse("".join(lines))
+    except (SyntaxError, ValueError):
+        return {}
+    known: dict[str, ast.expr | None] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            known[node.targets[0].id] = node.value
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    for part in (inner for outer in around for inner in ast.walk(outer)):
+        if isinstance(part, ast.FunctionDef) and (part in around or part.name == "__init__"):
+            given = part.args.args
+            known |= {a.arg: d for a, d in zip(given[len(given) - len(part.args.defaults) :], part.args.defaults)}
+            known |= {a.arg: d for a, d in zip(part.args.kwonlyargs, part.args.kw_defaults)}
+    used = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(tree) if getattr(n, "lineno", 0) == line}
+    values = {name: getattr(known.get(name), "value", None) for name in used}
+    return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
 def assigned_above(lines: Sequence[str], line: int) -> dict[str, str]:
     """Return what names of the function hold that line `line` of a file stands in, where one expression was assigned.
 

@@ -91,6 +91,8 @@ class BatchFacts:
     box_words: tuple[tuple[int, str], ...] = ()
     """(position, what is wrong with which box of the sample) for the degenerate boxes."""
     labels_out_of_range: tuple[tuple[int, float], ...] = ()
+    odd_labels: tuple[tuple[int, float], ...] = ()
+    """(position, value) in a target that is 0 or 1 in all other samples."""
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _incident(item: Json, report: Json, roots: Sequence[Path]) -> Incident:
         other_causes=causes[1:],
         samples=tuple(phrases.sample(sample) for sample in item["samples"]),
         remedies=tuple(_remedy(remedy, item["replay"]) for remedy in item["remedies"]),
-        terms=tuple(_term(term) for term in item["loss_terms"]),
+        terms=tuple(_term(term, (item["origin"] or {}).get("phase")) for term in item["loss_terms"]),
         path=tuple(_step(step) for step in item["path"]),
         not_restored=tuple(clean(name) for name in item["replay"].get("not_restored") or ()),
         notes=tuple(clean(note) for note in item.get("notes") or ()),
@@ -255,9 +255,10 @@ def _patch_kind(line: str) -> str:
     return {"+": "add", "-": "del"}.get(line[:1], "same")
 
 
-def _term(term: Json) -> Term:
+def _term(term: Json, phase: str | None) -> Term:
     is_bad = words.is_nonfinite(term["value"])
-    first = "first to be non-finite" if is_bad else "finite; its gradient is not"
+    finite = "finite" if phase == "optimizer" else "finite; its gradient is not"
+    first = "first to be non-finite" if is_bad else finite
     return Term(clean(term["name"]), words.number(term["value"]), is_bad, first if term.get("first_nonfinite") else "")
 
 

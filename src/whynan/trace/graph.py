@@ -130,6 +130,8 @@ class Gather:
     frame: Frame | None
     source_rows: int
     row_stride: int
+    source_offset: int = 0
+    """Where the source begins in its storage: it may be a view of a longer series."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whynan.adapters.torch.data.boxes import are_corners, mended
 from whynan.adapters.torch.data.facts import describe
 
 
@@ -125,3 +126,35 @@ trees = st.recursive(
 @given(st.dictionaries(st.sampled_from(["x", "y", "boxes", "len", "targets"]), trees, max_size=3))
 def test_odd_batches_raise_nothing(items):
     describe(items, num_classes=3)
+
+
+def test_rotated_boxes_have_an_angle_and_numbered_ones_an_image():
+    rotated = torch.tensor([[9.0, 8, 4, 2, 0.3], [12, 9, 5, 0, -1.1], [20, 18, 6, 3, 0.0]])
+    assert describe({"x": torch.rand(3, 8), "boxes": rotated}).degenerate_boxes == ((1, (12.0, 9.0, 5.0, 0.0)),)
+    numbered = torch.tensor([[0.0, 5, 0, 9, 8], [1, 4, 3, 7, 6], [2, 1, 2, 6, 9]])
+    assert describe({"x": torch.rand(3, 8), "boxes": numbered}).degenerate_boxes == ()
+
+
+def test_boxes_are_mended_by_the_convention_of_the_most():
+    corners = torch.tensor([[1.0, 1, 5, 5], [9, 2, 4, 6], [3, 3, 3, 9]])
+    assert are_corners(corners) and mended(corners, True).tolist() == [[1, 1, 5, 5], [4, 2, 9, 6], [3, 3, 4, 9]]
+    sizes = torch.tensor([[50.0, 60, 10, 12], [40, 41, 0, 9], [30, 31, -7, 8], [0, 0, 0, 0]])
+    assert are_corners(sizes[:2]) is None and are_corners(sizes[[0, 0, 1, 0, 0]]) is False
+    assert mended(sizes, False).tolist() == [[50, 60, 10, 12], [40, 41, 1, 9], [30, 31, 7, 8], [0, 0, 0, 0]]
+
+
+def test_a_label_that_only_one_sample_has():
+    mask = torch.randint(0, 2, (5, 6, 6))
+    mask[3, 0, 0] = 255
+    assert describe({"x": torch.rand(5, 3), "mask": mask}).odd_labels == ((3, 255.0),)
+    assert describe({"x": torch.rand(5, 3), "mask": mask % 2}).odd_labels == ()
+    assert describe({"x": torch.rand(6, 3), "y": torch.tensor([0, 1, 2, 0, 1, 2])}).odd_labels == ()
+
+
+def test_what_every_sample_reaches():
+    x = torch.rand(6, 3)
+    x[:, 1] += 2e18
+    (column,) = (t for t in describe({"x": x, "y": torch.arange(6)}).tensors if t.name == "x")
+    x[1:, 1] = 0.5
+    (stray,) = (t for t in describe({"x": x, "y": torch.arange(6)}).tensors if t.name == "x")
+    assert column.extra["all_reach"] >= 1e18 > stray.extra["all_reach"]

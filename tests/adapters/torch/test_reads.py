@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from whynan.adapters.torch.reads import name_of_tensor
-from whynan.adapters.torch.suspects import is_validation_loss
+from whynan.adapters.torch.suspects import is_validation_loss, spoken
 from whynan.launch import host
 
 
@@ -36,3 +36,15 @@ def test_which_names_are_a_validation_loss():
         assert is_validation_loss(name), name
     for name in ("loss", "value_loss", "interval_loss", "val_accuracy", "train_loss", "latest_loss"):
         assert not is_validation_loss(name), name
+
+
+def test_the_exception_behind_an_exit_speaks():
+    try:
+        try:
+            raise ValueError("All bounding boxes should have positive height and width.")
+        except ValueError:
+            sys.exit(1)
+    except SystemExit as error:
+        assert isinstance(spoken(error), ValueError)
+    plain = SystemExit(1)
+    assert spoken(plain) is plain

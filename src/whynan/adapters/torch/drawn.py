@@ -104,8 +104,8 @@ def _by_comprehension(node: ast.ListComp | ast.GeneratorExp, space: dict[str, An
 
 def _by_subscript(node: ast.Subscript, space: dict[str, Any]) -> tuple[int, ...] | None:
     source = _value_of(node.value, space)
-    if source is None or isinstance(source, dict):
-        return None
+    if source is None or isinstance(source, dict) or isinstance(node.slice, ast.Constant):
+        return None  # the same row in each iteration is no draw
     index = _value_of(node.slice, space)
     if isinstance(index, slice):
         n = _length(source)

@@ -26,6 +26,10 @@ class Event:
     is_loss: bool = False
     """Its name alone says that it is a loss."""
 
+    def said(self) -> str:
+        """Return it in words: "the loss kd is nan"; a loss called `loss` is named once."""
+        name = "" if self.name == self.what else f" {self.name}"
+        return f"the {self.what}{name} is {self.kind}"
 
 class Leaving(Unwind):
     """Leaves the user's code up to one iteration, or (`target` None) for good."""

@@ -13,7 +13,7 @@ from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
 from whynan.adapters.torch.samples import SampleSearch
-from whynan.diagnosis.rewrite import assigned_above
+from whynan.diagnosis.rewrite import assigned_above, named_numbers
 from whynan.launch.host import is_user_file, tell
 from whynan.records import (
     BadLeaf,
@@ -273,6 +273,9 @@ def _special(plan: "Plan", traced: "Outcome", record: OpRecord | None) -> dict[s
     result["logits_as_probabilities"] = _takes_logits(record, made_by)
     result["extra"].update({key: value for key, value in known.items() if key != "made_by"})
     result["extra"]["made_by"] = made_by
+    if record.stack:
+        lines = linecache.getlines(record.stack[0].file)
+        result["extra"]["named_numbers"] = named_numbers(lines, record.stack[0].line)
     return result
 
 
@@ -284,7 +287,11 @@ def _loss_on_path(calls: list[Any], traced: "Outcome") -> Any:
 def _through_where(tracer: Any, record: OpRecord) -> bool:
     """Whether a `where` in the forward pass drops the values that the origin's operation made."""
     forward = record.index
+    hidden = record.kind == "nan" and 0.0 in record.facts.get("inputs_at_element", [])[:1]
+    line = linecache.getline(record.stack[0].file, record.stack[0].line) if record.stack else ""
     if record.phase == "backward":
+        if hidden and re.search(r"\bwhere\(", line):
+            return True  # under vmap and grad no lineage leads from one to the other
         known = tracer.trace.forward.get(record.sequence)
         if known is None:
             return False
@@ -295,8 +302,7 @@ def _through_where(tracer: Any, record: OpRecord) -> bool:
     if not any(tracer.is_ancestor(forward, index) for index in wheres[:200]):
         return False
     if record.phase == "backward":
-        values = record.facts.get("inputs_at_element", [])
-        return record.kind == "nan" and 0.0 in values[:1]
+        return hidden
     # A forward infinity that `where` drops comes back as 0 * inf in the backward pass.
     return any(index in {i for i, _, _ in tracer.absorbed} for index in wheres)
 

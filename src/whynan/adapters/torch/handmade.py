@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch.data.lineage import find_in_containers, held, row_of
-from whynan.adapters.torch.sources import storage_key
+from whynan.adapters.torch.sources import is_source, storage_key
 from whynan.snapshot.python_state import frame_values
 from whynan.trace.graph import Gather
 
@@ -81,6 +81,7 @@ def gathered_batches(plan: "Plan", outcome: "Outcome") -> Iterator[Gathered]:
         return
     spaces = namespaces(plan, outcome)
     tables = _tables(spaces)
+    views = [value for _, value in held(spaces) if _is_table(value)]
     weights = {storage_key(parameter) for parameter in plan.host.known.parameters()}
     groups: dict[tuple[int, ...], list[Gather]] = {}
     for gather in tracer.trace.gathers:
@@ -89,8 +90,12 @@ def gathered_batches(plan: "Plan", outcome: "Outcome") -> Iterator[Gathered]:
             groups.setdefault(rows, []).append(gather)
     found = []
     for rows, gathers in groups.items():
-        keys = {gather.source_key for gather in gathers} - weights
-        sources = [table for table in tables if storage_key(table) in keys and len(table) > max(rows)]
+        sources = []
+        for key, gather in {gather.source_key: gather for gather in gathers}.items():
+            near = [t for t in tables if storage_key(t) == key and key not in weights and len(t) > max(rows)]
+            own = next((v for v in views if storage_key(v) == key and is_source(v, gather)), None)
+            sources += near if own is None or key in weights else [own]
+        sources = [table for table in sources if not _overlaps(table)]
         if sources:
             found.append(Gathered(rows, tuple(sources)))
     yield from sorted(found, key=lambda batch: -len(batch.tables))
@@ -106,6 +111,13 @@ def _tables(spaces: list[Namespace]) -> list[Any]:
             if known is None or len(value) > len(known):
                 found[storage_key(value)] = value
     return list(found.values())
+
+
+def _overlaps(table: Any) -> bool:
+    """Whether rows share memory, as the windows of a series do: none can be changed alone."""
+    if not isinstance(table, torch.Tensor):
+        return False
+    return bool(sum((n - 1) * step for n, step in zip(table.shape, table.stride())) + 1 < table.numel())
 
 
 def _is_table(value: Any) -> bool:

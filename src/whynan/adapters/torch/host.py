@@ -343,7 +343,13 @@ class TorchHost:
             self.plan.abort()
             self.plan = None
             return False
-        self.plan.ended_by(suspects.nonfinite_in_exception(error, current.frame), error)
+        error = suspects.spoken(error)
+        try:
+            event = suspects.nonfinite_in_exception(error, current.frame)
+        except Exception as failure:  # the script's streams are still muted: the plan has to come to its end
+            tell("looking at an exception of the script failed", failure)
+            event = None
+        self.plan.ended_by(event, error)
         return True
 
     def _be_heard(self, left: list[Pass]) -> None:

@@ -137,6 +137,8 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                return  # what is made under vmap or grad may not be kept beyond it
             tensor = next(iter(output.values()), None) if isinstance(output, dict) else output
             tensor = tensor[0] if isinstance(tensor, (list, tuple)) and tensor else tensor
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():

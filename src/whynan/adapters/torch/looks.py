@@ -43,6 +43,7 @@ class Looks:
         target = suspects.training_iteration(targets)
         if target is None:
             return False
+        error = suspects.spoken(error)
         event = None
         if self.read is not None and self.read[1] is target:
             event = self.read[0]

@@ -77,7 +77,7 @@ class SampleSearch:
         for candidate in sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))[:3]:
             yield self._without([candidate], size)
             if self.plan.outcome.is_finite:
-                self._settle(candidate, "replaced by another sample of the batch, the step is finite")
+                yield from self._accuse(candidate, size)
                 return
         yield from self._bisect(size)
 
@@ -141,11 +141,11 @@ class SampleSearch:
             return False
         return origin is None or origin.phase != "optimizer"
 
-    def _without(self, positions: list[int], size: int) -> "Attempt":
+    def _without(self, positions: list[int], size: int, donor: int | None = None) -> "Attempt":
         from whynan.adapters.torch.attempt import Attempt
 
         self.n_tried += 1
-        healthy = [k for k in range(size) if k not in positions]
+        healthy = [k for k in range(size) if k not in positions] if donor is None else [donor]
         donors = [healthy[i % len(healthy)] for i in range(len(positions))]
         names, drawn = self.batch.with_replaced(positions, donors)
         return Attempt(traced=False, changed=names, redraws=drawn or None)
@@ -163,13 +163,27 @@ class SampleSearch:
             else:
                 break
         if len(suspects) == 1:
-            self._settle(suspects[0], "replaced by another sample of the batch, the step is finite")
+            yield from self._accuse(suspects[0], size)
         elif len(suspects) < size:
             self.note = (
                 f"no single sample is guilty: replacing samples {suspects} of the batch together makes it finite"
             )
         else:
             self.note = f"no single sample is guilty ({self.n_tried} replacements tried)"
+
+    def _accuse(self, position: int, size: int) -> "Generator[Attempt, None, None]":
+        """Settle on a sample, unless the step is finite too with the same donor in the place of an innocent one.
+
+        A batch may fail as a whole, for want of a pair of one class, say: then any two equal samples mend it.
+        """
+        if size > 2:
+            donor = 0 if position else 1
+            innocent = next(k for k in range(size) if k not in (position, donor))
+            yield self._without([innocent], size, donor)
+            if self.plan.outcome.is_finite:
+                self.note = "no single sample is guilty: with one of several others replaced the step is finite too"
+                return
+        self._settle(position, "replaced by another sample of the batch, the step is finite")
 
     def _settle(self, position: int, why: str) -> None:
         self.position = position

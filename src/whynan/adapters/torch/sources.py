@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan
 
 _DATA_ROWS = 3
+_MOST_SAMPLES = 8
 
 
 def values_at_start(plan: "Plan") -> dict[str, Any]:
@@ -104,10 +105,13 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
         if storage_key(part.values) == leaf.key:
             return part.role if part.role in ("batch", "target") else "batch", part.name
     gather = gather_of(leaf, outcome)
-    for space in outcome.frames:
-        for name, value in space.items():
-            if storage_key(value) == leaf.key:
-                return ("target" if _sounds_like_target(name) else "batch"), name
+    found = [
+        (name, value) for space in outcome.frames for name, value in space.items() if storage_key(value) == leaf.key
+    ]
+    # Of a series and its views the one that the rows were taken from is meant.
+    drawn = [name for name, value in found if gather is not None and is_source(value, gather)]
+    for name in drawn or [name for name, _ in found]:
+        return ("target" if _sounds_like_target(name) else "batch"), name
     if gather is not None or leaf.constant:
         return "batch", None
     return "computed", None
@@ -120,6 +124,15 @@ def _computed_name(leaf: Leaf, outcome: "Outcome") -> str | None:
             if isinstance(value, torch.Tensor) and value.grad_fn is not None and storage_key(value) == leaf.key:
                 return name
     return None
+
+
+def is_source(value: Any, gather: Gather) -> bool:
+    """Return whether a tensor is the one that rows were gathered from, and no other view of its memory."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.storage_offset() == gather.source_offset
+        and value.shape[:1] == (gather.source_rows,)
+    )
 
 
 def _sounds_like_target(name: str) -> bool:
@@ -139,22 +152,26 @@ def gather_of(leaf: Leaf, outcome: "Outcome") -> Gather | None:
 def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
     """Return samples that the walk itself names: a non-finite row of the tensor that the batch was gathered from."""
     leaf = outcome.slice.leaf if outcome.slice is not None else None
-    if leaf is None:
+    if leaf is None or role_of(leaf, plan, outcome)[0] in ("parameter", "buffer", "gradient"):
         return ()
     gather = gather_of(leaf, outcome)
     if gather is not None:
-        row = leaf.offset // gather.row_stride
+        row = (leaf.offset - gather.source_offset) // gather.row_stride
         position = gather.rows.index(row) if row in gather.rows else None
         return (Sample(position, row, None, "its row of the data is non-finite"),)
     found = _position_in_batch(leaf, plan)
     if found is None:
         return ()
-    position, size = found
-    return (sample_at(plan, position, "its own values are non-finite", size),)
+    position, size, rows = found
+    bad = [k for k in rows if k != position]
+    if 2 * len(bad) >= size > 2:
+        return ()  # most of the batch is like that: no sample stands out
+    why = "its own values are non-finite"
+    return tuple(sample_at(plan, k, why, size) for k in [position, *bad][:_MOST_SAMPLES])
 
 
-def _position_in_batch(leaf: Leaf, plan: "Plan") -> tuple[int, int] | None:
-    """Return which sample of a batch an element of a non-finite batch tensor belongs to, and that batch's size."""
+def _position_in_batch(leaf: Leaf, plan: "Plan") -> tuple[int, int, list[int]] | None:
+    """Return which sample of a batch an element of a non-finite tensor belongs to, the batch's size, all such rows."""
     items = batch_items(plan)
     groups = [items, *({name: item} for name, item in items.items())] if len(items) > 1 else [items]
     for group in groups:
@@ -165,10 +182,15 @@ def _position_in_batch(leaf: Leaf, plan: "Plan") -> tuple[int, int] | None:
             if storage_key(part.values) != leaf.key:
                 continue
             if part.position is not None:
-                return part.position, size
+                return part.position, size, []
             values = part.values
             if values.dim() and values.shape[0] == size and values.stride(0):
-                return int((leaf.offset - values.storage_offset()) // values.stride(0)), size
+                bad = ~torch.isfinite(values.detach()).reshape(size, -1).all(1)
+                return (
+                    int((leaf.offset - values.storage_offset()) // values.stride(0)),
+                    size,
+                    bad.nonzero()[:, 0].tolist(),
+                )
     return None
 
 

@@ -67,6 +67,18 @@ def _scalars(name: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield from _scalars(str(key), item)
 
 
+def spoken(error: BaseException) -> BaseException:
+    """Return the exception of the chain that speaks of such numbers: a script may catch one to leave by another."""
+    found: BaseException | None = error
+    for _ in range(4):
+        if found is None:
+            break
+        if isinstance(found, _NUMBERS_GO_WRONG) and _SPEAKS_OF_NONFINITE.search(str(found)):
+            return found
+        found = found.__cause__ or found.__context__
+    return error
+
+
 def nonfinite_in_exception(error: BaseException, frame: FrameType) -> Event | None:
     """Return the non-finite tensor that an exception is about, where it is about one.
 

@@ -60,7 +60,7 @@ def find_terms(
 def _root(tracer: Tracer, event: Event) -> ScalarOp | None:
     """Return the scalar that the backward pass began at: the loss of the event, else the last loss of the trace."""
     scalars = tracer.trace.scalars
-    for tensor in event.tensors:
+    for tensor in event.tensors if event.what in ("loss", "input") else ():  # a bias of one number is no loss
         if isinstance(tensor, torch.Tensor) and tensor.numel() == 1:
             index = tracer.storages.writer(tensor)
             if index in scalars:

@@ -225,8 +225,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             frame = frames[0] if frames else None
             source = args[0]
             stride = max(int(source.stride(0)), 1)
+            keys, size = (key_of(outputs[0]), key_of(source)), int(source.shape[0])
             self.trace.gathers.append(
-                Gather(index, name, key_of(outputs[0]), key_of(source), rows, frame, int(source.shape[0]), stride)
+                Gather(index, name, *keys, rows, frame, size, stride, int(source.storage_offset()))
             )
 
     def _writers_of(self, inputs: list[Any]) -> list[int]:

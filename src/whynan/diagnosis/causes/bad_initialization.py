@@ -43,7 +43,7 @@ class BadInitialization(Cause):
         leaf = evidence.bad_leaf
         if leaf is not None and leaf.tensor.role in ("parameter", "buffer") and leaf.since_step == -1:
             return Match(
-                0.85,
+                0.4 if facts.is_class_weight(evidence) else 0.85,
                 f"{leaf.tensor.name or 'A parameter'} was non-finite before the first step.",
                 (f"{leaf.tensor.role}: {facts.describe(leaf.tensor)}",),
             )

@@ -3,9 +3,15 @@
 from whynan.diagnosis import facts
 from whynan.diagnosis.cause import Cause, Match
 from whynan.records.evidence import Evidence
+from whynan.records.tensor import TensorSummary
 
 # Fill values for "missing" (9.97e36, 1e20, float's largest) are this large; measured quantities are not.
 FILL_VALUE = 1e18
+
+
+def is_fill_value(tensor: TensorSummary) -> bool:
+    """Return whether a batch's largest value stands for "missing"; what every sample reaches in one place does not."""
+    return tensor.role == "batch" and tensor.abs_max >= FILL_VALUE > tensor.extra.get("all_reach", 0)
 
 
 class BadInputValues(Cause):
@@ -55,7 +61,7 @@ class BadInputValues(Cause):
     def match_value(self, evidence: Evidence) -> Match | None:
         """Match finite values that mean nothing: a fill value, a raw input outside a function's domain."""
         extreme = facts.extreme_tensor(evidence)
-        if extreme is not None and extreme.role == "batch" and extreme.abs_max >= FILL_VALUE:
+        if extreme is not None and is_fill_value(extreme):
             return Match(
                 0.94,
                 f"The batch holds a value of {facts.number(extreme.abs_max)}: a fill value for missing data, not a "

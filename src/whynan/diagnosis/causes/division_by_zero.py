@@ -33,6 +33,14 @@ class DivisionByZero(Cause):
     remedies = ("clamp-or-eps", "skip-empty", "double-where", "drop-sample")
 
     def match(self, evidence: Evidence) -> Match | None:
+        leaf = evidence.bad_leaf.tensor if evidence.bad_leaf is not None else None
+        if leaf is not None and leaf.role == "buffer" and facts.is_class_weight(evidence):
+            return Match(
+                0.9,
+                f"{leaf.name} holds Inf for {leaf.n_posinf} of {leaf.n_elements} classes since before the first step: "
+                "1 / frequency of a class that never occurs.",
+                (f"buffer: {facts.describe(leaf)}",),
+            )
         op = facts.op_of(evidence)
         exponent = facts.exponent(evidence)
         negative_power = op == "pow" and exponent is not None and exponent < 0

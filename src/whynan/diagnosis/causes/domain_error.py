@@ -34,7 +34,7 @@ class DomainError(Cause):
     remedies = ("clamp-or-eps", "double-where", "stable-loss", "drop-sample")
 
     def match(self, evidence: Evidence) -> Match | None:
-        if facts.is_backward(evidence) and facts.op_of(evidence) in UNIT:
+        if facts.is_backward(evidence) and facts.op_of(evidence) in (*UNIT, "acosh"):
             return self.match_slope(evidence)
         for tensor in self.arguments(evidence):
             said = self.outside(evidence, tensor)

@@ -2,7 +2,7 @@
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.cause import Cause, Match
-from whynan.diagnosis.causes.bad_input_values import FILL_VALUE
+from whynan.diagnosis.causes.bad_input_values import is_fill_value
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 from whynan.records.tensor import TensorSummary
@@ -49,7 +49,7 @@ class ExtremeInputScale(Cause):
             return None
         growth = growth_of(evidence)
         op = facts.op_of(evidence)
-        if extreme.role == "batch" and extreme.abs_max >= FILL_VALUE:
+        if is_fill_value(extreme):
             return Match(0.6, self.sentence(extreme), (f"{extreme.role}: {facts.describe(extreme)}",))
         few = bool(evidence.samples) and len(evidence.samples) <= 2 < (evidence.batch.size or 0)
         if growth.diverged or growth.large:

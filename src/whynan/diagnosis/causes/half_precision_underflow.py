@@ -41,7 +41,7 @@ class HalfPrecisionUnderflow(Cause):
         if zeros is None or facts.op_of(evidence) not in facts.SINGULAR | {"pow", "std", "rsqrt"}:
             return None
         half = facts.dtype_of(evidence) == "float16" or zeros.dtype == "float16"
-        lost = self.lost_eps(origin.source.code or "", origin.args)
+        lost = self.lost_eps(origin.source.code or "", origin.args | evidence.extra.get("named_numbers", {}))
         if lost is not None and half:
             confidence = 0.95
         elif half:
@@ -73,5 +73,5 @@ class HalfPrecisionUnderflow(Cause):
     def lost_eps(self, code: str, args: dict[str, object]) -> float | None:
         """Return a number on the line or among the arguments that is 0 in float16, where there is one."""
         given = [float(text) for text in LITERAL.findall(code)]
-        given += [value for name, value in args.items() if "eps" in name and isinstance(value, float)]
+        given += [value for value in args.values() if isinstance(value, float)]
         return next((value for value in given if 0 < value < SMALLEST / 2), None)

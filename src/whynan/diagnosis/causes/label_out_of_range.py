@@ -7,6 +7,7 @@ from whynan.diagnosis.cause import Cause, Match
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 
+DOMAINS = ("log", "log2", "log10", "log1p", "sqrt", "pow", "xlogy", "logit")
 ERROR = re.compile(r"out of (bounds|range)|n_classes|class values must be|t >= 0", re.IGNORECASE)
 
 
@@ -44,7 +45,20 @@ class LabelOutOfRange(Cause):
             )
         if evidence.error and ERROR.search(evidence.error) and not facts.is_overflow(evidence):
             return Match(0.85, f"The step ended with: {evidence.error.splitlines()[0]}", (evidence.error[:200],))
-        return self.match_binary(evidence)
+        return self.match_odd(evidence) or self.match_binary(evidence)
+
+    def match_odd(self, evidence: Evidence) -> Match | None:
+        """Match a value beside 0 and 1 that only the guilty sample has, where a function left its domain."""
+        guilty = {sample.position for sample in evidence.samples}
+        odd = [found for found in evidence.batch.odd_labels if found[0] in guilty]
+        if not odd or not facts.is_forward(evidence) or facts.op_of(evidence) not in DOMAINS:
+            return None
+        position, label = odd[0]
+        return Match(
+            facts.local(evidence, 0.93),
+            f"The target at position {position} of the batch holds {facts.number(label)}; all others are 0 or 1.",
+            tuple(f"position {position}: label {facts.number(label)}" for position, label in odd),
+        )
 
     def match_binary(self, evidence: Evidence) -> Match | None:
         if not (evidence.loss_function or "").startswith("binary_cross_entropy") or len(evidence.loss_inputs) < 2:

@@ -69,9 +69,12 @@ class LearningRateTooHigh(Cause):
         said = f"With a learning rate of {facts.number(lr)} for {name}" if lr else "Step by step"
         tail = " That is a large one for this optimizer." if large >= 1 else ""
         grown = evidence.history.largest_growth[:3]
+        grew = f"the run grew before it failed: {growth.sentence()}"
+        if not growth.facts():
+            grew = "finite values grew until they left the range of the dtype"
         return Match(
             confidence,
-            f"{said}, the run grew before it failed: {growth.sentence()}.{tail}",
+            f"{said}, {grew}.{tail}",
             (
                 *growth.facts(),
                 *((f"learning rate {facts.number(lr)} ({name})",) if lr else ()),
@@ -93,6 +96,8 @@ class LearningRateTooHigh(Cause):
             return 0.75
         if overflow and large >= 1 and evidence.symptom.step > 2:
             return 0.5
+        if overflow and evidence.optimizer is None and evidence.symptom.step > 0 and facts.is_forward(evidence):
+            return 0.52  # updates by hand: neither step size nor growth is known, the experiment tells
         if growth.loss >= 50 and growth.n_risen >= 5 and large >= 1:
             return 0.6
         return None

@@ -65,6 +65,13 @@ class LossInputMismatch(Cause):
         unbounded = bool(loss) and min((value for value in loss if value == value), default=0.0) < 0
         if name in PROBABILITIES and (low < 0 or high > 1):
             return 0.94, f"{name} takes probabilities and got {facts.number(low)} to {facts.number(high)}."
+        target = evidence.loss_inputs[1] if len(evidence.loss_inputs) > 1 else None
+        logs = facts.op_of(evidence) in ("kl_div", "xlogy", "log")
+        if name == "kl_div" and logs and target is not None and (target.min or 0) < 0:
+            return 0.95, (
+                f"kl_div takes probabilities as target and got {facts.number(target.min)} to "
+                f"{facts.number(target.max)}: softmax them, or say log_target=True for log-probabilities."
+            )
         if name in LOG_PROBABILITIES and high > 1e-3:
             confidence = 0.92 if unbounded and growth_of(evidence).large else 0.6 if name == "ctc_loss" else 0.5
             if facts.op_of(evidence) not in LOG_PROBABILITIES and not unbounded:

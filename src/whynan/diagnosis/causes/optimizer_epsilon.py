@@ -33,11 +33,13 @@ class OptimizerEpsilon(Cause):
     slug = "optimizer-epsilon"
     title = "the optimizer's eps is 0 or too small"
     group = "optimization"
-    remedies = ("larger-eps", "full-precision")
+    remedies = ("larger-eps", "full-precision", "clamp-or-eps")
 
     def match(self, evidence: Evidence) -> Match | None:
         optimizer = evidence.optimizer
-        if optimizer is None or optimizer.eps is None or evidence.custom_input_nonfinite:
+        if optimizer is None:
+            return self.match_by_hand(evidence)
+        if optimizer.eps is None or evidence.custom_input_nonfinite:
             return None
         dtype = facts.dtype_of(evidence) if facts.is_optimizer(evidence) else evidence.precision.parameters
         if optimizer.eps > SMALLEST.get(dtype, 1e-38) and not (dtype == "float16" and optimizer.eps < 1e-7):
@@ -62,4 +64,19 @@ class OptimizerEpsilon(Cause):
                 *(f"{name}: {count} exact zeros" for name, count in optimizer.state_zeros.items() if count),
                 *facts.input_facts(evidence),
             ),
+        )
+
+    def match_by_hand(self, evidence: Evidence) -> Match | None:
+        """Match an update of the script's own that divides a moment element by element; a norm is one number."""
+        divisor = facts.with_zero_divisor(evidence)
+        first = facts.first(evidence)
+        if not facts.is_optimizer(evidence) or divisor is None or first is None or divisor.n_elements < 2:
+            return None
+        if facts.op_of(evidence) == "div" and first.shape != divisor.shape:
+            return None
+        return Match(
+            0.94,
+            f"The update divides by a state that is exactly 0 at {divisor.n_zero} of {divisor.n_elements} places, with "
+            "no eps beside it.",
+            facts.input_facts(evidence),
         )

@@ -23,5 +23,7 @@ class DropSample(Remedy):
         indices = sorted({sample.index for sample in evidence.samples if sample.index is not None})
         if not indices or len(indices) > 16:
             return None
+        if evidence.batch.size == 1 and cause == "empty-reduction":  # after the next shuffle another one stands alone
+            return "loader = DataLoader(dataset, ..., drop_last=True)  # no batch of a single sample"
         inside = ", ".join(map(str, indices))
         return f"dataset = torch.utils.data.Subset(dataset, [i for i in range(len(dataset)) if i not in {{{inside}}}])"

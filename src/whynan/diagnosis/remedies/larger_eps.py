@@ -29,9 +29,11 @@ class LargerEps(Remedy):
         optimizer = evidence.optimizer
         if cause == "optimizer-epsilon" or facts.is_optimizer(evidence):
             value = "1e-4" if half or evidence.precision.parameters == "float16" else "1e-8"
-            code = optimizer.source.code if optimizer and optimizer.source else None
+            if optimizer is None:  # the script's own update: the eps belongs where it divides
+                return None
+            code = optimizer.source.code if optimizer.source else None
             changed = set_keyword(code, "eps", value) if code and "eps" in code else None
-            return changed or f"torch.optim.{optimizer.name if optimizer else 'Adam'}(..., eps={value})"
+            return changed or f"torch.optim.{optimizer.name}(..., eps={value})"
         origin = evidence.origin
         if origin is not None and origin.module_type:
             return f"nn.{origin.module_type}(..., eps={'1e-3' if half else '1e-5'})"

@@ -33,11 +33,8 @@ def _degenerate(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, i
     """Return (position, row of the sample's boxes, box, whether boxes are corners)."""
     known = next((format_ for _, _, format_ in samples if format_), None)
     boxes = torch.cat([rows for _, rows, _ in samples]) if samples else torch.zeros(0, 4)
-    boxes = boxes[torch.isfinite(boxes).all(1) & ~_is_padding(boxes)]
-    if not len(boxes):
-        return []
-    as_corners = known == "xyxy" if known else _share(_ordered(boxes)) >= _MAJORITY
-    if not known and not as_corners and _share((boxes[:, 2:] > 0).all(1)) < _MAJORITY:
+    as_corners = known == "xyxy" if known else are_corners(boxes)
+    if as_corners is None:
         return []
     found = []
     for position, rows, _ in samples:
@@ -46,6 +43,26 @@ def _degenerate(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, i
         places = bad.nonzero().reshape(-1).tolist()
         found += [(position, row, tuple(box), as_corners) for row, box in zip(places, rows[bad].tolist())]
     return found
+
+
+def mended(boxes: Any, as_corners: bool | None) -> Any:
+    """Return boxes [n, 4] with swapped corners put in order and sides without length made one pixel long."""
+    least = 1.0 if float(boxes.abs().max()) > 2 else 0.01
+    first, last = boxes[:, :2], boxes[:, 2:]
+    if as_corners:
+        first, last = torch.minimum(first, last), torch.maximum(first, last)
+        last = torch.where(last > first, last, first + least)
+    elif as_corners is False:
+        last = torch.where(last == 0, least, last.abs())
+    return torch.where(_is_padding(boxes)[:, None], boxes, torch.cat([first, last], 1))
+
+
+def are_corners(boxes: Any) -> bool | None:
+    """Return whether most boxes [n, 4] are ordered corners, None where they are no sizes either."""
+    boxes = boxes[torch.isfinite(boxes).all(1) & ~_is_padding(boxes)]
+    if len(boxes) and _share(_ordered(boxes)) >= _MAJORITY:
+        return True
+    return False if len(boxes) and _share((boxes[:, 2:] > 0).all(1)) >= _MAJORITY else None
 
 
 def _ordered(boxes: Any) -> Any:

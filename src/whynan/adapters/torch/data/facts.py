@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.boxes import box_words, degenerate_boxes
 from whynan.adapters.torch.data.summary import summarize, unseen
 from whynan.records.evidence import BatchFacts
-from whynan.records.tensor import Role
+from whynan.records.tensor import Role, TensorSummary
 
 N_TENSORS = 40
 """Tensors that are summarized; a detection batch of 64 images has hundreds."""
@@ -32,6 +33,8 @@ _IGNORED = (-100, -1, 255)
 _MIN_CONSTANT = 8
 """A sample of fewer values may well be constant by chance."""
 _MIN_MASK = 16
+_LARGE = 1e6
+"""Beyond it the summary says what every sample reaches in the same place ("all_reach"): a scale and no stray value."""
 
 
 class _Part(NamedTuple):
@@ -56,7 +59,7 @@ def describe(named_items: dict[str, Any], num_classes: int | None = None) -> Bat
     size = _common_size(named_items)
     with unseen():
         parts = list(_parts(named_items, size))
-        tensors = tuple(summarize(part.values, part.role, part.name) for part in parts[:N_TENSORS])
+        tensors = tuple(_summary(part) for part in parts[:N_TENSORS])
         if size is None:
             return BatchFacts(None, tensors)
         return BatchFacts(
@@ -68,7 +71,16 @@ def describe(named_items: dict[str, Any], num_classes: int | None = None) -> Bat
             ignored_samples=_safe(_ignored, parts, size),
             empty_targets=_safe(_empty, parts, size),
             labels_out_of_range=_safe(lambda found, n: _out_of_range(found, n, num_classes), parts, size),
+            odd_labels=_safe(_odd, parts, size),
         )
+
+
+def _summary(part: _Part) -> TensorSummary:
+    made = summarize(part.values, part.role, part.name)
+    if made.abs_max > _LARGE and part.values.dim() > 1 and len(part.values) > 2:
+        least = float(part.values.abs().flatten(1).amin(0).amax())
+        return replace(made, extra={**made.extra, "all_reach": least})
+    return made
 
 
 def _safe(find: Any, parts: list[_Part], size: int) -> Any:
@@ -151,9 +163,18 @@ def _boxes(parts: list[_Part], size: int) -> list[tuple[int, Any, str | None]]:
             continue
         format_ = str(getattr(getattr(part.values, "format", None), "value", "")).lower() or None
         for position, sample in part.samples(size):
-            if sample.shape[-1:] == (4,) and (named or (sample.ndim == 2 and part.position is not None)):
-                samples.append((position, sample.reshape(-1, 4).double(), format_))
+            columns = sample.shape[-1] if sample.ndim else 0
+            rows = sample.reshape(-1, columns).double() if columns in (4, 5) else None
+            if rows is None or (columns == 5 and (not named or _is_numbered(rows))):
+                continue
+            if named or (sample.ndim == 2 and part.position is not None):
+                samples.append((position, rows[:, :4], format_))  # the fifth is an angle or a score
     return samples
+
+
+def _is_numbered(rows: Any) -> bool:
+    """Whether rows of five are the number of an image and then two corners."""
+    return bool((rows[:, 3:] > rows[:, 1:3]).all(1).any())
 
 
 def _constant(parts: list[_Part], size: int) -> list[int]:
@@ -232,3 +253,22 @@ def _out_of_range(parts: list[_Part], size: int, num_classes: int | None) -> lis
             for value in torch.unique(values[bad]).tolist():
                 found[position, float(value)] += 1
     return sorted(found)
+
+
+def _odd(parts: list[_Part], size: int) -> list[tuple[int, float]]:
+    """A single sample with another value than 0 and 1 among others that have both."""
+    found = []
+    for part in parts:
+        samples = part.samples(size) if part.role == "target" and not _NO_LABEL.search(part.name) else []
+        odd = [(position, sample) for position, sample in samples if not is_binary(sample)]
+        if len(samples) >= 4 and len(odd) == 1 and bool(torch.isfinite(part.values).all()):
+            position, sample = odd[0]
+            others = torch.cat([other.reshape(-1) for k, other in samples if k != position])
+            if len(torch.unique(others)) == 2:
+                values = sample[(sample != 0) & (sample != 1)]
+                found += [(position, float(value)) for value in torch.unique(values)[-3:]]
+    return found
+
+
+def is_binary(labels: Any) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all())

@@ -8,6 +8,7 @@ import torch
 
 from whynan.adapters.torch import handmade
 from whynan.adapters.torch.data import structure
+from whynan.adapters.torch.data.boxes import are_corners, mended
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.records.evidence import Evidence
@@ -103,7 +104,7 @@ def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Samp
     if evidence.bad_leaf is not None and evidence.bad_leaf.tensor.role == "batch":
         return  # it is the input that is bad, and a target mended would be beside the point
     for words, change in (
-        ("boxes without area made one pixel large", _boxes),
+        ("boxes without area made one pixel large", _Boxes(search)),
         ("non-finite targets replaced by the mean of the others", _known),
         ("negative targets set to 0", _at_least_zero),
         ("targets kept within 0 and 1", _unit),
@@ -143,6 +144,23 @@ class _Repaired:
             plain[...] = saved
 
 
+class FiniteBuffers:
+    """While entered, buffers hold 0 where they held Inf or NaN."""
+
+    def __init__(self, buffers: Any) -> None:
+        self.bad = [b for b in buffers if b.is_floating_point() and not bool(torch.isfinite(b).all())]
+        self._saved: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._saved = [buffer.clone() for buffer in self.bad]
+        for buffer in self.bad:
+            buffer.nan_to_num_(0.0, 0.0, 0.0)
+
+    def __exit__(self, *exception: object) -> None:
+        for buffer, saved in zip(self.bad, self._saved):
+            buffer.copy_(saved)
+
+
 def _as_tensor(value: Any) -> Any:
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
 
@@ -151,18 +169,32 @@ def _like(result: Any, value: Any) -> Any:
     return result if isinstance(value, torch.Tensor) else result.numpy().astype(value.dtype)
 
 
-def _boxes(name: str, value: Any) -> Any:
-    """Boxes are tensors of floats with four columns; those that are ordered corners in the main."""
-    boxes = _as_tensor(value)
-    if not boxes.is_floating_point() or boxes.dim() < 1 or boxes.shape[-1] != 4 or not boxes.numel():
+class _Boxes:
+    """Mends boxes: floats in four columns, or five with an angle or a score, by the convention of most of the batch."""
+
+    def __init__(self, search: SampleSearch) -> None:
+        found: list[Any] = []
+
+        def note(name: str, value: Any) -> Any:
+            found.extend(self._rows(name, value))
+            return value
+
+        _mapped(search, note)
+        self.as_corners = are_corners(torch.cat([rows[:, :4].double() for rows in found])) if found else None
+
+    def _rows(self, name: str, value: Any) -> list[Any]:
+        boxes = _as_tensor(value)
+        columns = boxes.shape[-1] if boxes.dim() else 0
+        fits = columns == 4 or (columns == 5 and "box" in name)
+        return [boxes.reshape(-1, columns)] if fits and boxes.is_floating_point() and boxes.numel() else []
+
+    def __call__(self, name: str, value: Any) -> Any:
+        for rows in self._rows(name, value):
+            as_corners = are_corners(rows[:, :4]) if self.as_corners is None else self.as_corners
+            made = torch.cat([mended(rows[:, :4], as_corners), rows[:, 4:]], 1)
+            if not torch.equal(made, rows):
+                return _like(made.reshape(value.shape), value)
         return value
-    wide, high = boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1]
-    if bool((wide & high).all()):
-        return value
-    size = 1.0 if float(boxes.abs().max()) > 2 else 0.01
-    left = torch.minimum(boxes[..., :2], boxes[..., 2:])
-    right = torch.maximum(torch.maximum(boxes[..., :2], boxes[..., 2:]), left + size)
-    return _like(torch.cat([left, right], -1), value)
 
 
 def _known(name: str, value: Any) -> Any:
@@ -183,10 +215,12 @@ def _at_least_zero(name: str, value: Any) -> Any:
 
 def _unit(name: str, value: Any) -> Any:
     values = _as_tensor(value)
-    if not _is_target(name) or not values.is_floating_point() or not values.numel():
+    if not _is_target(name) or not values.numel() or bool(((values >= 0) & (values <= 1)).all()):
         return value
-    if bool(((values >= 0) & (values <= 1)).all()):
-        return value
+    if not values.is_floating_point():  # classes, unless all samples but a few know 0 and 1 only
+        rows = ((values == 0) | (values == 1)).reshape(len(values), -1).all(1) if values.dim() else values
+        if values.dim() == 0 or int(rows.sum()) * 2 <= len(rows):
+            return value
     return _like(values.clamp(0, 1), value)
 
 

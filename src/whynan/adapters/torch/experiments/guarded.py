@@ -25,6 +25,17 @@ def at_line(frame: Frame) -> Place:
     return is_here
 
 
+def in_function(frame: Frame) -> Place:
+    """Match calls of which the innermost of the user's frames is this function's, on whatever line."""
+    name = (frame.file, frame.code.co_qualname)
+
+    def is_inside(current: Any) -> bool:
+        code = current.code if isinstance(current, Frame) else getattr(current, "f_code", None)
+        return code is not None and (code.co_filename, code.co_qualname) == name
+
+    return is_inside
+
+
 def in_class(frame: Frame, file: str) -> Place:
     """Match calls from the methods of the class that the frame's function belongs to."""
     owner = frame.code.co_qualname.rpartition(".")[0]

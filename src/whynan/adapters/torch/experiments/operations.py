@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from whynan.adapters.torch.experiments.batches import guarded_data
+from whynan.adapters.torch.experiments.batches import FiniteBuffers, guarded_data
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.experiments.custom import AutogradsOwn, FiniteBackward, function_called
-from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class
+from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class, in_function
 from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, normalization, parts, skip_empty
 from whynan.adapters.torch.experiments.guards.call import Guard
 from whynan.adapters.torch.experiments.precision import WholeStep, WiderOp
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _FAMILIES: tuple[tuple[str, ...], ...] = (
     ("log", "log2", "log10", "log1p", "logit", "xlogy", "binary_cross_entropy", "lgamma", "digamma", "logdet",
      "gaussian_nll_loss"),
-    ("sqrt", "rsqrt", "pow", "norm", "std", "var", "std_mean", "var_mean", "cdist", "pairwise_distance", "normalize",
-     "cosine_similarity"),
+    ("sqrt", "rsqrt", "pow", "norm", "std", "var", "std_mean", "var_mean", "cdist", "hypot", "pairwise_distance",
+     "normalize", "cosine_similarity"),
     ("div", "rdiv", "reciprocal", "remainder", "fmod", "normalize", "cosine_similarity", "std", "var"),
     ("exp", "exp2", "expm1", "cosh", "sinh", "pow", "rpow", "softmax"),
     ("acos", "asin", "atanh", "acosh", "atan2", "erfinv", "sqrt"),
@@ -62,6 +62,9 @@ def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sa
     if facts.is_data(evidence):
         yield from guarded_data(plan, traced, search)
         return
+    if facts.is_class_weight(evidence):
+        yield Change("clamp-or-eps", "the infinite class weights 0", FiniteBuffers(plan.host.known.buffers()))
+        return
     place = _place(traced)
     if place is None:
         return
@@ -71,6 +74,16 @@ def clamp_or_eps(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sa
     for near in _near(traced):
         words = f"arguments clamped at line {near.line}, where the value comes from"
         yield Change("clamp-or-eps", words, GuardMode(_narrowed_near(), at_line(near)))
+    yield from _alike("clamp-or-eps", clamp.GUARDS, traced, evidence)
+
+
+def _alike(slug: str, guards: dict[str, Guard], traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
+    """Yield the guard of the origin's operation on every line of its function: lines for x are written for y too."""
+    record = traced.slice.origin if traced.slice is not None else None
+    own = _narrowed(guards, evidence)
+    if own and record is not None and record.stack and record.stack[0].function != "<module>":
+        words = f"{facts.op_of(evidence)} guarded on every line of {record.stack[0].function}"
+        yield Change(slug, words, GuardMode(own, in_function(record.stack[0])))
 
 
 def part_mode(traced: "Outcome", evidence: Evidence) -> GuardMode | None:
@@ -106,6 +119,7 @@ def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterato
         record = traced.slice.origin if traced.slice is not None else None
         for frame in record.stack[1:3] if record is not None else ():
             yield Change("skip-empty", words, GuardMode(skip_empty.GUARDS, at_line(frame)))
+        yield from _alike("skip-empty", skip_empty.GUARDS, traced, evidence)
 
 
 def mask_fix(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:

@@ -168,10 +168,7 @@ class Experiments:
 
     def _measured(self, change: Change, n_steps: int, growth: float | None = None) -> Measured:
         plan, outcome = self.plan, self.plan.outcome
-        failure = None
-        if outcome.event is not None:
-            event = outcome.event
-            failure = f"the {event.what} {event.name} is {event.kind}"
+        failure = outcome.event.said() if outcome.event is not None else None
         error = outcome.error
         watch = plan.host.watch
         return Measured(
@@ -261,7 +258,7 @@ class Experiments:
             self.notes.append(
                 "the steps before the failure, replayed, gave losses that differ from the run's in their last digits"
             )
-        failure = f"the {event.what} {event.name} is {event.kind}" if event is not None else None
+        failure = event.said() if event is not None else None
         error = plan.outcome.error
         words = f"{type(error).__name__}: {str(error)[:80]}" if error is not None else None
         self.controls.append(Measured(max(expected, 0) + 1, failure=failure, error=words))

@@ -123,6 +123,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
                 logits = x
             if logits is not None:
                 return self._by(parts.binary_cross_entropy_with_logits(logits), func, name, args, kwargs)
+        if name == "kl_div" and self.takes_logits and not kwargs.get("log_target") and bool((args[1] < 0).any()):
+            return func(x, torch.softmax(args[1], dim=-1), *args[2:], **kwargs)
         if name == "nll_loss":
             return self._nll(known, func, args, kwargs)
         if name == "ctc_loss" and not kwargs.get("zero_infinity"):

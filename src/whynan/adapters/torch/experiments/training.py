@@ -113,7 +113,8 @@ def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
 
     def start() -> None:
         generator = torch.Generator().manual_seed(0)
-        bad = [p for p in known.parameters() if not bool(torch.isfinite(p.detach()).all())]
+        held = [p for p in (*known.parameters(), *known.buffers()) if p.is_floating_point()]
+        bad = [p for p in held if not bool(torch.isfinite(p.detach()).all())]
         with torch.no_grad():
             for parameter in bad or known.parameters():
                 _initialize(parameter, generator)

@@ -114,6 +114,11 @@ def _cosine_similarity(call: Call) -> Any:
     return (a * b).sum(dim) / lengths
 
 
+def _hypot(call: Call) -> Any:
+    a, b = call.args[0], call.argument(1, "other")
+    return torch.sqrt(a * a + b * b + eps_of(a, UNDER_ROOT)) if is_floating(a) else None
+
+
 def _normalize(call: Call) -> Any:
     x = call.args[0]
     dim = call.argument(2, "dim", default=1)
@@ -244,7 +249,7 @@ GUARDS: dict[str, Guard] = {
     **dict.fromkeys(("prod", "cumprod"), _prod),
     "log1p": _log1p, "logit": _logit, "xlogy": _xlogy, "binary_cross_entropy": _binary_cross_entropy, "pow": _pow,
     "rpow": _rpow, "div": _div, "rdiv": _rdiv, "reciprocal": _rdiv, "remainder": _div, "fmod": _div, "norm": _norm,
-    "cdist": _cdist, "pairwise_distance": _pairwise_distance, "cosine_similarity": _cosine_similarity,
+    "cdist": _cdist, "hypot": _hypot, "pairwise_distance": _pairwise_distance, "cosine_similarity": _cosine_similarity,
     "normalize": _normalize, "acosh": _acosh, "atan2": _atan2, "gaussian_nll_loss": _gaussian_nll,
     "poisson_nll_loss": _poisson_nll,
 }  # fmt: skip
