@@ -119,9 +119,14 @@ class TensorCopies:
 
     def restore(self) -> None:
         for tensor, copy in self.pairs:
-            # Left alone where nothing changed: a write would count as one for autograd's saved tensors.
-            if tensor.shape == copy.shape and not torch.equal(tensor.detach(), copy):
+            # Left alone where nothing changed: a write would count as one for autograd's saved tensors. Of a sharded
+            # tensor only this rank's part is compared: for all of it each rank would wait for the others.
+            if tensor.shape == copy.shape and not torch.equal(_own_part(tensor.detach()), _own_part(copy)):
                 tensor.detach().copy_(copy)
+
+
+def _own_part(tensor: Any) -> Any:
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 class GradientState:
@@ -141,7 +146,7 @@ class GradientState:
             parameter.grad = grad
             if copy is not None:
                 grad.detach().copy_(copy)
-            elif not bool(torch.isfinite(grad.detach().sum())):
+            elif not bool(torch.isfinite(_own_part(grad.detach()).sum())):
                 grad.detach().zero_()  # the iteration's own; its value before is not known
 
 
