@@ -344,7 +344,12 @@ class TorchHost:
             self.plan.abort()
             self.plan = None
             return False
-        self.plan.ended_by(suspects.nonfinite_in_exception(error, current.frame), error)
+        try:
+            suspect = suspects.nonfinite_in_exception(error, current.frame)
+        except Exception as failure:  # the script's own exception ends the attempt all the same
+            tell("looking at an exception of a replay failed", failure)
+            suspect = None
+        self.plan.ended_by(suspect, error)
         return True
 
     def _be_heard(self, left: list[Pass]) -> None:

@@ -81,9 +81,10 @@ class Gathered:
 
 
 class Functional(TorchDispatchMode):  # type: ignore[misc]
-    """Answers the sums that tensors of shards ask for, as the norm of all gradients, from this rank's own.
+    """Answers what tensors of shards ask the others for after the backward pass, as the norm of all gradients does.
 
-    Those are as finite as that. Parts of other ranks' can't be had so: to ask for them raises RuntimeError.
+    This rank's own parts stand for the others': numbers differ by that, and are as finite as these. Before the backward
+    pass that would not do: RuntimeError.
     """
 
     def __torch_dispatch__(self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
@@ -91,9 +92,11 @@ class Functional(TorchDispatchMode):  # type: ignore[misc]
             return NotImplemented  # what it is made of comes here
         if func.namespace != "_c10d_functional" or func._opname == "wait_tensor":
             return func(*args, **(kwargs or {}))
-        if func._opname != "all_reduce":
-            raise RuntimeError(f"{func._opname} would wait for the other ranks")
-        return args[0].clone()
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"{func._opname} in the forward pass would wait for the other ranks")
+        if func._opname == "all_gather_into_tensor":
+            return torch.cat([args[0]] * args[1])
+        return args[0].chunk(args[2])[0].clone() if func._opname == "reduce_scatter_tensor" else args[0].clone()
 
 
 def why_not_alone(plan: "Plan", gathered: Gathered | None) -> str | None:
