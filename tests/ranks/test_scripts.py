@@ -27,6 +27,26 @@ def test_a_remedy_is_proved_in_a_job(tmp_path: Path) -> None:
     assert {"clamp-or-eps", "drop-sample"} <= proved, job.incident["remedies"]
 
 
+def test_a_remedy_is_proved_on_shards(tmp_path: Path) -> None:
+    """One rank's part of the step, with the parameters that all ranks had gathered in step."""
+    job = start(tmp_path, scripts.SHARDED, 2)
+    assert job.statuses == [3, 3], job.stderr
+    proved = {remedy["slug"] for remedy in job.incident["remedies"] if remedy["proved"]}
+    assert {"clamp-or-eps", "drop-sample"} <= proved, job.incident["remedies"]
+    assert [sample["index"] for sample in job.incident["samples"]] == [17]
+    assert any("this rank's part of the step" in note for note in job.incident["notes"]), job.incident["notes"]
+
+
+def test_jax_on_two_hosts(tmp_path: Path) -> None:
+    job = start(tmp_path, scripts.JAX, 2)
+    assert job.statuses == [3, 3], job.stderr
+    incident = job.incident
+    assert (incident["origin"]["op"], incident["origin"]["line"]) == ("log", line_of(scripts.JAX))
+    assert [sample["index"] for sample in incident["samples"]] == [17]
+    assert "process 0 of 2 had it on its devices" in incident["notes"]
+    assert any(remedy["proved"] for remedy in incident["remedies"]) and job.stderr.count("because") == 1
+
+
 def test_gradients_averaged_by_hand_go_on_together(tmp_path: Path) -> None:
     job = start(tmp_path, scripts.BY_HAND, 2, "--no-prove", "--policy", "recover")
     assert job.statuses == [0, 0], job.stderr

@@ -46,6 +46,14 @@ class JaxAdapter:
             versions["keras"] = self.host.keras.version
         return versions
 
+    def rank(self) -> int:
+        """Return which of a job's processes this is."""
+        return int(jax.process_index()) if self.host.hosts.is_joint else 0
+
+    def is_joint(self) -> bool:
+        """Whether the first process reports for all."""
+        return self.host.hosts.is_joint
+
     def device(self) -> str | None:
         return str(jax.default_backend())
 

@@ -22,6 +22,7 @@ from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.jax.hosts import Hosts
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
 from whynan.launch.host import Unwind, tell
@@ -44,6 +45,7 @@ class JaxHost:
         self.first: Call | None = None
         self.window = Window()
         self.keras: Any = None
+        self.hosts = Hosts()
         self.recovery: Recovery[dict[int, Any]] = Recovery()
         self.watch.adjust = self._slowed
         self.at_end: Incident | None = None
@@ -154,7 +156,7 @@ class JaxHost:
 
     def _explained(self, call: Call) -> Incident | None:
         deadline = self.run.deadline()
-        with Progress() as progress:
+        with Progress() as progress, self.hosts.whole(call):
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:
@@ -247,6 +249,9 @@ class JaxHost:
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
         sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
+        owners = {self.hosts.owner_of(part.array.shape, row) for row in rows for part in parts} - {None}
+        if len(owners) == 1:
+            note = f"process {owners.pop()} of {jax.process_count()} had it on its devices"
         return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
 
 
