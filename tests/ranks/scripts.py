@@ -281,3 +281,19 @@ for step in range(6):
     w, loss = update(w, xb)
     float(loss)
 """
+
+DIVERGING = (
+    _HEAD.replace("x[17] = 0.0", "y = y * 30")
+    + """
+net = nn.Linear(3, 1)
+model = DDP(net)
+opt = torch.optim.SGD(model.parameters(), lr=3.0)
+for epoch in range(4):
+    for xb, yb in loader:
+        loss = ((model(xb).squeeze(1) - yb) ** 2).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+print("same", [float(p.detach().sum()) for p in net.parameters()])
+"""
+)

@@ -55,6 +55,15 @@ def test_gradients_averaged_by_hand_go_on_together(tmp_path: Path) -> None:
     assert job.incident["origin"]["line"] == line_of(scripts.BY_HAND)
 
 
+def test_all_ranks_go_back_to_the_same_step(tmp_path: Path) -> None:
+    job = start(tmp_path, scripts.DIVERGING, 2, "--no-prove", "--policy", "recover")
+    assert job.statuses == [0, 0], job.stderr
+    same = [line for line in job.stdout.splitlines() if line.startswith("same")]
+    assert len(same) == 2 and same[0] == same[1] and "nan" not in same[0] and "inf" not in same[0]
+    assert job.incident["causes"][0]["slug"] == "learning-rate-too-high"
+    assert "went back to step 0" in job.incident["action"]["detail"], job.incident["action"]
+
+
 def test_the_report_is_of_the_rank_that_raised(tmp_path: Path) -> None:
     """The others fail as well, since their peer is gone: that is not what is to be read."""
     job = start(tmp_path, scripts.RAISING, 2)
