@@ -70,9 +70,7 @@ class Recovery:
             loader.leave_out(origin, incident.samples)
         elif action == "clip-gradients":
             self.clip_norm = self.ladder.limits.clip_norm
-        elif action == "lower-learning-rate":
-            self.factor *= self.ladder.limits.learning_rate_factor
-        elif action == "roll-back":
+        elif action == "lower-learning-rate" or action == "roll-back":
             self.factor *= self.ladder.limits.learning_rate_factor
         if self.factor != 1.0 or self.clip_norm is not None:
             self.watch.around_step = self
