@@ -55,7 +55,7 @@ CAPABILITIES: tuple[Capability, ...] = (
          "the batch is skipped", "skip, roll back, smaller updates"),
     _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
     _row("distributed", "several replicas", True, False, "told, not explained",
-         "pmap, shard_map and sharded arrays of one process", False, False),
+         "pmap, shard_map, sharded arrays, several hosts", False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {

@@ -32,6 +32,14 @@ class JaxAdapter(CommonAdapter):
     def versions(self) -> dict[str, str]:
         return {"jax": jax.__version__} | ({"keras": self.host.keras.version} if self.host.keras is not None else {})
 
+    def rank(self) -> int:
+        """Return which of a job's processes this is."""
+        return int(jax.process_index()) if self.host.hosts.is_joint else 0
+
+    def is_joint(self) -> bool:
+        """Whether the first process reports for all."""
+        return self.host.hosts.is_joint
+
     def device(self) -> str | None:
         return str(jax.default_backend())
 

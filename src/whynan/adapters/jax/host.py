@@ -19,6 +19,7 @@ from whynan.adapters.common.samples import find_samples
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import optimizer_of, parameters, precision_of
+from whynan.adapters.jax.hosts import Hosts
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
 from whynan.launch.host import tell
@@ -41,6 +42,7 @@ class JaxHost:
         self.first: Call | None = None
         self.window = Window()
         self.keras: Any = None
+        self.hosts = Hosts()
         self.recovery: Recovery[dict[int, Any]] = Recovery()
         self.watch.adjust = self._slowed
         self.at_end: Incident | None = None
@@ -151,7 +153,7 @@ class JaxHost:
 
     def _explained(self, call: Call) -> Incident | None:
         deadline = self.run.deadline()
-        with Progress() as progress:
+        with Progress() as progress, self.hosts.whole(call):
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:
@@ -219,7 +221,12 @@ class JaxHost:
         runner = Runner(call)
         symptom = (traced.interpreter.graph, traced.starts)
         fails = lambda rows: runner.fails(call.with_rows(rows))  # noqa: E731
-        return find_samples(parts, size, symptom, fails, self._sources, deadline)
+        found, note = find_samples(parts, size, symptom, fails, self._sources, deadline)
+        rows = [sample.position or 0 for sample in found]
+        owners = {self.hosts.owner_of(part.array.shape, row) for row in rows for part in parts} - {None}
+        if len(owners) == 1:
+            note = f"process {owners.pop()} of {jax.process_count()} had it on its devices"
+        return found, note
 
     def _sources(self) -> list[Any]:
         return [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]

@@ -31,6 +31,7 @@ class Event:
         name = "" if self.name == self.what else f" {self.name}"
         return f"the {self.what}{name} is {self.kind}"
 
+
 class Leaving(Unwind):
     """Leaves the user's code up to one iteration, or (`target` None) for good."""
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
 
+_WRAPS = "__tensor_flatten__"
+"""What quantized state has: its codes' zeros say nothing."""
+
 
 def history_of(plan: "Plan") -> History:
     watch = plan.host.watch
@@ -90,8 +93,8 @@ def _state_zeros(optimizer: Any) -> dict[str, int]:
     zeros: dict[str, int] = {}
     for values in optimizer.state.values():
         for key, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, torch.Tensor) and value.numel() > 1:
-                zeros[key] = zeros.get(key, 0) + int((value == 0).sum())
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and not hasattr(values_of(value), _WRAPS):
+                zeros[key] = zeros.get(key, 0) + int((values_of(value) == 0).sum())
     return zeros
 
 

@@ -23,7 +23,7 @@ from whynan.adapters.torch.ranks.job import Single
 from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.scaler import ScalerWatch
-from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.snapshot import KnownState, is_capturing
 from whynan.launch.host import tell
 from whynan.watching.history import GrowthWatch, RunHistory
 
@@ -107,7 +107,7 @@ class Watch:
         self._undo.append(undo)
 
     def _is_off(self) -> bool:
-        return not self.enabled or threading.get_ident() != self._thread
+        return not self.enabled or threading.get_ident() != self._thread or is_capturing()
 
     def bookkeeping(self) -> dict[str, Any]:
         """Return the counts and series as they are, for `put_back` after steps that do not count."""
