@@ -1,8 +1,6 @@
 """Elementwise operations that saturate instead of leaving the numbers."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
 from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated
@@ -88,14 +86,25 @@ def angle(xp: Backend, y: Array, x: Array) -> Array:
     return xp.guarded(ANGLE, *xp.broadcast(y, x))
 
 
-def _root_slope(xp: Backend, x: Array, dtype: str) -> tuple[Array]:
-    return (xp.where(x < 0, 0.0, 0.5 / xp.sqrt(lower(xp, x, LIMITS[dtype].tiny))),)
+def _root(dtype: str) -> Guarded:
+    """The square root, whose slope stops at that of the smallest normal number of a dtype."""
+    tiny = LIMITS[dtype].tiny
+
+    def slopes(xp: Backend, x: Array) -> tuple[Array]:
+        return (xp.where(x < 0, 0.0, 0.5 / xp.sqrt(lower(xp, x, tiny))),)
+
+    return Guarded(f"root {dtype}", lambda xp, x: xp.sqrt(lower(xp, x, 0.0)), slopes)
 
 
-def _arc_slope(xp: Backend, x: Array, dtype: str) -> Array:
-    """1 / sqrt(1 - x²), the slope of asin; that of the next number inside at ±1."""
-    inner = clip(xp, x, 1 - LIMITS[dtype].eps / 2)
-    return xp.where(xp.abs(x) > 1, 0.0, 1 / xp.sqrt((1 - inner) * (1 + inner)))
+def _arc(name: str, sign: float, dtype: str) -> Guarded:
+    """acos or asin, whose slope, ±1 / sqrt(1 - x²), stops at that of the last number inside."""
+    inner = 1 - LIMITS[dtype].eps / 2
+
+    def slopes(xp: Backend, x: Array) -> tuple[Array]:
+        inside = clip(xp, x, inner)
+        return (xp.where(xp.abs(x) > 1, 0.0, sign / xp.sqrt((1 - inside) * (1 + inside))),)
+
+    return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
 
 
 def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
@@ -108,15 +117,9 @@ def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
     return saturated(xp, u / squares / size), saturated(xp, -v / squares / size)
 
 
-def by_dtype(name: str, value: Callable[..., Array], slopes: Callable[..., tuple[Array, ...]]) -> dict[str, Guarded]:
-    """Return a function whose edges are those of the result's dtype, which is its last argument, for each dtype."""
-    return {dtype: Guarded(f"{name} {dtype}", partial(value, dtype=dtype), partial(slopes, dtype=dtype))
-            for dtype in LIMITS}  # fmt: skip
-
-
-ROOT = by_dtype("root", lambda xp, x, dtype: xp.sqrt(lower(xp, x, 0.0)), _root_slope)
-ACOS = by_dtype("acos", lambda xp, x, dtype: xp.acos(clip(xp, x, 1.0)), lambda *given, **on: (-_arc_slope(*given, **on),))
-ASIN = by_dtype("asin", lambda xp, x, dtype: xp.asin(clip(xp, x, 1.0)), lambda *given, **on: (_arc_slope(*given, **on),))
+ROOT = {dtype: _root(dtype) for dtype in LIMITS}
+ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
+ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}
 ANGLE = Guarded("angle", lambda xp, y, x: xp.atan2(y, x), _angle_slopes)
 
 
