@@ -31,7 +31,8 @@ def compiled(*arrays: Any) -> bool:
     """Return whether both ways may be compiled: contiguous floats on the CPU, outside of `torch.func` transforms."""
     if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    # By its type: to the compiler the answer is an object of which it knows nothing else, `None` included.
+    if isinstance(torch._C._functorch.peek_interpreter_stack(), torch._C._functorch.CInterpreter):
         return False
     first = arrays[0]
     return all(
