@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from whynan.formulas.backend import Array, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.guarded import GUARDED
 from whynan.formulas.namespace import Namespace
 
 
@@ -33,13 +33,13 @@ def function_of(guarded: Guarded) -> Any:
     """Return the function of a formula with its own slopes."""
 
     @jax.custom_jvp
-    def function(a: Array, b: Array) -> Array:
-        return guarded.value(XP, a, b)
+    def function(*arrays: Array) -> Array:
+        return guarded.value(XP, *arrays)
 
     @function.defjvp
     def tangent(primals: Any, tangents: Any) -> Any:
         slopes = guarded.slopes(XP, *primals)
-        return function(*primals), slopes[0] * tangents[0] + slopes[1] * tangents[1]
+        return function(*primals), sum(slope * tangent for slope, tangent in zip(slopes, tangents, strict=True))
 
     return function
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from whynan.formulas.backend import Array, Axis, Backend, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.guarded import GUARDED
 from whynan.formulas.namespace import Namespace, axes_of
 
 
@@ -23,11 +23,11 @@ class TensorFlow(Namespace):
 
     def function_of(self, guarded: Guarded) -> Any:
         @self.tf.custom_gradient
-        def function(a: Array, b: Array) -> Any:
+        def function(*arrays: Array) -> Any:
             def gradient(upstream: Array) -> Any:
-                return tuple(upstream * slope for slope in guarded.slopes(self, a, b))
+                return tuple(upstream * slope for slope in guarded.slopes(self, *arrays))
 
-            return guarded.value(self, a, b), gradient
+            return guarded.value(self, *arrays), gradient
 
         return function
 

@@ -8,7 +8,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from whynan.formulas.backend import Array, Axis, Guarded
-from whynan.formulas.elementwise import GUARDED
 from whynan.formulas.namespace import Namespace, axes_of
 
 DTYPES = {
@@ -35,12 +34,22 @@ class SaturateGradient(nn.Cell):
         return (XP.where(upstream > limit, limit, XP.where(upstream < -limit, -limit, upstream)),)
 
 
-class WithSlopes(nn.Cell):
-    """A formula with its own slopes."""
+class WithSlope(nn.Cell):
+    """A formula of one array with its own slope."""
 
     def __init__(self, guarded: Guarded) -> None:
         super().__init__()
         self.guarded = guarded
+
+    def construct(self, x: Array) -> Array:
+        return self.guarded.value(XP, x)
+
+    def bprop(self, x: Array, out: Array, upstream: Array) -> tuple[Array]:
+        return (upstream * self.guarded.slopes(XP, x)[0],)
+
+
+class WithSlopes(WithSlope):
+    """A formula of two arrays with its own slopes."""
 
     def construct(self, a: Array, b: Array) -> Array:
         return self.guarded.value(XP, a, b)
@@ -82,6 +91,9 @@ class MindSpore(Namespace):
 
     def saturate_gradient(self, x: Array, limit: float) -> Array:
         return SaturateGradient(limit)(x)
+
+    def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        return (WithSlope if len(arrays) == 1 else WithSlopes)(function)(*arrays)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         like = a if isinstance(a, Tensor) else b
@@ -170,4 +182,3 @@ class MindSpore(Namespace):
 
 
 XP = MindSpore()
-MindSpore.functions = {guarded.name: WithSlopes(guarded) for guarded in GUARDED}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from whynan.formulas.backend import Array, Axis, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.guarded import GUARDED
 from whynan.formulas.namespace import Namespace
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,7 +31,7 @@ class SaturateGradient(torch.autograd.Function):
 
 
 def function_of(guarded: Guarded) -> Any:
-    """Return the autograd function of a formula with its own slopes, for two arrays of one shape."""
+    """Return the autograd function of a formula with its own slopes, for arrays of one shape."""
 
     value, slopes = guarded.value, guarded.slopes
 
@@ -39,8 +39,8 @@ def function_of(guarded: Guarded) -> Any:
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(a: Any, b: Any) -> Any:
-            return value(XP, a, b)
+        def forward(*arrays: Any) -> Any:
+            return value(XP, *arrays)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -48,10 +48,9 @@ def function_of(guarded: Guarded) -> Any:
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
-            a, b = ctx.saved_tensors
-            by_a, by_b = slopes(XP, a, b)
-            needs_a, needs_b = ctx.needs_input_grad
-            return gradient * by_a if needs_a else None, gradient * by_b if needs_b else None
+            by_each = slopes(XP, *ctx.saved_tensors)
+            needed = ctx.needs_input_grad
+            return tuple(gradient * slope if needs else None for slope, needs in zip(by_each, needed, strict=True))
 
     Function.__name__ = Function.__qualname__ = guarded.name
     return Function
