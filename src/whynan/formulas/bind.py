@@ -8,11 +8,6 @@ from typing import Any, TypeVar
 from whynan.formulas.backend import Backend
 
 Result = TypeVar("Result")
-OPS = (
-    "acos", "asin", "atan2", "div", "exp", "log", "log1p", "logsumexp", "masked_mean", "mean", "norm",
-    "normalize", "pow", "reciprocal", "softmax", "sqrt", "standardize", "std", "var",
-)  # fmt: skip
-"""What `ops` of each framework offers."""
 
 
 def bind(

@@ -8,7 +8,7 @@ Each gives 0 with a live gradient graph for an empty or wholly ignored target.
 from functools import partial
 
 from whynan.formulas import bind
-from whynan.formulas.losses import LOSSES, boxes, classification, overlap, regression, sequence, similarity
+from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
 from whynan.jax.backend import XP
 
 _part = partial(bind.bind, XP, names={"axis": "dim"}, dim=-1)
@@ -46,4 +46,31 @@ cosine_distance = _part(similarity.cosine_distance)
 info_nce_loss = _part(similarity.info_nce_loss)
 pairwise_distance = _part(similarity.pairwise_distance)
 
-__all__ = [*LOSSES]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
+    "ciou_loss",
+    "contrastive_loss",
+    "cosine_distance",
+    "cross_entropy",
+    "ctc_loss",
+    "decode_boxes",
+    "dice_loss",
+    "diou_loss",
+    "encode_boxes",
+    "fast_rcnn_loss",
+    "focal_loss",
+    "gaussian_nll_loss",
+    "giou_loss",
+    "info_nce_loss",
+    "iou_loss",
+    "jaccard_loss",
+    "kl_divergence_normal",
+    "lovasz_softmax_loss",
+    "pairwise_distance",
+    "relative_error_loss",
+    "rpn_loss",
+    "smooth_l1_loss",
+    "tversky_loss",
+]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from whynan.formulas import bind
-from whynan.formulas.losses import LOSSES, boxes, classification, overlap, regression, sequence, similarity
+from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
 from whynan.keras.backend import XP
 
 _part = partial(bind.bind, XP, names={"axis": "dim"}, dim=-1)
@@ -66,4 +66,32 @@ def as_keras(loss: Callable[..., Any], **options: Any) -> Callable[[Any, Any], A
     return in_order
 
 
-__all__ = ["as_keras", *LOSSES]
+__all__ = [
+    "as_keras",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
+    "ciou_loss",
+    "contrastive_loss",
+    "cosine_distance",
+    "cross_entropy",
+    "ctc_loss",
+    "decode_boxes",
+    "dice_loss",
+    "diou_loss",
+    "encode_boxes",
+    "fast_rcnn_loss",
+    "focal_loss",
+    "gaussian_nll_loss",
+    "giou_loss",
+    "info_nce_loss",
+    "iou_loss",
+    "jaccard_loss",
+    "kl_divergence_normal",
+    "lovasz_softmax_loss",
+    "pairwise_distance",
+    "relative_error_loss",
+    "rpn_loss",
+    "smooth_l1_loss",
+    "tversky_loss",
+]

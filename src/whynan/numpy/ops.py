@@ -32,4 +32,24 @@ standardize = _part(reductions.standardize)
 std = _part(reductions.std)
 var = _part(reductions.var)
 
-__all__ = [*bind.OPS]
+__all__ = [
+    "acos",
+    "asin",
+    "atan2",
+    "div",
+    "exp",
+    "log",
+    "log1p",
+    "logsumexp",
+    "masked_mean",
+    "mean",
+    "norm",
+    "normalize",
+    "pow",
+    "reciprocal",
+    "softmax",
+    "sqrt",
+    "standardize",
+    "std",
+    "var",
+]
