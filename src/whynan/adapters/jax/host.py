@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.batch import find_index
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
@@ -167,6 +168,7 @@ class JaxHost:
                 progress.stage("looking for the sample")
                 step.samples, note = self._samples(call, traced, deadline)
                 step.notes += [note] if note else []
+                look_in_data(step, self._readers, deadline)
             evidence, _ = evidence_of(step)
             policy = self.run.options.policy
             incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
@@ -248,6 +250,13 @@ class JaxHost:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
         sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
         return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        given = self.keras.given() if self.keras is not None else []
+        given += [value for space in user_spaces() for value in list(space.values())]
+        yield from of_users({id(value): value for value in given}.values())
+        yield from running_generators()
 
 
 def _loss_of(call: Call) -> float | None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,10 @@ import mindspore as ms
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.run import Run, action_of
@@ -21,7 +22,7 @@ from whynan.adapters.mindspore.arrays import array_of, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
 from whynan.adapters.mindspore.experiments import Bench, Window
 from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
-from whynan.adapters.mindspore.pipeline import rows_in_order
+from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
 from whynan.adapters.mindspore.replay import Attempt, Replayer
 from whynan.adapters.mindspore.watch import Told, Watch
 from whynan.launch.host import Unwind, tell
@@ -255,6 +256,7 @@ class MindSporeHost:
                 progress.stage("looking for the sample")
                 step.samples, note = self._samples(closure, replayer, traced, deadline)
                 step.notes += [note] if note else []
+                look_in_data(step, self._readers, deadline)
             evidence, _ = evidence_of(step)
             incident = incident_of(step, evidence, policy, action_of(policy, stage))
             if self.run.options.prove and not traced.is_finite:
@@ -341,6 +343,15 @@ class MindSporeHost:
             return ()
         why = f"the elements that {origin.name} makes non-finite lie in this row alone"
         return (Sample(row, find_index(parts, row, self._sources(closure)), None, why),)
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        for dataset in self.watch.datasets:
+            reader = reader_of(dataset)
+            if reader is not None:
+                yield reader
+        yield from of_users(value for space in user_spaces() for value in list(space.values()))
+        yield from running_generators()
 
     def _sources(self, closure: Closure) -> list[Any]:
         """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -12,15 +12,17 @@ import tensorflow as tf
 
 from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated, running_generators
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
+from whynan.adapters.tensorflow.data import mapped
 from whynan.adapters.tensorflow.experiments import Bench, Window
 from whynan.adapters.tensorflow.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.tensorflow.flags import Told
@@ -47,6 +49,7 @@ class TensorFlowHost:
         self.watch.on_function = self.after_function
         self.hooks: Hooks = lambda attempt, stack: None
         self.sources: Callable[[], list[Any]] = list
+        self.given: Callable[[], list[Any]] = list
         self.epoch: Callable[[], int | None] = lambda: None
         self.is_in_fit: Callable[[], bool] = lambda: False
         self.weights_start: dict[str, tuple[float, float, float]] | None = None
@@ -57,6 +60,7 @@ class TensorFlowHost:
         self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
+        self.watch.on_late = self.after_apply
         self.watch.on_validation = self.after_validation
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
 
@@ -91,6 +95,11 @@ class TensorFlowHost:
         self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
         self.run.n_steps += 1
         return False
+
+    def after_apply(self, told: Told, named: list[tuple[str, Any]], target: Any) -> None:
+        """An update gets bad gradients that the script has looked at itself."""
+        self.run.n_steps = max(self.run.n_steps - 1, 0)
+        self.after_tape(told, named, target)
 
     def eager_incident(self, current: Pass | None, told: Told) -> None:
         """The update has not been made yet: weights are those from before the step."""
@@ -279,6 +288,7 @@ class TensorFlowHost:
                 progress.stage("looking for the sample")
                 step.samples, note = self._samples(closure, replayer, traced, deadline)
                 step.notes += [note] if note else []
+                look_in_data(step, self._readers, deadline)
             evidence, _ = evidence_of(step)
             incident = incident_of(
                 step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
@@ -349,6 +359,17 @@ class TensorFlowHost:
         sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
         samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
         return samples, note
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        given = [*self.given(), *(value for space in user_spaces() for value in list(space.values()))]
+        yield from of_users({id(value): value for value in given}.values())
+        for generator in self.watch.generators:
+            yield repeated(generator, True)
+        for dataset in given:
+            if isinstance(dataset, tf.data.Dataset):
+                yield from mapped(dataset, lambda: [*self._dataset_arrays(), *user_arrays()])
+        yield from running_generators()
 
     def _dataset_arrays(self) -> list[Any]:
         found = []
