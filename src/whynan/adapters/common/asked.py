@@ -79,8 +79,7 @@ def _targets(node: ast.Assign | ast.AugAssign, only_last: bool) -> set[str]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     found: set[str] = set()
     for target in targets:
-        is_pair = only_last and isinstance(target, ast.Tuple) and target.elts
-        found |= _names(target.elts[-1] if is_pair else target)  # type: ignore[union-attr]
+        found |= _names(target.elts[-1] if only_last and isinstance(target, ast.Tuple) else target)
     return found
 
 

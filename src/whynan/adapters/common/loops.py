@@ -18,7 +18,7 @@ LOSS = re.compile(
     re.IGNORECASE,
 )
 UPDATES = re.compile(
-    r"-=|\+=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
 )
 

@@ -34,8 +34,8 @@ class JaxAdapter:
             tell(f"watching Keras {keras.__version__} is not possible", error)
 
     def claim_loops(self) -> None:
-        """Steps are calls of the program's functions, whatever loop they stand in."""
-        launch_host.set_host(launch_host.PlainHost())
+        """Steps are calls of the program's functions, whatever loop they stand in; some loops update by hand."""
+        launch_host.set_host(self.host.loops)
 
     def when_it_trains(self, tell: Callable[[], None]) -> None:
         self.host.watch.on_first_gradient = tell

@@ -9,6 +9,7 @@ import numpy as np
 
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.records.incident import Stage
+from whynan.trace.graph import Frame
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float)
 
@@ -27,6 +28,8 @@ class Call:
         self.out_tree: Any = None
         self.carried: dict[int, int] = {}
         self.is_checked = False
+        self.frame: Frame | None = None
+        """Where the program made the call."""
         self.is_training = False
         self.step = 0
         self.epoch: int | None = None

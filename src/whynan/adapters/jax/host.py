@@ -14,12 +14,14 @@ from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.batch import find_index
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
+from whynan.adapters.jax.byhand import ByHand, may_update
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
@@ -47,8 +49,49 @@ class JaxHost:
         self.keras: Any = None
         self.recovery: Recovery[dict[int, Any]] = Recovery()
         self.watch.adjust = self._slowed
+        self.by_hand = ByHand(self.run)
+        self.loops = Loops(lambda: self.run.is_over, lambda current: None, self.ended, may_update, False)
+        self.n_gradients = 0
         self.at_end: Incident | None = None
         self.is_ending = False
+
+    # Loops that update by hand ----------------------------------------------------------------------------------------
+
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """An iteration has ended whose loop may make its updates itself."""
+        made, self.n_gradients = self.watch.n_gradients > self.n_gradients, self.watch.n_gradients
+        if error is not None or not made or not self.watch.is_enabled:
+            return
+        try:
+            found = self.by_hand.bad_after(current)
+        except Exception as failure:
+            tell("looking at an update failed", failure)
+            self.loops.may_train = lambda site: False
+            return
+        if found is None:
+            return
+        self.watch.settle()  # a call may have given them: then that is the incident
+        if not self.watch.is_enabled or self.run.incidents:
+            return
+        one, n_since, bad = found
+        self.run.n_steps = max(self.run.n_steps - 1 - n_since, 0)
+        self.watch.is_replaying = self.loops.is_replaying = True
+        try:
+            incident = self.by_hand.explained(one, bad).incident
+        except Exception as failure:
+            tell("explaining an update failed", failure)
+            return
+        finally:
+            self.watch.is_replaying = self.loops.is_replaying = False
+        if incident is None:
+            return
+        policy = self.run.options.policy
+        if policy == "observe":
+            self.watch.is_enabled = False
+        else:
+            one.before.restore(one.frame)
+        # Names of a function can't be put back: there the run can't go on with the weights from before.
+        self.run.take(incident, policy == "recover" and not one.before.is_module)
 
     # Calls ------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +115,7 @@ class JaxHost:
     def on_bad(self, seen: Call) -> None:
         """A call has returned what is not finite: the guilty one may be an earlier one."""
         call = self._guilty(seen)
-        if call is None:
+        if call is None or self._is_asked(call):
             # What is not finite came in that way, or is meant.
             self.on_good(seen)
             return
@@ -91,6 +134,13 @@ class JaxHost:
             self.on_good(seen)
             return
         self._act(call, incident)
+
+    def _is_asked(self, call: Call) -> bool:
+        """Whether all that is bad are gradients that the script itself looks at, to skip the step by them."""
+        loss = _loss_of(call)
+        if not call.is_training or not _returns_gradients(call) or (loss is not None and not math.isfinite(loss)):
+            return False
+        return self.watch.decides(call)
 
     def _act(self, call: Call, incident: Incident) -> None:
         if self.run.options.policy == "observe":
@@ -162,6 +212,8 @@ class JaxHost:
                 return None
             call.ignored |= traced.harmless
             if traced.is_finite and traced.error is None and not _has_nan(call.of_interest()):
+                return None
+            if self._is_asked(call):
                 return None
             step = self._step(call, traced)
             if not traced.is_finite:
@@ -248,7 +300,7 @@ class JaxHost:
             raise
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
+        sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays(batch_size=size)]
         return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
 
     def _readers(self) -> Iterator[Reader]:

@@ -4,6 +4,7 @@ Steps are pure functions, so their arguments are the state before them. Small re
 are ready; large ones as often as the time allows, and the arguments of the calls in between are kept.
 """
 
+import ast
 import functools
 import math
 import re
@@ -16,7 +17,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.asked import decides_by_gradients
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.common.positions import calling_frame
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
@@ -53,6 +56,8 @@ class Watch:
         """Whether a derivative that is not compiled is looked at before the program gets it."""
         self.epoch: Callable[[], int | None] = lambda: None
         self.n_validated = 0
+        self.n_gradients = 0
+        """Calls that have given gradients to the program itself, or trained in another way."""
         self.adjust: Callable[[Call], None] = lambda call: None
         """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
@@ -180,6 +185,8 @@ class Watch:
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
+        self.n_gradients += watched.is_training
+        call.frame = calling_frame()
         call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
         if watched.is_mapped:
@@ -204,6 +211,16 @@ class Watch:
             self.poll(wait=True)
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
+
+    @staticmethod
+    def decides(call: Call) -> bool:
+        """Whether the code that made a call decides by the gradients that it got."""
+        frame = call.frame
+
+        def is_call(node: ast.stmt) -> bool:
+            return frame is not None and node.lineno <= frame.line <= (node.end_lineno or node.lineno)
+
+        return frame is not None and decides_by_gradients(frame.file, frame.line, is_call)
 
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""

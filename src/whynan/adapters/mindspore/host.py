@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.batch import find_index, parts_of
@@ -16,9 +17,10 @@ from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
+from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
-from whynan.adapters.mindspore.arrays import array_of, tensors_in
+from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
 from whynan.adapters.mindspore.experiments import Bench, Window
 from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
@@ -31,6 +33,7 @@ from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_MAX_COPY = 512 * 2**20
 Changed = tuple[What, str] | None
 """What a step has made non-finite apart from loss and gradients: a parameter or a buffer, and its name."""
 
@@ -54,6 +57,8 @@ class MindSporeHost:
         self.statistics: SavedParameters | None = None
         self.known_bad: set[str] = set()
         self.is_noted = True
+        self.recovery: Recovery[SavedParameters] = Recovery()
+        self._before_update: SavedParameters | None = None
 
     # Steps that go well -----------------------------------------------------------------------------------------------
 
@@ -79,6 +84,8 @@ class MindSporeHost:
         watch = self.watch
         if self.run.is_over:
             return
+        if self.run.options.policy == "recover":
+            self._keep_copy()
         if self.weights_start is None and watch.optimizers:
             self.weights_start = measure(watch.trained())
         statistics = watch.statistics()
@@ -89,6 +96,32 @@ class MindSporeHost:
             except Exception as error:
                 tell("keeping the state before a step failed", error)
                 self.window.is_off = True
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def _keep_copy(self) -> None:
+        """Make the update of the last step a part of what it was, and keep the state between two steps now and then."""
+        if self._before_update is not None:
+            for parameter, old in self._before_update.copies:
+                write(parameter, old + np.asarray(self.recovery.factor, old.dtype) * (array_of(parameter) - old))
+            self._before_update = None
+        if not self.watch.optimizers:
+            return
+        if self.recovery.copies.is_due(self.run.n_steps):
+            copy = SavedParameters(self.watch.changeable())
+            if copy.n_bytes <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, copy)
+        if self.recovery.factor != 1.0:
+            self._before_update = SavedParameters(self.watch.trained())
+
+    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+        """The step has updated nothing; do what is next. Returns whether the run ends with it."""
+        can_slow = bool(self.watch.optimizers)
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since, can_slow)
+        if copy is not None:
+            copy.restore()
+        self._before_update = None
+        return replace(incident, action=words), action == "stop"
 
     def after_loss(self, told: Told) -> None:
         """A function has been run that is being differentiated."""
@@ -216,7 +249,10 @@ class MindSporeHost:
                 now.restore()
         elif before is not None:
             before.restore()
-        self.run.take(incident)
+        is_last = False
+        if policy == "recover" and stage == "train":
+            incident, is_last = self._recovered(incident)
+        self.run.take(incident, is_last)
         # The run goes on: what is left of this step updates nothing.
         self.watch.withholds = told.loss_bad and policy == "recover" and stage == "train"
 

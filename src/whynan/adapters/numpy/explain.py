@@ -4,7 +4,7 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, find_index, is_target
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.run import action_of
+from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
@@ -22,8 +22,21 @@ from whynan.records import Evidence, History, Incident, OptimizerFacts, Precisio
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+
+class Host(Protocol):
+    """Whoever watches such loops: what it records operations with, its run and window, how it tries remedies."""
+
+    recorder: type[Recorder]
+    run: Run
+    window: "Window"
+
+    def proved(
+        self, incident: Incident, evidence: Evidence, again: Again, seen: "Seen", deadline: float, progress: Progress
+    ) -> Incident: ...
+
+
 if TYPE_CHECKING:
-    from whynan.adapters.numpy.host import NumpyHost
+    from whynan.adapters.numpy.experiments import Window
 
 VALIDATION = re.compile(r"(val|valid|validation|test|dev|eval|holdout)(?![a-z])", re.IGNORECASE)
 """How a loss is called that nothing is trained with."""
@@ -50,7 +63,7 @@ class Seen:
     is_bad: bool = False
 
 
-def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Explained:
+def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Explained:
     """Run the iteration again with every operation seen, and say where its first bad number comes from."""
     with Progress() as progress:
         progress.stage(f"{bad[0]} is not finite at step {host.run.n_steps}; running the iteration again")
@@ -69,7 +82,7 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
         step = Step(
             symptom=symptom,
             replay=ReplayResult(reproduced, "closure", None if reproduced else "run again, the iteration was finite"),
-            framework="numpy",
+            framework=host.recorder.framework,
             graph=seen.recorder.graph,
             starts=tuple(seen.starts),
             loss=seen.loss,
@@ -90,8 +103,8 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
         return Explained(incident, evidence)
 
 
-def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
-    recorder = Recorder(again.function)
+def trace(host: Host, again: Again, name: str) -> Seen:
+    recorder = host.recorder(again.function)
     updated = again.before.changed(again.after.reached)
     again.before.restore(again.frame)
     for label, array in again.before.reached.arrays.values():
@@ -141,7 +154,7 @@ def parts_of(seen: Seen) -> tuple[Part, ...]:
 
 
 def samples_of(
-    host: "NumpyHost", again: Again, seen: Seen, name: str, deadline: float
+    host: Host, again: Again, seen: Seen, name: str, deadline: float
 ) -> tuple[tuple[Sample, ...], str | None]:
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
     gathers = data_gathers(seen)
@@ -221,7 +234,7 @@ def epoch_of(again: Again) -> int | None:
     return None
 
 
-def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
+def history_of(host: Host, again: Again, seen: Seen) -> History:
     graph = seen.recorder.graph
     used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
     # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.

@@ -356,7 +356,7 @@ class TensorFlowHost:
             raise
         except Exception as error:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
+        sources = [*self.sources(), *self._dataset_arrays(), *user_arrays(batch_size=size)]
         samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
         return samples, note
 

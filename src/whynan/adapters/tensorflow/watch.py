@@ -142,12 +142,11 @@ class Watch:
     @staticmethod
     def _decides(function: Any = None) -> bool:
         """Whether the script itself looks at its gradients and may skip the step: then the update tells."""
-        frame = None if function is not None else calling_frame()
         code = getattr(function, "__code__", None)
-        if frame is None and code is None:
-            return False
-        where = (frame.file, frame.line) if frame is not None else (code.co_filename, code.co_firstlineno)
-        return decides_by_gradients(*where, takes_gradients)
+        if code is not None:
+            return decides_by_gradients(code.co_filename, code.co_firstlineno, takes_gradients)
+        frame = calling_frame()
+        return frame is not None and decides_by_gradients(frame.file, frame.line, takes_gradients)
 
     def _note_eagerly(self, target: Any, named: list[tuple[str, Any]]) -> bool:
         loss = to_numpy(target)

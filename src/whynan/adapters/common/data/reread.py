@@ -6,6 +6,7 @@ of its items is bad.
 """
 
 import gc
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,14 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import getitem
-from types import CellType, FunctionType, GeneratorType
+from types import CellType, FrameType, FunctionType, GeneratorType
 from typing import Any
 
-from whynan.adapters.common.batch import Part, parts_of
+from whynan.adapters.common.arrays import is_array
+from whynan.adapters.common.batch import Part, batch_size, find_index, parts_of
 from whynan.adapters.common.data.lines import LineWatch, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
 from whynan.adapters.common.data.values import is_bad
 from whynan.adapters.common.explain import Step
+from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import short_path
 from whynan.launch.host import is_user_file
 from whynan.records import Op, Sample, SourceLine
@@ -28,6 +31,8 @@ from whynan.snapshot.python_state import GlobalRandomState, ObjectsSnapshot
 
 _BUDGET_S = 8.0
 _MAX_ITEMS = 50_000
+_NUMBERS = re.compile(r"ind|idx|rows|order|perm|pick|chosen|(^|_)sel(?!f)|(^|_)ids?$", re.IGNORECASE)
+"""How scripts call the numbers of the rows that they take into a batch."""
 Call = Callable[[], Any]
 
 
@@ -120,8 +125,10 @@ def look_in_data(step: Step, readers: Callable[[], Iterable[Reader]], deadline: 
             if number is None:
                 continue
             with alone(_as_before(reader.roots)):
-                origin = _traced(reader, number, deadline)
+                origin, frame = _traced(reader, number, deadline)
             index = reader.index_of(number) if reader.index_of is not None else number if reader.gives_samples else None
+            if index is None and frame is not None and step.samples:
+                index = _index_in(frame.f_locals, step.samples[0].position, batch_size(step.parts))
             if index is not None and len(step.samples) == 1 and step.samples[0].index is None:
                 step.samples = (replace(step.samples[0], index=index),)
             if origin is not None and not origin.stored and origin.line is not None:
@@ -211,14 +218,32 @@ def _holds(array: Any, row: Any) -> bool:
     return bool(near.reshape(len(array), -1).all(axis=1).any())
 
 
-def _traced(reader: Reader, number: int, deadline: float) -> DataOrigin | None:
+def _traced(reader: Reader, number: int, deadline: float) -> tuple[DataOrigin | None, FrameType | None]:
+    """Return the origin in the call of that number, and the frame that gave the item."""
     for current, call in enumerate(reader.calls()):
         if current < number:
             call()
             continue
         watch = LineWatch(is_user_file, deadline)
         item = run(watch, call)
-        if is_bad(item) and watch.result_event is not None:
-            return data_origin(watch.result_event, item, True, None)
+        event = watch.result_event
+        if is_bad(item) and event is not None:
+            return data_origin(event, item, True, None), event.frame
+        break
+    return None, None
+
+
+def _index_in(names: dict[str, Any], position: int | None, size: int | None) -> int | None:
+    """Return the index of a batch's row by what the code that made the batch still holds: the rows before they were
+    changed, found among arrays of the script's or of its object, or the numbers of the rows."""
+    if position is None or size is None:
         return None
-    return None
+    held = [(name, value) for name, value in names.items() if is_array(value) and len(value) == size]
+    own = [value for value in getattr(names.get("self"), "__dict__", {}).values() if is_array(value)]
+    sources = [value for value in [*own, *user_arrays()] if len(value) != size]
+    for name, value in held:
+        index = find_index(parts_of([(name, value)]), position, sources) if value.ndim > 1 else None
+        if index is not None:
+            return index
+    numbers = [value for name, value in held if _NUMBERS.search(name) and value.ndim == 1 and value.dtype.kind in "iu"]
+    return int(numbers[0][position]) if len(numbers) == 1 else None
