@@ -46,7 +46,7 @@ class Site:
 class Pass:
     """One iteration of a loop that may train. The loop itself holds it; when the loop is left it is gone."""
 
-    __slots__ = ("before", "frame", "owner", "started")
+    __slots__ = ("__weakref__", "before", "frame", "owner", "started")
 
     def __init__(self, owner: Site, frame: FrameType, before: State) -> None:
         self.owner = owner

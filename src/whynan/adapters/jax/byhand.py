@@ -5,6 +5,7 @@ sees. At the end of an iteration, as often as the time allows, these are looked 
 are kept, which costs references only, since arrays of JAX's don't change.
 """
 
+import ast
 import linecache
 import re
 from collections import deque
@@ -27,6 +28,7 @@ from whynan.experiments.verdict import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Evidence, Incident
 from whynan.report.progress import Progress
+from whynan.snapshot.carried import find_loop
 from whynan.snapshot.python_state import frame_values
 from whynan.watching.budget import Budget
 
@@ -58,12 +60,14 @@ class ByHand:
         self.run = run
         self.window = Window()
         self.passes: deque[Pass] = deque(maxlen=_KEPT)
+        self.recent: deque[Pass] = deque(maxlen=_KEPT)
         self.looks = Budget(0.01, n_first=3, free_s=5e-5)
 
     def bad_after(self, current: Pass) -> tuple[Pass, int, tuple[str, Any]] | None:
         """Note an iteration that has ended. Return the first one kept that has made a parameter NaN, how many have
         run since, and that parameter; None where all is well or it is not yet time to look."""
         self.window.note(current.before, current.owner.site.assigned)
+        self.recent.append(current)
         self.passes.append(current)
         if len(self.passes) < _KEPT and not self.looks.is_due():
             return None
@@ -89,6 +93,19 @@ class ByHand:
         again = Again(one.owner.site, one.frame, one.before, instrumented)
         return explain(self, again, bad, None, self.run.deadline())
 
+    def bench(self, current: Pass, line: int, deadline: float) -> "HandBench | None":
+        """Return what can be tried where the derivative that was asked for in this line is not finite."""
+        site = current.owner.site
+        loss = loss_at(site, line)
+        start = self.window.start
+        if loss is None or start is None:
+            return None
+        if current not in self.recent:
+            self.window.note(current.before, site.assigned)
+        again = Again(site, current.frame, start, instrumented)
+        seen = Seen(JaxRecorder(again.function, is_tracing=False), [], None, loss, float("nan"))
+        return HandBench(again, seen, self.window, deadline)
+
     def proved(
         self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
     ) -> Incident:
@@ -97,16 +114,39 @@ class ByHand:
 
 
 class HandBench(Bench):
-    """Arrays of JAX's can't be changed in place: what would do so is not tried."""
+    """What can be tried where arrays can't be changed in place: other ones are put under their names."""
 
     def with_rate(self, factor: float) -> Measured | None:
-        return None
+        assigned = self.again.site.assigned
+
+        def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
+            new = {id(array): before[name] + factor * (array - before[name]) for name, array in arrays.items()
+                   if name in before and np.shape(before[name]) == np.shape(array)}  # fmt: skip
+            for name in assigned & values.keys():
+                values[name] = jax.tree_util.tree_map(lambda leaf: new.get(id(leaf), leaf), values[name])
+
+        return self._window(after=slower)
+
+    def unchanged(self) -> Measured | None:
+        """Run the window with what is in force outside of it: clipped gradients."""
+        return self._window()
 
     def with_init(self) -> Measured | None:
         return None
 
     def in_double(self) -> Measured | None:
         return None
+
+
+def loss_at(site: LoopSite, line: int) -> str | None:
+    """Return the name that a loop's body gives the first result of the call in a line."""
+    loop = find_loop(site)
+    for node in ast.walk(loop) if loop is not None else ():
+        if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or line):
+            target = node.targets[0]
+            first = target.elts[0] if isinstance(target, ast.Tuple) and target.elts else target
+            return first.id if isinstance(first, ast.Name) else None
+    return None
 
 
 def _bad_in(values: dict[str, Any], names: Any) -> tuple[str, Any] | None:

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -179,6 +180,7 @@ class JaxHost:
 
     def _slowed(self, call: Call) -> None:
         """Make a step's update of its parameters a part of what it is."""
+        call.within = weakref.ref(self.loops.active) if self.loops.active is not None else None
         if self.recovery.factor == 1.0 or not call.is_training:
             return
         names = call.names()
@@ -226,6 +228,9 @@ class JaxHost:
             incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
             if self.run.options.prove and not traced.is_finite:
                 bench = Bench(self.watch, call, self.window, deadline)
+                current = call.within() if call.within is not None else None
+                if current is not None and call.frame is not None and _returns_gradients(call):
+                    bench.by_hand = self.by_hand.bench(current, call.frame.line, deadline)
                 incident = prove(incident, evidence, bench, deadline, progress)
             return incident
 

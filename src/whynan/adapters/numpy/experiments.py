@@ -19,6 +19,8 @@ from whynan.experiments.verdict import Measured
 
 _STEPS = 128
 _SECONDS = 20.0
+After = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
+"""Told of the updated arrays before an iteration, of those after it, and of all names."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ class Bench:
     # The iterations before it -----------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
-        def slower(before: dict[str, Any], arrays: dict[str, Any]) -> None:
+        def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
             for name, array in arrays.items():
                 if name in before and array.shape == before[name].shape and array.flags.writeable:
                     array[...] = before[name] + factor * (array - before[name])
@@ -173,7 +175,7 @@ class Bench:
     def _window(
         self,
         on_rows: Any = None,
-        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        after: After | None = None,
         prepare: Callable[[dict[str, Any]], None] | None = None,
     ) -> Measured | None:
         """Run the iterations of the window, the failing one last, with one thing changed.
@@ -190,7 +192,7 @@ class Bench:
     def _series(
         self,
         on_rows: Any = None,
-        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        after: After | None = None,
         prepare: Callable[[dict[str, Any]], None] | None = None,
     ) -> Measured | None:
         window = self.window
@@ -202,7 +204,7 @@ class Bench:
         def step(recorder: Recorder, n: int, values: dict[str, Any]) -> Measured:
             result = self._measured(recorder, values, n)
             if result.failure is None and after is not None:
-                after(kept, _floats(values, updated))
+                after(kept, _floats(values, updated), values)
             carried.update({k: v for k, v in values.items() if k in self.again.site.assigned})
             return result
 
