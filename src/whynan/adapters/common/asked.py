@@ -24,11 +24,12 @@ def decides_by_gradients(file: str, line: int, is_derivative: Callable[[ast.stmt
     gradients = {name for node in assigns if is_derivative(node) for name in _targets(node, True)}
     gradients = _followed(assigns, gradients, lambda value, known: bool(_names(value) & known))
 
+    loops = [node for node in ast.walk(scope) if isinstance(node, (ast.comprehension, ast.For))]
+    gradients |= {name for node in loops if _names(node.iter) & gradients for name in _names(node.target)}
+
     def asked(node: ast.AST, answers: set[str]) -> bool:
         calls = (n for n in ast.walk(node) if isinstance(n, ast.Call) and _called(n) in asks)
-        loops = [n for n in ast.walk(node) if isinstance(n, ast.comprehension)]
-        known = gradients | {name for n in loops if _names(n.iter) & gradients for name in _names(n.target)}
-        return bool(_names(node) & answers) or any(_names(call) & known for call in calls)
+        return bool(_names(node) & answers) or any(_names(call) & gradients for call in calls)
 
     answers = _followed(assigns, set(), asked)
     for node in ast.walk(scope):
