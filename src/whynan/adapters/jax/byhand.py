@@ -63,6 +63,13 @@ class ByHand:
         self.recent: deque[Pass] = deque(maxlen=_KEPT)
         self.looks = Budget(0.01, n_first=3, free_s=5e-5)
 
+    def is_compiled(self, current: Pass, outputs: set[int]) -> bool:
+        """Whether all that the iteration hands on are results of calls, by their ids: then nothing is made by hand."""
+        values = frame_values(current.frame) or {}
+        names = current.owner.site.assigned & current.before.values.keys()
+        arrays = Reached({name: values[name] for name in names if name in values}).arrays.values()
+        return all(id(a) in outputs for _, a in arrays if isinstance(a, jax.Array) and a.ndim and a.dtype.kind != "u")
+
     def bad_after(self, current: Pass) -> tuple[Pass, int, tuple[str, Any]] | None:
         """Note an iteration that has ended. Return the first one kept that has made a parameter NaN, how many have
         run since, and that parameter; None where all is well or it is not yet time to look."""

@@ -11,7 +11,6 @@ import numpy as np
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.loops import Pass
 from whynan.records.incident import Stage
-from whynan.trace.graph import Frame
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float)
 
@@ -30,8 +29,8 @@ class Call:
         self.out_tree: Any = None
         self.carried: dict[int, int] = {}
         self.is_checked = False
-        self.frame: Frame | None = None
-        """Where the program made the call."""
+        self.line: tuple[str, int] | None = None
+        """Where the program made the call: file and line."""
         self.within: weakref.ref[Pass] | None = None
         """The iteration of a loop that updates by hand; the loop itself must be the only one to hold it."""
         self.is_training = False

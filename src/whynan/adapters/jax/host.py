@@ -28,12 +28,13 @@ from whynan.adapters.jax.experiments import Bench, Window
 from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
-from whynan.launch.host import Unwind, tell
+from whynan.launch.host import COLD, Unwind, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, ReplayResult, Sample, Symptom
 from whynan.report.progress import Progress
 
 _OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
+_LEARNING_PASSES = 3
 _MAX_COPY = 512 * 2**20
 Layer = tuple[str, str, Any]
 
@@ -52,7 +53,7 @@ class JaxHost:
         self.watch.adjust = self._slowed
         self.by_hand = ByHand(self.run)
         self.loops = Loops(lambda: self.run.is_over, lambda current: None, self.ended, may_update, False)
-        self.n_gradients = 0
+        self.n_gradients = self.n_compiled = 0
         self.at_end: Incident | None = None
         self.is_ending = False
 
@@ -63,7 +64,14 @@ class JaxHost:
         made, self.n_gradients = self.watch.n_gradients > self.n_gradients, self.watch.n_gradients
         if error is not None or not made or not self.watch.is_enabled:
             return
+        site = current.owner
         try:
+            if site.n_passes <= _LEARNING_PASSES:
+                outputs = {id(leaf) for call in self.watch.calls for leaf in call.outputs}
+                self.n_compiled += self.by_hand.is_compiled(current, outputs)
+                if self.n_compiled >= _LEARNING_PASSES:
+                    set_site(site.site.index, COLD)
+                    return
             found = self.by_hand.bad_after(current)
         except Exception as failure:
             tell("looking at an update failed", failure)
@@ -229,8 +237,8 @@ class JaxHost:
             if self.run.options.prove and not traced.is_finite:
                 bench = Bench(self.watch, call, self.window, deadline)
                 current = call.within() if call.within is not None else None
-                if current is not None and call.frame is not None and _returns_gradients(call):
-                    bench.by_hand = self.by_hand.bench(current, call.frame.line, deadline)
+                if current is not None and call.line is not None and _returns_gradients(call):
+                    bench.by_hand = self.by_hand.bench(current, call.line[1], deadline)
                 incident = prove(incident, evidence, bench, deadline, progress)
             return incident
 

@@ -4,12 +4,13 @@ Steps are pure functions, so their arguments are the state before them. Small re
 are ready; large ones as often as the time allows, and the arguments of the calls in between are kept.
 """
 
-import ast
 import functools
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import jax
@@ -19,11 +20,10 @@ from jax.ad_checkpoint import checkpoint_name
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.asked import decides_by_gradients
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.common.positions import calling_frame
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
-from whynan.launch.host import tell
+from whynan.launch.host import is_user_file, tell
 from whynan.watching.budget import Budget
 
 _SMALL = 4096
@@ -186,7 +186,7 @@ class Watch:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
         self.n_gradients += watched.is_training
-        call.frame = calling_frame()
+        call.line = _user_line(sys._getframe(3))
         call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
         if watched.is_mapped:
@@ -215,12 +215,10 @@ class Watch:
     @staticmethod
     def decides(call: Call) -> bool:
         """Whether the code that made a call decides by the gradients that it got."""
-        frame = call.frame
-
-        def is_call(node: ast.stmt) -> bool:
-            return frame is not None and node.lineno <= frame.line <= (node.end_lineno or node.lineno)
-
-        return frame is not None and decides_by_gradients(frame.file, frame.line, is_call)
+        if call.line is None:
+            return False
+        file, line = call.line
+        return decides_by_gradients(file, line, lambda node: node.lineno <= line <= (node.end_lineno or node.lineno))
 
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""
@@ -324,6 +322,15 @@ def _tagged(fun: Any, has_aux: bool) -> Any:
             return result
 
     return loss
+
+
+def _user_line(frame: FrameType | None) -> tuple[str, int] | None:
+    """Return the file and the line in which the program's own code is."""
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
 
 
 def _is_small(leaf: Any) -> bool:
