@@ -9,6 +9,7 @@ import pytest
 
 import whynan.adapters.common.data.reread as reread
 from whynan.adapters.common.batch import Part
+from whynan.adapters.common.data.lines import LineWatch
 from whynan.adapters.common.data.reread import Reader, indexed, repeated, running_generators
 from whynan.launch import host
 
@@ -39,13 +40,13 @@ def _this_file_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "is_user_file", lambda file: str(file) == __file__)
 
 
-def find(reader: Reader, row: Any) -> tuple[int | None, Any, Any]:
+def find(reader: Reader, row: Any) -> tuple[int, Any, int | None]:
     until = time.monotonic() + 20
     with np.errstate(all="ignore"), reread._as_before(reader.roots):
         number = reread._find(reader, [row], until)
         assert number is not None
-        origin, frame = reread._traced(reader, number, until)
-    return number, origin, frame
+        origin, index = reread._traced(reader, number, [row], LineWatch(reread.is_user_file, until))
+    return number, origin, index
 
 
 def test_the_line_in_getitem_and_the_sample() -> None:
@@ -53,9 +54,9 @@ def test_the_line_in_getitem_and_the_sample() -> None:
     place = int(np.flatnonzero(data.order == 7)[0])
     with np.errstate(all="ignore"):
         row = np.log(DATA[7])
-    number, origin, frame = find(indexed(data, False), row)
+    number, origin, index = find(indexed(data, False), row)
     assert (number, origin.op, origin.code) == (place // 3, "log", "logs = np.log(DATA[rows])")
-    assert reread._index_in(frame.f_locals, place % 3, 3) == 7
+    assert index == 7
     assert data.n_read == 0
 
 
@@ -96,4 +97,4 @@ def test_random_data_is_believed_only_where_one_item_is_bad() -> None:
     wanted = np.array([np.nan, 1.0])
     assert reread._find(repeated(lambda: noisy({4})), [wanted], until) == 4
     assert reread._find(repeated(lambda: noisy({2, 4})), [wanted], until) is None
-    assert reread._wanted((Part("x", "batch", np.ones((2, 2))),), ()) == []
+    assert reread._wanted((Part("x", "batch", np.ones((2, 2))),), None) == []

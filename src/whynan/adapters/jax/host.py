@@ -156,6 +156,8 @@ class JaxHost:
             self.watch.is_enabled = False
         if self.run.options.policy == "stop" and call.is_training and self.keras is not None:
             self.keras.put_back(call)
+        elif self.run.options.policy == "stop" and call.is_training:
+            self._put_back_names(call)
         is_last = False
         if self.run.options.policy == "recover" and call.is_training:
             incident, is_last = self._recovered(call, incident)
@@ -164,6 +166,21 @@ class JaxHost:
             self.at_end = incident
             return
         self.run.take(incident, is_last)
+
+    def _put_back_names(self, call: Call) -> None:
+        """Give the names of the script's module what they held before the failed step. Those of a function can't be
+        had at."""
+        calls = list(self.watch.calls)
+        since = calls[calls.index(call) :] if call in calls else [call]
+        before = {id(later.outputs[output]): call.leaves[place] for place, output in self._pairs(call).items()
+                  for later in since if later.function is call.function and output < len(later.outputs)}  # fmt: skip
+        for space in user_spaces():
+            if "__name__" not in space:
+                continue
+            for name, value in list(space.items()):
+                leaves, tree = jax.tree_util.tree_flatten(value)
+                if any(id(leaf) in before for leaf in leaves):
+                    space[name] = tree.unflatten([before.get(id(leaf), leaf) for leaf in leaves])
 
     # Recovery ---------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.state import Reached, State
-from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
+from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
 from whynan.adapters.numpy.weights import MOST_BYTES, Size, measure
@@ -63,7 +64,8 @@ class Bench:
         gathers = data_gathers(seen)
         self.owners = {id(owner) for _, owner, _, _ in gathers}
         sizes = [len(result) for _, _, _, result in gathers]
-        self.size = max(sizes, key=sizes.count) if sizes else 0
+        self.is_in_header = not sizes
+        self.size = max(sizes, key=sizes.count) if sizes else batch_size(header_parts(again)) or 0
 
     # One iteration ----------------------------------------------------------------------------------------------------
 
@@ -72,6 +74,8 @@ class Bench:
         if good is None:
             return None
         kept = [good if i in rows else i for i in range(self.size)]
+        if self.is_in_header:
+            return self._once(None, change=header_rows(self.again, kept))
         return self._once(
             lambda owner, index, result: (
                 result[kept] if len(result) == self.size and id(owner) in self.owners else result

@@ -3,15 +3,20 @@
 import math
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import Part, find_index, is_target
+from whynan.adapters.common.batch import Part, batch_size, find_index, is_target
+from whynan.adapters.common.batch import parts_of as named_parts
 from whynan.adapters.common.body import Again
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
@@ -21,6 +26,7 @@ from whynan.adapters.numpy.weights import measure
 from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
+from whynan.snapshot.carried import target_names
 
 
 class Host(Protocol):
@@ -78,7 +84,7 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
         what: What = "loss" if loss_name else "parameter"
         stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
         symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
-        parts = parts_of(seen)
+        parts = parts_of(seen) or header_parts(again)
         step = Step(
             symptom=symptom,
             replay=ReplayResult(reproduced, "closure", None if reproduced else "run again, the iteration was finite"),
@@ -95,6 +101,7 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
             progress.stage("looking for the sample")
             step.samples, note = samples_of(host, again, seen, bad[0], deadline)
             step.notes += [note] if note else []
+            look_in_data(step, readers, deadline)
         evidence, _ = evidence_of(step)
         policy = host.run.options.policy
         incident = incident_of(step, evidence, policy, action_of(policy, stage))
@@ -153,13 +160,25 @@ def parts_of(seen: Seen) -> tuple[Part, ...]:
     return tuple(found)
 
 
+def header_parts(again: Again) -> tuple[Part, ...]:
+    """Return the arrays that the loop's header has bound: the batch of a generator or a loader."""
+    names = [name for name in target_names(again.site) if name in again.before.values]
+    return named_parts([(name, again.before.values[name]) for name in names])
+
+
+def readers() -> Iterator[Reader]:
+    """Yield what a batch may have been read from, to be read again."""
+    yield from of_users(value for space in user_spaces() for value in list(space.values()))
+    yield from running_generators()
+
+
 def samples_of(
     host: Host, again: Again, seen: Seen, name: str, deadline: float
 ) -> tuple[tuple[Sample, ...], str | None]:
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
     gathers = data_gathers(seen)
     if not gathers:
-        return told_by_elements(seen), None
+        return _of_header(again, seen, name, deadline) or told_by_elements(seen), None
     size = max({len(g[3]) for g in gathers}, key=[len(g[3]) for g in gathers].count)
     if size < 2:
         return (), None
@@ -179,6 +198,35 @@ def samples_of(
             index = find_index(parts_of(seen), row, [owner for _, owner, _, _ in gathers])
         samples.append(Sample(row, index, None, why_guilty(rows)))
     return tuple(samples), note
+
+
+def _of_header(again: Again, seen: Seen, name: str, deadline: float) -> tuple[Sample, ...]:
+    """Find the guilty rows of a batch that the loop's header has bound."""
+    parts = header_parts(again)
+    size = batch_size(parts) or 0
+
+    def fails_with(rows: list[int]) -> bool:
+        recorder = Recorder(again.function, is_tracing=False)
+        look = partial(seen_in, recorder, name=name)
+        return again.run(answering(recorder), look, header_rows(again, rows)).is_bad
+
+    guesses = [i for part in parts if part.array.ndim and len(part.array) == size and part.array.dtype.kind == "f"
+               for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+    rows, _ = find_guilty(size, fails_with, guesses, min(deadline, time.monotonic() + 20))
+    sources = user_arrays(batch_size=size) if rows else []
+    return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
+
+
+def header_rows(again: Again, rows: list[int]) -> Callable[[dict[str, Any]], None]:
+    """Return a change of names: of the arrays that the loop's header has bound row rows[i] in place i."""
+
+    def change(values: dict[str, Any]) -> None:
+        for name in target_names(again.site):
+            value = values.get(name)
+            if isinstance(value, np.ndarray) and value.ndim and len(value) == len(rows):
+                values[name] = value[rows]
+
+    return change
 
 
 def told_by_elements(seen: Seen) -> tuple[Sample, ...]:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import getitem
-from types import CellType, FrameType, FunctionType, GeneratorType
+from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
 from whynan.adapters.common.arrays import is_array
-from whynan.adapters.common.batch import Part, batch_size, find_index, parts_of
+from whynan.adapters.common.batch import Part, find_index, parts_of
 from whynan.adapters.common.data.lines import LineWatch, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
 from whynan.adapters.common.data.values import is_bad
@@ -26,7 +26,7 @@ from whynan.adapters.common.explain import Step
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import short_path
 from whynan.launch.host import is_user_file
-from whynan.records import Op, Sample, SourceLine
+from whynan.records import Op, SourceLine
 from whynan.snapshot.python_state import GlobalRandomState, ObjectsSnapshot
 
 _BUDGET_S = 8.0
@@ -72,7 +72,7 @@ def repeated(make: Callable[[], Iterable[Any]], gives_samples: bool = False, roo
         while True:
             yield lambda: next(items)
 
-    return Reader(calls, roots, gives_samples)
+    return Reader(calls, (*roots, make), gives_samples)
 
 
 def running_generators() -> Iterator[Reader]:
@@ -99,8 +99,7 @@ def _function_of(generator: Any) -> Callable[[], Any] | None:
     cells = tuple(CellType(values[name]) for name in code.co_freevars)
     function = FunctionType(code, generator.gi_frame.f_globals, code.co_name, None, cells)
     first, named = parameters[: code.co_argcount], parameters[code.co_argcount :]
-    arguments = [values[name] for name in first]
-    return lambda: function(*arguments, **{name: values[name] for name in named})
+    return partial(function, *(values[name] for name in first), **{name: values[name] for name in named})
 
 
 def _assigns(code: Any, names: set[str]) -> bool:
@@ -109,36 +108,64 @@ def _assigns(code: Any, names: set[str]) -> bool:
     return any(i.opname in ("STORE_FAST", "STORE_DEREF") and i.argval in names for i in dis.get_instructions(code))
 
 
+@dataclass(frozen=True)
+class Line:
+    """Where data code made a bad value, and the index of its sample in the data set where it could be told."""
+
+    op: Op | None
+    index: int | None
+
+
 def look_in_data(step: Step, readers: Callable[[], Iterable[Reader]], deadline: float) -> None:
     """Where a step's bad value came with its batch, find the line of the data set's own code that made it."""
     found = step.graph.slice(step.starts) if step.graph is not None else None
     if found is None or found.leaf is None or found.leaf.summary.role not in ("batch", "target"):
         return
-    wanted = _wanted(step.parts, step.samples)
-    if not wanted:
+    position = step.samples[0].position if step.samples else None
+    line = line_in(readers, step.parts, position, deadline)
+    if line is None:
         return
+    step.data = line.op
+    if line.index is not None and len(step.samples) == 1 and step.samples[0].index is None:
+        step.samples = (replace(step.samples[0], index=line.index),)
+
+
+def line_in(
+    readers: Callable[[], Iterable[Reader]],
+    parts: Sequence[Part],
+    position: int | None,
+    deadline: float,
+    watch: type[LineWatch] = LineWatch,
+) -> Line | None:
+    """Read data sets again until one gives the bad row of a batch; None where none does."""
+    wanted = _wanted(parts, position)
     deadline = min(deadline, time.monotonic() + _BUDGET_S)
+    best: Line | None = None
     try:
-        for reader in readers():
+        for reader in readers() if wanted else ():
             with alone(_as_before(reader.roots)):
                 number = _find(reader, wanted, deadline)
             if number is None:
                 continue
             with alone(_as_before(reader.roots)):
-                origin, frame = _traced(reader, number, deadline)
-            index = reader.index_of(number) if reader.index_of is not None else number if reader.gives_samples else None
-            if index is None and frame is not None and step.samples:
-                index = _index_in(frame.f_locals, step.samples[0].position, batch_size(step.parts))
-            if index is not None and len(step.samples) == 1 and step.samples[0].index is None:
-                step.samples = (replace(step.samples[0], index=index),)
-            if origin is not None and not origin.stored and origin.line is not None:
-                file = short_path(origin.file) if origin.file else None
-                source = SourceLine(file, origin.line, origin.function, origin.code)
-                event = origin.event or "data"
-                step.data = Op(origin.op, event, "data", source, None, None, origin.inputs, origin.output)
-                return
+                origin, index = _traced(reader, number, wanted, watch(is_user_file, deadline))
+            if reader.index_of is not None:
+                index = reader.index_of(number)
+            elif reader.gives_samples:
+                index = number
+            op = _op(origin) if origin is not None and not origin.stored and origin.line is not None else None
+            best = Line(op, index) if best is None or op is not None else best
+            if op is not None:
+                break
     except (OutOfTime, Exception):
-        return  # code of the user's that can't be run a second time
+        pass  # code of the user's that can't be run a second time
+    return best
+
+
+def _op(origin: DataOrigin) -> Op:
+    file = short_path(origin.file) if origin.file else None
+    source = SourceLine(file, origin.line, origin.function, origin.code)
+    return Op(origin.op, origin.event or "data", "data", source, None, None, origin.inputs, origin.output)
 
 
 @contextmanager
@@ -156,17 +183,19 @@ def _as_before(roots: Sequence[Any]) -> Iterator[None]:
 
 
 def _globals_of(root: Any) -> dict[str, Any] | None:
-    module = sys.modules.get(type(root).__module__)
-    return vars(module) if module is not None and is_user_file(getattr(module, "__file__", None) or "") else None
+    """Return the names that an object's code reads: of a function its module's, of an object its class's module's."""
+    names: dict[str, Any] | None = getattr(getattr(root, "func", root), "__globals__", None)
+    if names is None:
+        names = vars(sys.modules.get(type(root).__module__, sys.modules["builtins"]))
+    return names if is_user_file(names.get("__file__") or "") else None
 
 
 def _file_of(kind: type) -> str:
     return getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
 
 
-def _wanted(parts: Sequence[Part], samples: Sequence[Sample]) -> list[Any]:
+def _wanted(parts: Sequence[Part], position: int | None) -> list[Any]:
     """Return the rows of the batch that are not finite: that of the guilty sample, else the first of each part."""
-    position = samples[0].position if samples else None
     rows = []
     for part in parts:
         if not part.array.ndim or not is_bad(part.array):
@@ -208,36 +237,41 @@ def _as_parts(item: Any) -> Any:
 
 def _holds(array: Any, row: Any) -> bool:
     """Whether an item is the row, or has it among its own, NaN equal to NaN."""
+    return bool(_places(array, row).any())
+
+
+def _places(array: Any, row: Any) -> Any:
+    """Return where an item has the row: a flag for each of its own rows, or one where the item is the row itself."""
     np = sys.modules["numpy"]
     if array.shape != row.shape and array.shape[1:] != row.shape:
-        return False
+        return np.zeros(0, bool)
     with np.errstate(all="ignore"):
         near = np.isclose(array.astype(row.dtype), row, rtol=1e-6, atol=0, equal_nan=True)
-    if array.shape == row.shape:
-        return bool(near.all())
-    return bool(near.reshape(len(array), -1).all(axis=1).any())
+    return near.reshape(1 if array.shape == row.shape else len(array), -1).all(axis=1)
 
 
-def _traced(reader: Reader, number: int, deadline: float) -> tuple[DataOrigin | None, FrameType | None]:
-    """Return the origin in the call of that number, and the frame that gave the item."""
+def _traced(reader: Reader, number: int, wanted: list[Any], watch: LineWatch) -> tuple[DataOrigin | None, int | None]:
+    """Return the origin in the call of that number, and the index of the row by what the code that made it holds."""
     for current, call in enumerate(reader.calls()):
         if current < number:
             call()
             continue
-        watch = LineWatch(is_user_file, deadline)
         item = run(watch, call)
         event = watch.result_event
-        if is_bad(item) and event is not None:
-            return data_origin(event, item, True, None), event.frame
-        break
+        if not is_bad(item) or event is None:
+            break
+        arrays = [part.array for part in parts_of([("item", _as_parts(item))])]
+        hits = [_places(array, row) for array in arrays for row in wanted if array.shape[1:] == row.shape]
+        places = {int(hit.argmax()) for hit in hits if hit.sum() == 1}
+        sizes = {len(array) for array in arrays if array.ndim}
+        index = _index_in(event.frame.f_locals, places.pop(), sizes.pop()) if len(places) == len(sizes) == 1 else None
+        return data_origin(event, item, True, None), index
     return None, None
 
 
-def _index_in(names: dict[str, Any], position: int | None, size: int | None) -> int | None:
+def _index_in(names: dict[str, Any], position: int, size: int) -> int | None:
     """Return the index of a batch's row by what the code that made the batch still holds: the rows before they were
     changed, found among arrays of the script's or of its object, or the numbers of the rows."""
-    if position is None or size is None:
-        return None
     held = [(name, value) for name, value in names.items() if is_array(value) and len(value) == size]
     own = [value for value in getattr(names.get("self"), "__dict__", {}).values() if is_array(value)]
     sources = [value for value in [*own, *user_arrays()] if len(value) != size]
