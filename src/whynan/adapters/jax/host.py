@@ -157,7 +157,10 @@ class JaxHost:
         if self.run.options.policy == "stop" and call.is_training and self.keras is not None:
             self.keras.put_back(call)
         elif self.run.options.policy == "stop" and call.is_training:
-            self._put_back_names(call)
+            try:
+                self._put_back_names(call)
+            except Exception as error:
+                tell("putting back what names held before the step failed", error)
         is_last = False
         if self.run.options.policy == "recover" and call.is_training:
             incident, is_last = self._recovered(call, incident)
@@ -178,7 +181,10 @@ class JaxHost:
             if "__name__" not in space:
                 continue
             for name, value in list(space.items()):
-                leaves, tree = jax.tree_util.tree_flatten(value)
+                try:
+                    leaves, tree = jax.tree_util.tree_flatten(value)
+                except Exception:
+                    continue  # a dictionary that is no tree of JAX's
                 if any(id(leaf) in before for leaf in leaves):
                     space[name] = tree.unflatten([before.get(id(leaf), leaf) for leaf in leaves])
 
