@@ -21,7 +21,15 @@ from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
-from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
+from whynan.adapters.mindspore.closure import (
+    CellClosure,
+    Closure,
+    LoopClosure,
+    SavedParameters,
+    given_to,
+    in_body,
+    may_train,
+)
 from whynan.adapters.mindspore.experiments import Bench, Window
 from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
@@ -186,7 +194,7 @@ class MindSporeHost:
             return
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
-        self.watch.given = []
+        self.watch.given = given_to(cell, args)
         if told.is_bad:
             self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)
             return
