@@ -19,6 +19,7 @@ from whynan.adapters.common.arrays import (
     nonfinite_elements,
     summarize,
 )
+from whynan.adapters.common.batch import Part
 from whynan.adapters.common.names import ELEMENTWISE
 from whynan.records import Phase, SourceLine
 from whynan.records.tensor import Role
@@ -74,6 +75,8 @@ class Graph:
         self.from_batch: set[int] = set()
         self.n_elements: dict[int, int] = {}
         self.scalars: dict[int, float] = {}
+        self.batch: Sequence[Part] = ()
+        """Parts of the batch that an operation may have been given as other objects with the same numbers."""
         self.gradients: set[int] = set()
         """Values that a backward pass has made."""
 
@@ -160,6 +163,9 @@ class Graph:
             return "gradient", None
         if value in self.producer:
             return ("batch" if value in self.from_batch and value not in self.from_parameters else "computed"), None
+        for part in self.batch:
+            if part.array.shape == array.shape and array.ndim and _same_numbers(part.array, array):
+                return part.role, part.name
         # Nobody has said what it is: a number in the program's text, or one that it holds on to.
         return "constant", None
 
@@ -228,6 +234,11 @@ class Graph:
         for index, size in zip(element, array.shape, strict=True):
             flat = flat * int(size) + index
         return value, flat
+
+
+def _same_numbers(one: Any, other: Any) -> bool:
+    """Whether arrays hold the same numbers, NaN equal to NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _unhidden(array: Any) -> Any:

@@ -278,6 +278,8 @@ class TensorFlowHost:
             self.watch.restore_before()
         with Progress() as progress:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            if isinstance(closure, LoopClosure):
+                closure = closure.with_picks(lambda c: Replayer(self.watch, c, self.hooks).run(Attempt(), c))
             replayer = Replayer(self.watch, closure, self.hooks)
             traced = replayer.traced()
             if traced.is_finite:
@@ -303,6 +305,7 @@ class TensorFlowHost:
     ) -> Step:
         tracer = traced.tracer
         assert tracer is not None
+        tracer.graph.batch = closure.parts
         reproduced = not traced.is_finite
         symptom = self._symptom_without_replay(closure, told)
         if traced.what is not None:
