@@ -60,6 +60,8 @@ class Step:
     line: SourceLine | None = None
     """Where the program stood: the line of a symptom that could not be traced, or of a call into a library."""
     error: str | None = None
+    data: Op | None = None
+    """The operation of the data set's own code that made a bad value of the batch, where it was read again."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -77,7 +79,7 @@ def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
             origin = _origin_op(found.origin, step.graph)
         elif found.leaf is not None:
             bad_leaf = BadLeaf(found.leaf.summary, -1 if step.symptom.step == 0 else None)
-            origin = _leaf_op(found, bad_leaf, path, step.loss_function)
+            origin = step.data or _leaf_op(found, bad_leaf, path, step.loss_function)
     elif step.line is not None and step.symptom.what == "parameter":
         origin = Op("step", "optimizer", "optimizer", step.line)
     if origin is not None and origin.source.line is None and step.line is not None:
@@ -190,15 +192,17 @@ def explained(
     step: Step,
     is_finite: bool,
     samples: Callable[[], Found],
+    look: Callable[[Step], None],
     bench: Callable[[], Bench],
     deadline: float,
     progress: Progress,
 ) -> Incident:
-    """Look for the sample, ask the catalogue, try the remedies; a replay that was finite has nothing to try."""
+    """Look for the sample and into the data, ask the catalogue, try remedies; where the replay is finite, ask only."""
     if not is_finite:
         progress.stage("looking for the sample")
         step.samples, note = samples()
         step.notes += [note] if note else []
+        look(step)
     incident, evidence = concluded(run, step)
     if run.options.prove and not is_finite:
         incident = prove(incident, evidence, bench(), deadline, progress)

@@ -19,7 +19,7 @@ LOSS = re.compile(
     re.IGNORECASE,
 )
 UPDATES = re.compile(
-    r"-=|\+=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
 )
 
@@ -47,7 +47,7 @@ class Site:
 class Pass:
     """One iteration of a loop that may train. The loop itself holds it; when the loop is left it is gone."""
 
-    __slots__ = ("before", "frame", "owner", "started")
+    __slots__ = ("__weakref__", "before", "frame", "owner", "started")
 
     def __init__(self, owner: Site, frame: FrameType, before: State) -> None:
         self.owner = owner

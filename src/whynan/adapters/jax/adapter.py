@@ -7,7 +7,7 @@ import jax
 
 from whynan.adapters.common.adapter import CommonAdapter, attached
 from whynan.adapters.jax.host import JaxHost
-from whynan.launch.host import PlainHost, tell
+from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident
 
@@ -19,8 +19,8 @@ class JaxAdapter(CommonAdapter):
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.host = JaxHost(options, record)
-        # Steps are calls of the program's functions, whatever loop they stand in.
-        super().__init__(self.host.run, PlainHost(), self.host.watch)
+        # Steps are calls of the program's functions, whatever loop they stand in; some loops update by hand.
+        super().__init__(self.host.run, self.host.loops, self.host.watch)
 
     def attach_keras(self, keras: Any) -> None:
         """Called when the program has imported Keras with this backend."""

@@ -12,6 +12,7 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
 from whynan.adapters.common.swap import swapped
+from whynan.adapters.jax.byhand import HandBench
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import Runner
 from whynan.adapters.jax.watch import Watch
@@ -59,6 +60,8 @@ class Bench(CommonBench):
     def __init__(self, watch: Watch, call: Call, window: Window, deadline: float) -> None:
         super().__init__(deadline)
         self.watch = watch
+        self.by_hand: HandBench | None = None
+        """Where the script updates by hand: its own iterations are what is run again."""
         self.call = call
         self.window = window
 
@@ -99,6 +102,9 @@ class Bench(CommonBench):
     # The calls before it ----------------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
+        if self.by_hand is not None:
+            return self.by_hand.with_rate(factor)
+
         def slower(leaves: list[Any], outputs: list[Any], pairs: dict[int, int]) -> list[Any]:
             new = list(outputs)
             for place, output in pairs.items():
@@ -112,7 +118,7 @@ class Bench(CommonBench):
     def clipped(self, norm: float) -> Measured | None:
         self.watch.clip = norm
         try:
-            return self._window()
+            return self._window() if self.by_hand is None else self.by_hand.unchanged()
         finally:
             self.watch.clip = None
 

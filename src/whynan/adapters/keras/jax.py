@@ -15,7 +15,7 @@ from whynan.adapters.jax.host import JaxHost
 from whynan.adapters.jax.replay import Traced, trace_call
 from whynan.adapters.jax.trace import LAYER_TAG
 from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays, fit_data
 from whynan.records import OptimizerFacts, SourceLine
 
 Layer = tuple[str, str, SourceLine | None]
@@ -45,6 +45,9 @@ class KerasOnJax:
 
     def sources(self) -> list[Any]:
         return fit_arrays()
+
+    def given(self) -> list[Any]:
+        return fit_data()
 
     def loss_function(self) -> str | None:
         return self._loss

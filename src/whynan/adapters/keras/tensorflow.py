@@ -10,7 +10,7 @@ import keras
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays, fit_data
 from whynan.adapters.tensorflow.closure import Closure, FitClosure
 from whynan.adapters.tensorflow.host import TensorFlowHost
 from whynan.adapters.tensorflow.replay import Attempt
@@ -36,7 +36,7 @@ class KerasOnTensorFlow:
         host.watch.watch_optimizer(BaseOptimizer, LossScaleOptimizer)
         host.hooks = self.trainer.for_attempt
         host.places = self.places
-        host.sources = fit_arrays
+        host.sources, host.given = fit_arrays, fit_data
         host.epoch = epoch_of_fit
         host.is_in_fit = lambda: self.trainer.is_inside
 

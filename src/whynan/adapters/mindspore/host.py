@@ -1,25 +1,28 @@
 """Decides that a step is an incident, has it run again, and says what comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 
 from whynan.adapters.common.arrays import kind_of_number
 from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.experiments import Window
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, Sizes, history_of
 from whynan.adapters.common.samples import find_samples
-from whynan.adapters.mindspore.arrays import array_of, tensors_in
-from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, may_train
+from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
+from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, given_to, may_train
 from whynan.adapters.mindspore.experiments import Bench
 from whynan.adapters.mindspore.facts import learning_rate, measured, optimizer_of, precision_of
-from whynan.adapters.mindspore.pipeline import rows_in_order
+from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
 from whynan.adapters.mindspore.replay import Attempt, Replayer
 from whynan.adapters.mindspore.watch import Told, Watch
 from whynan.launch.host import tell
@@ -28,6 +31,7 @@ from whynan.records import Incident, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_MAX_COPY = 512 * 2**20
 Changed = tuple[What, str] | None
 """What a step has made non-finite apart from loss and gradients: a parameter or a buffer, and its name."""
 
@@ -51,6 +55,8 @@ class MindSporeHost:
         self.statistics: SavedParameters | None = None
         self.known_bad: set[str] = set()
         self.is_noted = True
+        self.recovery: Recovery[SavedParameters] = Recovery()
+        self._before_update: SavedParameters | None = None
 
     # Steps that go well -----------------------------------------------------------------------------------------------
 
@@ -76,6 +82,8 @@ class MindSporeHost:
         watch = self.watch
         if self.run.is_over:
             return
+        if self.run.options.policy == "recover":
+            self._keep_copy()
         if self.weights_start is None and watch.optimizers:
             self.weights_start = measured(watch.trained())
         statistics = watch.statistics()
@@ -88,6 +96,32 @@ class MindSporeHost:
             except Exception as error:
                 tell("keeping the state before a step failed", error)
                 self.window.is_off = True
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def _keep_copy(self) -> None:
+        """Make the update of the last step a part of what it was, and keep the state between two steps now and then."""
+        if self._before_update is not None:
+            for parameter, old in self._before_update.copies:
+                write(parameter, old + np.asarray(self.recovery.factor, old.dtype) * (array_of(parameter) - old))
+            self._before_update = None
+        if not self.watch.optimizers:
+            return
+        if self.recovery.copies.is_due(self.run.n_steps):
+            copy = SavedParameters(self.watch.changeable())
+            if copy.n_bytes <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, copy)
+        if self.recovery.factor != 1.0:
+            self._before_update = SavedParameters(self.watch.trained())
+
+    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+        """The step has updated nothing; do what is next. Returns whether the run ends with it."""
+        can_slow = bool(self.watch.optimizers)
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since, can_slow)
+        if copy is not None:
+            copy.restore()
+        self._before_update = None
+        return replace(incident, action=words), action == "stop"
 
     def after_loss(self, told: Told) -> None:
         """A function has been run that is being differentiated."""
@@ -152,7 +186,7 @@ class MindSporeHost:
             return
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
-        self.watch.given = []
+        self.watch.given = given_to(cell, args)
         if told.is_bad:
             self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)
             return
@@ -210,7 +244,10 @@ class MindSporeHost:
                 now.restore()
         elif before is not None:
             before.restore()
-        self.run.take(incident)
+        is_last = False
+        if policy == "recover" and stage == "train":
+            incident, is_last = self._recovered(incident)
+        self.run.take(incident, is_last)
         # The run goes on: what is left of this step updates nothing.
         self.watch.withholds = told.loss_bad and policy == "recover" and stage == "train"
 
@@ -245,6 +282,7 @@ class MindSporeHost:
                 self._step(closure, told, traced, changed),
                 traced.is_finite,
                 lambda: self._samples(closure, replayer, traced, deadline),
+                lambda step: look_in_data(step, self._readers, deadline),
                 lambda: Bench(replayer, window, deadline),
                 deadline,
                 progress,
@@ -309,6 +347,15 @@ class MindSporeHost:
             return ()
         why = f"the elements that {origin.name} makes non-finite lie in this row alone"
         return (Sample(row, find_index(parts, row, self._sources(closure)), None, why),)
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        for dataset in self.watch.datasets:
+            reader = reader_of(dataset)
+            if reader is not None:
+                yield reader
+        yield from of_users(value for space in user_spaces() for value in list(space.values()))
+        yield from running_generators()
 
     def _sources(self, closure: Closure) -> list[Any]:
         """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""

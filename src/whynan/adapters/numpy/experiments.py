@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.body import Again
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
 from whynan.adapters.common.run import Sizes, measure
 from whynan.adapters.common.state import Reached, State
-from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
+from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
 from whynan.experiments.verdict import Measured
@@ -21,6 +22,8 @@ from whynan.experiments.verdict import Measured
 _STEPS = 128
 _MOST_BYTES = 64 * 2**20
 """Larger arrays are data."""
+After = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
+"""Told of the updated arrays before an iteration, of those after it, and of all names."""
 
 
 @dataclass
@@ -60,7 +63,8 @@ class Bench(CommonBench):
         gathers = data_gathers(seen)
         self.owners = {id(owner) for _, owner, _, _ in gathers}
         sizes = [len(result) for _, _, _, result in gathers]
-        self.size = max(sizes, key=sizes.count) if sizes else 0
+        self.is_in_header = not sizes
+        self.size = max(sizes, key=sizes.count) if sizes else batch_size(header_parts(again)) or 0
 
     # One iteration ----------------------------------------------------------------------------------------------------
 
@@ -68,6 +72,8 @@ class Bench(CommonBench):
         kept = others(self.size, rows)
         if kept is None:
             return None
+        if self.is_in_header:
+            return self._once(None, change=header_rows(self.again, kept))
         return self._once(
             lambda owner, index, result: (
                 result[kept] if len(result) == self.size and id(owner) in self.owners else result
@@ -125,7 +131,7 @@ class Bench(CommonBench):
     # The iterations before it -----------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
-        def slower(before: dict[str, Any], arrays: dict[str, Any]) -> None:
+        def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
             for name, array in arrays.items():
                 if name in before and array.shape == before[name].shape and array.flags.writeable:
                     array[...] = before[name] + factor * (array - before[name])
@@ -165,7 +171,7 @@ class Bench(CommonBench):
     def _series(
         self,
         on_rows: Any = None,
-        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        after: After | None = None,
         prepare: Callable[[dict[str, Any]], None] | None = None,
     ) -> Measured | None:
         window = self.window
@@ -177,7 +183,7 @@ class Bench(CommonBench):
         def step(recorder: Recorder, n: int, values: dict[str, Any]) -> Measured:
             result = self._measured(recorder, values, n)
             if result.failure is None and after is not None:
-                after(kept, _floats(values, updated))
+                after(kept, _floats(values, updated), values)
             carried.update({k: v for k, v in values.items() if k in self.again.site.assigned})
             return result
 

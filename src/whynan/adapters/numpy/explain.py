@@ -1,16 +1,22 @@
 """From a non-finite iteration of a NumPy loop to an incident."""
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from whynan.adapters.common import run as runs
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import Part, is_target
+from whynan.adapters.common.batch import Part, batch_size, is_target
+from whynan.adapters.common.batch import parts_of as named_parts
 from whynan.adapters.common.body import Again
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
 from whynan.adapters.common.explain import Found, Step, explained, replayed
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.run import Run
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
@@ -18,9 +24,21 @@ from whynan.adapters.numpy.replay import answering
 from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
+from whynan.snapshot.carried import target_names
+
+
+class Host(Protocol):
+    """Whoever watches such loops: what it records operations with, its run and window, how it tries remedies."""
+
+    recorder: type[Recorder]
+    run: Run
+    window: "Window"
+
+    def bench(self, again: Again, seen: "Seen", deadline: float) -> "Bench": ...
+
 
 if TYPE_CHECKING:
-    from whynan.adapters.numpy.host import NumpyHost
+    from whynan.adapters.numpy.experiments import Bench, Window
 
 VALIDATION = re.compile(r"(val|valid|validation|test|dev|eval|holdout)(?![a-z])", re.IGNORECASE)
 """How a loss is called that nothing is trained with."""
@@ -39,9 +57,7 @@ class Seen:
     is_bad: bool = False
 
 
-def explain(
-    host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float
-) -> Incident | None:
+def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Incident | None:
     """Run the iteration again with every operation seen; say where its first bad number comes from, None if meant."""
     with Progress() as progress:
         progress.stage(f"{bad[0]} is not finite at step {host.run.n_steps}; running the iteration again")
@@ -56,11 +72,11 @@ def explain(
         what: What = "loss" if loss_name else "parameter"
         stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
         symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
-        parts = parts_of(seen)
+        parts = parts_of(seen) or header_parts(again)
         step = Step(
             symptom=symptom,
             replay=replayed(not reproduced, None, "run again, the iteration was finite"),
-            framework="numpy",
+            framework=host.recorder.framework,
             graph=seen.recorder.graph,
             starts=tuple(seen.starts),
             loss=seen.loss,
@@ -74,14 +90,15 @@ def explain(
             step,
             not reproduced,
             lambda: samples_of(again, seen, deadline),
+            lambda step: look_in_data(step, readers, deadline),
             lambda: host.bench(again, seen, deadline),
             deadline,
             progress,
         )
 
 
-def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
-    recorder = Recorder(again.function)
+def trace(host: Host, again: Again, name: str) -> Seen:
+    recorder = host.recorder(again.function)
     updated = again.before.changed(again.after.reached)
     again.before.restore(again.frame)
     for label, array in again.before.reached.arrays.values():
@@ -130,11 +147,23 @@ def parts_of(seen: Seen) -> tuple[Part, ...]:
     return tuple(found)
 
 
+def header_parts(again: Again) -> tuple[Part, ...]:
+    """Return the arrays that the loop's header has bound: the batch of a generator or a loader."""
+    names = [name for name in target_names(again.site) if name in again.before.values]
+    return named_parts([(name, again.before.values[name]) for name in names])
+
+
+def readers() -> Iterator[Reader]:
+    """Yield what a batch may have been read from, to be read again."""
+    yield from of_users(value for space in user_spaces() for value in list(space.values()))
+    yield from running_generators()
+
+
 def samples_of(again: Again, seen: Seen, deadline: float) -> Found:
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
     gathers = data_gathers(seen)
     if not gathers:
-        return told_by_elements(seen), None
+        return _of_header(again, seen, deadline) or told_by_elements(seen), None
     sizes = [len(g[3]) for g in gathers]
     size = max(set(sizes), key=sizes.count)
     if size < 2:
@@ -146,6 +175,32 @@ def samples_of(again: Again, seen: Seen, deadline: float) -> Found:
     first = next(g for g in gathers if len(g[3]) == size)
     picked = [index_of(first[1], first[2], sample.position or 0) for sample in found]
     return tuple(replace(s, index=s.index if index is None else index) for s, index in zip(found, picked)), note
+
+
+def _of_header(again: Again, seen: Seen, deadline: float) -> tuple[Sample, ...]:
+    """Find the guilty rows of a batch that the loop's header has bound."""
+    parts = header_parts(again)
+    size = batch_size(parts) or 0
+
+    def fails_with(rows: list[int]) -> bool:
+        recorder = Recorder(again.function, is_tracing=False)
+        look = partial(seen_in, recorder, name=seen.name)
+        return again.run(answering(recorder), look, header_rows(again, rows)).is_bad
+
+    symptom = (seen.recorder.graph, seen.starts)
+    return find_samples(parts, size, symptom, fails_with, lambda: user_arrays(batch_size=size), deadline)[0]
+
+
+def header_rows(again: Again, rows: list[int]) -> Callable[[dict[str, Any]], None]:
+    """Return a change of names: of the arrays that the loop's header has bound row rows[i] in place i."""
+
+    def change(values: dict[str, Any]) -> None:
+        for name in target_names(again.site):
+            value = values.get(name)
+            if isinstance(value, np.ndarray) and value.ndim and len(value) == len(rows):
+                values[name] = value[rows]
+
+    return change
 
 
 def told_by_elements(seen: Seen) -> tuple[Sample, ...]:
@@ -201,7 +256,7 @@ def epoch_of(again: Again) -> int | None:
     return None
 
 
-def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
+def history_of(host: Host, again: Again, seen: Seen) -> History:
     graph = seen.recorder.graph
     used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
     # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.

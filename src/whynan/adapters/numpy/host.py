@@ -19,6 +19,7 @@ from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
 from whynan.adapters.numpy.explain import Seen, explain
 from whynan.adapters.numpy.instrument import instrumented
+from whynan.adapters.numpy.record import Recorder
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
@@ -31,6 +32,8 @@ _LEARNING_PASSES = 2
 
 class NumpyHost:
     """The adapter's host."""
+
+    recorder = Recorder
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)

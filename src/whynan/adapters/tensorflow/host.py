@@ -1,6 +1,6 @@
 """Decides that a step is an incident, has it run again, and says what comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated, running_generators
 from whynan.adapters.common.experiments import Window
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, Sizes, history_of, measure
@@ -26,6 +27,7 @@ from whynan.adapters.tensorflow.closure import (
     has_tape,
     n_bytes_of,
 )
+from whynan.adapters.tensorflow.data import mapped
 from whynan.adapters.tensorflow.experiments import Bench
 from whynan.adapters.tensorflow.facts import optimizer_of, precision_of, weights
 from whynan.adapters.tensorflow.flags import Told
@@ -53,6 +55,7 @@ class TensorFlowHost:
         self.watch.on_function = self.after_function
         self.hooks: Hooks = lambda attempt, stack: None
         self.sources: Callable[[], list[Any]] = list
+        self.given: Callable[[], list[Any]] = list
         self.epoch: Callable[[], int | None] = lambda: None
         self.is_in_fit: Callable[[], bool] = lambda: False
         self.weights_start: Sizes | None = None
@@ -63,6 +66,7 @@ class TensorFlowHost:
         self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
+        self.watch.on_late = self.after_apply
         self.watch.on_validation = self.after_validation
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
 
@@ -97,6 +101,11 @@ class TensorFlowHost:
         self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
         self.run.n_steps += 1
         return False
+
+    def after_apply(self, told: Told, named: list[tuple[str, Any]], target: Any) -> None:
+        """An update gets bad gradients that the script has looked at itself."""
+        self.run.n_steps = max(self.run.n_steps - 1, 0)
+        self.after_tape(told, named, target)
 
     def eager_incident(self, current: Pass | None, told: Told) -> None:
         """The update has not been made yet: weights are those from before the step."""
@@ -270,6 +279,8 @@ class TensorFlowHost:
             self.watch.restore_before()
         with Progress() as progress:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            if isinstance(closure, LoopClosure):
+                closure = closure.with_picks(lambda c: Replayer(self.watch, c, self.hooks).run(Attempt(), c))
             replayer = Replayer(self.watch, closure, self.hooks)
             traced = replayer.traced()
             if traced.is_finite:
@@ -279,6 +290,7 @@ class TensorFlowHost:
                 self._step(closure, told, traced, replayer),
                 traced.is_finite,
                 lambda: self._samples(closure, replayer, traced, deadline),
+                lambda step: look_in_data(step, self._readers, deadline),
                 lambda: Bench(replayer, self.window, deadline),
                 deadline,
                 progress,
@@ -287,6 +299,7 @@ class TensorFlowHost:
     def _step(self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer) -> Step:
         tracer = traced.tracer
         assert tracer is not None
+        tracer.graph.batch = closure.parts
         symptom = self._symptom_without_replay(closure, told)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
@@ -318,12 +331,22 @@ class TensorFlowHost:
             return (), None
         assert traced.tracer is not None
         symptom = (traced.tracer.graph, traced.starts)
-        return find_samples(
-            parts, size, symptom, lambda rows: replayer.fails(closure.with_rows(rows)), self._sources, deadline
-        )
+        fails = lambda rows: replayer.fails(closure.with_rows(rows))  # noqa: E731
+        return find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
 
-    def _sources(self) -> list[Any]:
-        return [*self.sources(), *self._dataset_arrays(), *user_arrays()]
+    def _sources(self, size: int) -> list[Any]:
+        return [*self.sources(), *self._dataset_arrays(), *user_arrays(batch_size=size)]
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        given = [*self.given(), *(value for space in user_spaces() for value in list(space.values()))]
+        yield from of_users({id(value): value for value in given}.values())
+        for generator in self.watch.generators:
+            yield repeated(generator, True)
+        for dataset in given:
+            if isinstance(dataset, tf.data.Dataset):
+                yield from mapped(dataset, lambda: [*self._dataset_arrays(), *user_arrays()])
+        yield from running_generators()
 
     def _dataset_arrays(self) -> list[Any]:
         found = []

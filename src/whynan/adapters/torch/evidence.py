@@ -2,12 +2,20 @@
 
 import linecache
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from whynan.adapters.common.batch import parts_of
+from whynan.adapters.common.data.reread import Reader, line_in, of_users, running_generators
+from whynan.adapters.common.namespaces import user_spaces
 from whynan.adapters.common.positions import short_path, source_line
+from whynan.adapters.keras.stack import fit_data
 from whynan.adapters.torch import sources
+from whynan.adapters.torch.data import streams
 from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.lines import LineWatch
 from whynan.adapters.torch.data.refetch import find_data_origin
 from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
@@ -228,7 +236,7 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
         return None
     origin = sources.batch_origin(plan, search.size)
     if origin is None:
-        return None
+        return _line_without_loader(plan, search)
     try:
         found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
     except Exception as error:
@@ -244,6 +252,20 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
             notes.append(_LIKELY.format(name=f"self.{attribute.group(1)}", line=filled[0].line))
             return Op(filled[1], "data", "data", filled[0], None, None, tuple(found.inputs), found.output)
     return Op(found.op, found.event or "data", "data", source, None, None, tuple(found.inputs), found.output)
+
+
+def _line_without_loader(plan: "Plan", search: SampleSearch) -> Op | None:
+    """The same for a batch that a generator or a data set of the script's gave, or Keras' `fit` read from one."""
+
+    def readers() -> Iterator[Reader]:
+        given = [*fit_data(), *(value for space in user_spaces() for value in list(space.values()))]
+        yield from of_users({id(value): value for value in given}.values())
+        yield from running_generators()
+
+    parts = parts_of(list(sources.batch_items(plan, search.batch.names).items()))
+    with streams.preserved():
+        line = line_in(readers, parts, search.position, time.monotonic() + _DATA_BUDGET_S, LineWatch)
+    return line.op if line is not None else None
 
 
 # Facts about the origin ----------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch
-
-from whynan.adapters.torch.data.values import is_bad
+from whynan.adapters.common.data.values import FRAMEWORKS, is_bad, is_torch_tensor
 
 OPERATORS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Add: ("add", operator.add),
@@ -26,17 +24,18 @@ OPERATORS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
 
 _PURE = """
 abs absolute acos acosh add all amax amin any arange arccos arccosh arcsin arctan arctan2 arctanh array asarray asin
-astype atan atan2 atanh cat ceil clamp clip clone concatenate copy cos cosh cross cumprod cumsum deg2rad div divide
+astype atan atan2 atanh cast cat ceil clamp clip clone concatenate copy cos cosh cross cumprod cumsum deg2rad div divide
 dot double einsum exp exp2 expand_dims expm1 fabs flatten flip float float16 float32 float64 floor from_numpy half
 hypot int item len linspace log log10 log1p log2 logit matmul max maximum mean median min minimum mul multiply
-nan_to_num nanmean nanstd norm numpy ones_like permute pow power prod reciprocal reshape round rsqrt sigmoid sign
+nan_to_num nanmean nanstd norm numpy ones_like permute pow power prod realdiv reciprocal reduce_max reduce_mean
+reduce_min reduce_std reduce_sum reduce_variance reshape round rsqrt sigmoid sign
 sin sinh size softmax sqrt square squeeze stack std sub subtract sum swapaxes tan tanh tensor to_numpy tolist
 transpose true_divide unsqueeze var view where zeros_like
 """
 PURE = frozenset(_PURE.split())
-"""Functions of NumPy, torch and math, and methods of their arrays, that change nothing and draw nothing."""
+"""Functions of NumPy, of the frameworks and math, and methods of their arrays, that change nothing and draw nothing."""
 
-_ROOTS = ("numpy", "torch", "math")
+_ROOTS = ("numpy", "torch", "math", *FRAMEWORKS)
 
 
 class NotEvaluatedError(Exception):
@@ -142,7 +141,7 @@ def _is_module_path(node: ast.expr) -> bool:
     """`np`, `torch.linalg`: by custom short lower-case names of imported modules."""
     while isinstance(node, ast.Attribute):
         node = node.value
-    return isinstance(node, ast.Name) and node.id in ("np", "numpy", "torch", "math", "F", "nn")
+    return isinstance(node, ast.Name) and node.id in ("np", "numpy", "torch", "math", "F", "nn", "tf", "jnp", "ops")
 
 
 def _post_order(root: ast.AST) -> list[Any]:
@@ -165,8 +164,11 @@ def _post_order(root: ast.AST) -> list[Any]:
 
 def _is_number_like(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
-    plain = isinstance(value, (int, float, complex, torch.Tensor))
-    return plain or (numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)))
+    if isinstance(value, (int, float, complex)) or is_torch_tensor(value):
+        return True
+    if type(value).__module__.split(".")[0] in FRAMEWORKS:
+        return hasattr(value, "dtype") and hasattr(value, "shape")
+    return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
 
 
 def _name(node: Any, names: dict[str, Any]) -> Any:

@@ -5,8 +5,8 @@ import linecache
 from functools import lru_cache
 from typing import Any
 
-from whynan.adapters.torch.data.evaluate import evaluate
-from whynan.adapters.torch.data.values import is_bad
+from whynan.adapters.common.data.evaluate import evaluate
+from whynan.adapters.common.data.values import is_bad
 
 _BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
