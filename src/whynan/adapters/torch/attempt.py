@@ -44,6 +44,8 @@ class Pending:
     """The other ranks of the job do not hear of it: this one looks into it by itself."""
     is_early: bool = False
     """A micro-batch of this rank alone: it is explained at once, and all leave with the update."""
+    inner: Incident | None = None
+    """What the iteration inside told that was run again before this one."""
 
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":

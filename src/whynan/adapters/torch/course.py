@@ -51,8 +51,11 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
         traced = plan.outcome
     if is_innocent(plan, traced):
         return Decision("innocent")
+    if traced.is_finite and plan.pending.inner is not None:
+        return plan.decide(plan.pending.inner)  # the iteration inside did reproduce it
     outer = outer_to_ask(plan, traced)
     if outer is not None:
+        plan.pending.inner = explain.incident(plan, traced, SampleSearch(plan, traced))
         return Decision("escalate", outer=outer)
     search = SampleSearch(plan, traced)
     if not traced.is_finite:

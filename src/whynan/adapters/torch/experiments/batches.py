@@ -192,7 +192,7 @@ class _Boxes:
         for rows in self._rows(name, value):
             as_corners = are_corners(rows[:, :4]) if self.as_corners is None else self.as_corners
             made = torch.cat([mended(rows[:, :4], as_corners), rows[:, 4:]], 1)
-            if not torch.equal(made, rows):
+            if not torch.allclose(made, rows, 0, 0, equal_nan=True):
                 return _like(made.reshape(value.shape), value)
         return value
 
