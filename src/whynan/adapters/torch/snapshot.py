@@ -118,7 +118,8 @@ def parts_of(tensor: Any) -> list[Any]:
     """
     if not hasattr(tensor, "__tensor_flatten__"):
         return [tensor]
-    return [part for name in tensor.__tensor_flatten__()[0] for part in parts_of(getattr(tensor, name))]
+    parts = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return [inner for part in parts if isinstance(part, torch.Tensor) for inner in parts_of(part)]
 
 
 class TensorCopies:
