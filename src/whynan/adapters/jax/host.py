@@ -4,7 +4,7 @@ import math
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.batch import find_index
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
+from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
@@ -253,7 +253,7 @@ class JaxHost:
                 progress.stage("looking for the sample")
                 step.samples, note = self._samples(call, traced, deadline)
                 step.notes += [note] if note else []
-                look_in_data(step, self._readers, deadline)
+                look_in_data(step, lambda: of_users(self.keras.given() if self.keras is not None else ()), deadline)
             evidence, _ = evidence_of(step)
             policy = self.run.options.policy
             incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
@@ -338,13 +338,6 @@ class JaxHost:
             return (), f"looking for the sample failed: {type(error).__name__}: {error}"
         sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays(batch_size=size)]
         return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
-
-    def _readers(self) -> Iterator[Reader]:
-        """Yield what the batch may have been read from, to be read again."""
-        given = self.keras.given() if self.keras is not None else []
-        given += [value for space in user_spaces() for value in list(space.values())]
-        yield from of_users({id(value): value for value in given}.values())
-        yield from running_generators()
 
 
 def _loss_of(call: Call) -> float | None:

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,9 +14,9 @@ from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, batch_size, find_index, is_target
 from whynan.adapters.common.batch import parts_of as named_parts
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
+from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.samples import find_guilty, why_guilty
 from whynan.adapters.common.state import Reached
@@ -101,7 +101,7 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
             progress.stage("looking for the sample")
             step.samples, note = samples_of(host, again, seen, bad[0], deadline)
             step.notes += [note] if note else []
-            look_in_data(step, readers, deadline)
+            look_in_data(step, of_users, deadline)
         evidence, _ = evidence_of(step)
         policy = host.run.options.policy
         incident = incident_of(step, evidence, policy, action_of(policy, stage))
@@ -164,12 +164,6 @@ def header_parts(again: Again) -> tuple[Part, ...]:
     """Return the arrays that the loop's header has bound: the batch of a generator or a loader."""
     names = [name for name in target_names(again.site) if name in again.before.values]
     return named_parts([(name, again.before.values[name]) for name in names])
-
-
-def readers() -> Iterator[Reader]:
-    """Yield what a batch may have been read from, to be read again."""
-    yield from of_users(value for space in user_spaces() for value in list(space.values()))
-    yield from running_generators()
 
 
 def samples_of(

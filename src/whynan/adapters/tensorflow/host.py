@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size, find_index
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated, running_generators
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
 from whynan.adapters.common.explain import Step, evidence_of, incident_of
 from whynan.adapters.common.loops import Loops, Pass
-from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
@@ -365,14 +365,12 @@ class TensorFlowHost:
 
     def _readers(self) -> Iterator[Reader]:
         """Yield what the batch may have been read from, to be read again."""
-        given = [*self.given(), *(value for space in user_spaces() for value in list(space.values()))]
-        yield from of_users({id(value): value for value in given}.values())
         for generator in self.watch.generators:
             yield repeated(generator, True)
-        for dataset in given:
+        for dataset in [*self.given(), *user_values()]:
             if isinstance(dataset, tf.data.Dataset):
                 yield from mapped(dataset, lambda: [*self._dataset_arrays(), *user_arrays()])
-        yield from running_generators()
+        yield from of_users(self.given())
 
     def _dataset_arrays(self) -> list[Any]:
         found = []
