@@ -94,7 +94,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
     "data-line": {
         "keras": ("whynan.adapters.keras.stack", "fit_data"),
         "tensorflow": ("whynan.adapters.tensorflow.data", "mapped"),
-        "jax": ("whynan.adapters.common.data.reread", "running_generators"),
+        "jax": ("whynan.adapters.common.data.reread", "of_users"),
         "mindspore": ("whynan.adapters.common.data.reread", "look_in_data"),
     },
     "sample": {

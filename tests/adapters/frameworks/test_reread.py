@@ -10,7 +10,7 @@ import pytest
 import whynan.adapters.common.data.reread as reread
 from whynan.adapters.common.batch import Part
 from whynan.adapters.common.data.lines import LineWatch
-from whynan.adapters.common.data.reread import Reader, indexed, repeated, running_generators
+from whynan.adapters.common.data.reread import Reader, of_users, repeated, running_generators
 from whynan.launch import host
 
 DATA = np.random.default_rng(0).uniform(1, 2, (12, 3))
@@ -38,6 +38,7 @@ class Batches:
 def _this_file_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (reread, host):
         monkeypatch.setattr(module, "is_user_file", lambda file: str(file) == __file__)
+    monkeypatch.setattr(reread, "user_values", list)
 
 
 def find(reader: Reader, row: Any) -> tuple[int, Any, int | None]:
@@ -54,7 +55,7 @@ def test_the_line_in_getitem_and_the_sample() -> None:
     place = int(np.flatnonzero(data.order == 7)[0])
     with np.errstate(all="ignore"):
         row = np.log(DATA[7])
-    number, origin, index = find(indexed(data, False), row)
+    number, origin, index = find(next(of_users([data])), row)
     assert (number, origin.op, origin.code) == (place // 3, "log", "logs = np.log(DATA[rows])")
     assert index == 7
     assert data.n_read == 0

@@ -25,6 +25,11 @@ def user_spaces() -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def user_values() -> list[Any]:
+    """Return what the names of the user's frames stand for."""
+    return [value for space in user_spaces() for value in list(space.values())]
+
+
 def user_arrays(
     skip: Callable[[str, Any], bool] = lambda name, value: False, batch_size: int | None = None
 ) -> list[Any]:

@@ -3,7 +3,7 @@
 import math
 import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
+from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
@@ -247,12 +247,13 @@ class JaxHost:
                 return None
             if self._is_asked(call):
                 return None
+            given = self.keras.given if self.keras is not None else tuple
             return explained(
                 self.run,
                 self._step(call, traced),
                 traced.is_finite,
                 lambda: self._samples(call, traced, deadline),
-                lambda step: look_in_data(step, self._readers, deadline),
+                lambda step: look_in_data(step, lambda: of_users(given()), deadline),
                 lambda: self._bench(call, deadline),
                 deadline,
                 progress,
@@ -324,13 +325,6 @@ class JaxHost:
 
     def _sources(self, size: int) -> list[Any]:
         return [*(self.keras.sources() if self.keras is not None else ()), *user_arrays(batch_size=size)]
-
-    def _readers(self) -> Iterator[Reader]:
-        """Yield what the batch may have been read from, to be read again."""
-        given = self.keras.given() if self.keras is not None else []
-        given += [value for space in user_spaces() for value in list(space.values())]
-        yield from of_users({id(value): value for value in given}.values())
-        yield from running_generators()
 
 
 def _loss_of(call: Call) -> float | None:

@@ -9,11 +9,11 @@ import numpy as np
 
 from whynan.adapters.common.arrays import kind_of_number
 from whynan.adapters.common.batch import find_index, parts_of
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users
 from whynan.adapters.common.experiments import Window
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
-from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, Sizes, history_of
@@ -354,8 +354,7 @@ class MindSporeHost:
             reader = reader_of(dataset)
             if reader is not None:
                 yield reader
-        yield from of_users(value for space in user_spaces() for value in list(space.values()))
-        yield from running_generators()
+        yield from of_users()
 
     def _sources(self, closure: Closure) -> list[Any]:
         """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""

@@ -1,7 +1,7 @@
 """From a non-finite iteration of a NumPy loop to an incident."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,9 +13,9 @@ from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, batch_size, is_target
 from whynan.adapters.common.batch import parts_of as named_parts
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, running_generators
+from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.explain import Found, Step, explained, replayed
-from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.run import Run
 from whynan.adapters.common.samples import find_samples
 from whynan.adapters.common.state import Reached
@@ -90,7 +90,7 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
             step,
             not reproduced,
             lambda: samples_of(again, seen, deadline),
-            lambda step: look_in_data(step, readers, deadline),
+            lambda step: look_in_data(step, of_users, deadline),
             lambda: host.bench(again, seen, deadline),
             deadline,
             progress,
@@ -151,12 +151,6 @@ def header_parts(again: Again) -> tuple[Part, ...]:
     """Return the arrays that the loop's header has bound: the batch of a generator or a loader."""
     names = [name for name in target_names(again.site) if name in again.before.values]
     return named_parts([(name, again.before.values[name]) for name in names])
-
-
-def readers() -> Iterator[Reader]:
-    """Yield what a batch may have been read from, to be read again."""
-    yield from of_users(value for space in user_spaces() for value in list(space.values()))
-    yield from running_generators()
 
 
 def samples_of(again: Again, seen: Seen, deadline: float) -> Found:

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size
-from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated, running_generators
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
 from whynan.adapters.common.experiments import Window
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
-from whynan.adapters.common.namespaces import user_arrays, user_spaces
+from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.recovery import Recovery
 from whynan.adapters.common.run import Run, Sizes, history_of, measure
@@ -339,14 +339,12 @@ class TensorFlowHost:
 
     def _readers(self) -> Iterator[Reader]:
         """Yield what the batch may have been read from, to be read again."""
-        given = [*self.given(), *(value for space in user_spaces() for value in list(space.values()))]
-        yield from of_users({id(value): value for value in given}.values())
         for generator in self.watch.generators:
             yield repeated(generator, True)
-        for dataset in given:
+        for dataset in [*self.given(), *user_values()]:
             if isinstance(dataset, tf.data.Dataset):
                 yield from mapped(dataset, lambda: [*self._dataset_arrays(), *user_arrays()])
-        yield from running_generators()
+        yield from of_users(self.given())
 
     def _dataset_arrays(self) -> list[Any]:
         found = []

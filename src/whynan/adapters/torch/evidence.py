@@ -3,13 +3,11 @@
 import linecache
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.common.batch import parts_of
-from whynan.adapters.common.data.reread import Reader, line_in, of_users, running_generators
-from whynan.adapters.common.namespaces import user_spaces
+from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.keras.stack import fit_data
 from whynan.adapters.torch import sources
@@ -257,14 +255,11 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
 def _line_without_loader(plan: "Plan", search: SampleSearch) -> Op | None:
     """The same for a batch that a generator or a data set of the script's gave, or Keras' `fit` read from one."""
 
-    def readers() -> Iterator[Reader]:
-        given = [*fit_data(), *(value for space in user_spaces() for value in list(space.values()))]
-        yield from of_users({id(value): value for value in given}.values())
-        yield from running_generators()
-
     parts = parts_of(list(sources.batch_items(plan, search.batch.names).items()))
     with streams.preserved():
-        line = line_in(readers, parts, search.position, time.monotonic() + _DATA_BUDGET_S, LineWatch)
+        line = line_in(
+            lambda: of_users(fit_data()), parts, search.position, time.monotonic() + _DATA_BUDGET_S, LineWatch
+        )
     return line.op if line is not None else None
 
 

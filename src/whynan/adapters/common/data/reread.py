@@ -23,7 +23,7 @@ from whynan.adapters.common.data.lines import LineWatch, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
 from whynan.adapters.common.data.values import is_bad
 from whynan.adapters.common.explain import Step
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import short_path
 from whynan.launch.host import is_user_file
 from whynan.records import Op, SourceLine
@@ -50,18 +50,20 @@ class Reader:
     index_of: Callable[[int], int | None] | None = None
 
 
-def of_users(values: Iterable[Any], gives_samples: bool = False) -> Iterator[Reader]:
-    """Yield readers of the objects that are data sets of a class of the user's: `__len__` and `__getitem__`."""
-    for value in values:
+def of_users(given: Iterable[Any] = ()) -> Iterator[Reader]:
+    """Yield readers of what is given or stands in the user's names and is a data set of a class of theirs (`__len__`
+    and `__getitem__`), and of their generators that are under way."""
+    values = {id(value): value for value in [*given, *user_values()]}
+    for value in values.values():
         kind = type(value)
         is_dataset = hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
         if is_dataset and is_user_file(_file_of(kind)):
-            yield indexed(value, gives_samples)
+            yield Reader(partial(_items, value), (value,))
+    yield from running_generators()
 
 
-def indexed(dataset: Any, gives_samples: bool) -> Reader:
-    """Return a reader of an object with `__len__` and `__getitem__`."""
-    return Reader(lambda: (partial(getitem, dataset, i) for i in range(len(dataset))), (dataset,), gives_samples)
+def _items(dataset: Any) -> Iterator[Call]:
+    return (partial(getitem, dataset, i) for i in range(len(dataset)))
 
 
 def repeated(make: Callable[[], Iterable[Any]], gives_samples: bool = False, roots: tuple[Any, ...] = ()) -> Reader:
