@@ -62,8 +62,6 @@ class Bench(CommonBench):
         sizes = [len(result) for _, _, _, result in gathers]
         self.size = max(sizes, key=sizes.count) if sizes else 0
 
-    # One iteration ----------------------------------------------------------------------------------------------------
-
     def without_rows(self, rows: list[int]) -> Measured | None:
         kept = others(self.size, rows)
         if kept is None:
@@ -121,8 +119,6 @@ class Bench(CommonBench):
 
     def _updated(self) -> set[str]:
         return self.again.before.changed(self.again.after.reached)
-
-    # The iterations before it -----------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
         def slower(before: dict[str, Any], arrays: dict[str, Any]) -> None:
