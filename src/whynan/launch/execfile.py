@@ -10,9 +10,9 @@ from types import CodeType, ModuleType
 
 from whynan.errors import NoScriptError
 from whynan.launch import host, imports
+from whynan.launch.bytecode import serve_readers
 from whynan.launch.isolation import forget_shadowed
 from whynan.launch.options import RunOptions
-from whynan.launch.plain import serve_readers
 from whynan.launch.rewrite import rewrite
 from whynan.launch.traceback import call_outermost
 

@@ -65,8 +65,6 @@ class Bench(CommonBench):
         self.call = call
         self.window = window
 
-    # One call ---------------------------------------------------------------------------------------------------------
-
     def without_rows(self, rows: list[int]) -> Measured | None:
         kept = others(self.call.size_of_batch(), rows)
         return self._once(Runner(self.call), self.call.with_rows(kept)) if kept is not None else None
@@ -98,8 +96,6 @@ class Bench(CommonBench):
         except Exception as error:
             return Measured(1, error=type(error).__name__)
         return measured(outputs, self.call, 1)
-
-    # The calls before it ----------------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
         if self.by_hand is not None:

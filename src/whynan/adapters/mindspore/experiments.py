@@ -34,8 +34,6 @@ class Bench(ReplayBench):
     def loss_of(self, attempt: Attempt) -> float | None:
         return attempt.loss
 
-    # One step ---------------------------------------------------------------------------------------------------------
-
     def with_other_targets(self, rows: list[int]) -> Measured | None:
         kept = self.kept(rows)
         targets = [part.array for part in self.closure.parts if part.role == "target"]
@@ -64,8 +62,6 @@ class Bench(ReplayBench):
             return None
         with with_attribute(cells, "mixed_precision_type", lambda cell: None):
             return self.step(self.closure)
-
-    # The steps before it ----------------------------------------------------------------------------------------------
 
     def normalized(self) -> Measured | None:
         spread = self._spread()

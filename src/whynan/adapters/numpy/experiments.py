@@ -66,8 +66,6 @@ class Bench(CommonBench):
         self.is_in_header = not sizes
         self.size = max(sizes, key=sizes.count) if sizes else batch_size(header_parts(again)) or 0
 
-    # One iteration ----------------------------------------------------------------------------------------------------
-
     def without_rows(self, rows: list[int]) -> Measured | None:
         kept = others(self.size, rows)
         if kept is None:
@@ -127,8 +125,6 @@ class Bench(CommonBench):
 
     def _updated(self) -> set[str]:
         return self.again.before.changed(self.again.after.reached)
-
-    # The iterations before it -----------------------------------------------------------------------------------------
 
     def with_rate(self, factor: float) -> Measured | None:
         def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:

@@ -33,8 +33,6 @@ class Bench(ReplayBench):
         array = to_numpy(attempt.loss) if attempt.loss is not None else None
         return float(np.sum(array)) if array is not None else 0.0
 
-    # One step ---------------------------------------------------------------------------------------------------------
-
     def with_other_targets(self, rows: list[int]) -> Measured | None:
         closure = self.closure
         if not isinstance(closure, FitClosure) or not isinstance(closure.data, (tuple, list)) or len(closure.data) < 2:
@@ -60,8 +58,6 @@ class Bench(ReplayBench):
 
     def _layers(self) -> list[Any]:
         return list(self.closure.model._flatten_layers()) if isinstance(self.closure, FitClosure) else []
-
-    # The steps before it ----------------------------------------------------------------------------------------------
 
     def normalized(self) -> Measured | None:
         spread = self._spread()
