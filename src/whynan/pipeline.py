@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import whynan
-from whynan.diagnosis.divergence import find_divergence
+from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
 from whynan.launch import imports, pickled
 from whynan.launch.host import Unwind, tell
@@ -166,7 +166,7 @@ class Session:
     @staticmethod
     def _is_refused(framework: str, module: Any) -> bool:
         """Whether the framework's version is none that is watched; says so."""
-        from whynan.adapters.versions import refusal
+        from whynan.adapters.capabilities import refusal
 
         why = refusal(framework, str(module.__version__))
         if why is not None and sys.__stderr__ is not None:

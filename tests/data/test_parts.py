@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from whynan.data.annotations import shoelace
 from whynan.data.measure import ArrayMeasure
-from whynan.data.readers import json_stream, rle
+from whynan.data.readers import json_stream, masks
 from whynan.data.readers.json_stream import BEGIN, ELEMENT, END, JsonError, JsonStream
 from whynan.data.statistics import initial_losses
 
@@ -93,21 +93,21 @@ def compress(runs: list[int]) -> str:
 
 @given(runs=st.lists(st.integers(0, 5000), min_size=1, max_size=30))
 def test_run_length_encoding(runs: list[int]) -> None:
-    assert rle.decompress(compress(runs)).tolist() == runs
+    assert masks.decompress(compress(runs)).tolist() == runs
     expected = (sum(runs[1::2]), sum(runs))
-    assert rle.area({"counts": compress(runs)}) == rle.area({"counts": runs}) == expected
+    assert masks.area({"counts": compress(runs)}) == masks.area({"counts": runs}) == expected
 
 
 @given(text=st.text(max_size=20))
 def test_any_text_for_runs(text: str) -> None:
     try:
-        rle.area({"counts": text})
+        masks.area({"counts": text})
     except ValueError as error:
         assert str(error)
 
 
 def test_pixels_of_a_mask_go_down_the_columns() -> None:
-    mask = rle.pixels({"size": [2, 3], "counts": [1, 2, 3]})
+    mask = masks.pixels({"size": [2, 3], "counts": [1, 2, 3]})
     assert mask.tolist() == [[False, True, False], [True, False, False]]
 
 

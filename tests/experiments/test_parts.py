@@ -41,6 +41,51 @@ for epoch in range(2):
         w -= 0.1 * scaled(x[start : start + 4]).T @ error
 """
 
+LARGE_START = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(*[layer for _ in range(12) for layer in (nn.Linear(64, 64), nn.ReLU())])
+for layer in model[::2]:
+    nn.init.normal_(layer.weight, std=100.0)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(3):
+    loss = model(torch.randn(8, 64)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+NO_VARIANCE = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, eps=1e-300), nn.Linear(4, 1))
+with torch.no_grad():
+    model[0].weight[1], model[0].bias[1] = 0.0, 2.0
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(3):
+    loss = model(torch.randn(8, 4)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "slug", "part"),
+    [
+        (LARGE_START, "better-init", "whynan.torch.init.initialize"),
+        (NO_VARIANCE, "larger-batch-or-groupnorm", "whynan.torch.layers.replace_batch_norm"),
+    ],
+)
+def test_the_layers_were_those_of_the_part(script: str, slug: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(script)
+    done = subprocess.run([sys.executable, "-m", "whynan", "run", "train.py"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 3, done.stderr.decode()
+    (incident,) = json.loads((tmp_path / "whynan-out" / "report.json").read_text())["incidents"]
+    (remedy,) = [remedy for remedy in incident["remedies"] if remedy["slug"] == slug]
+    assert remedy["proved"] and f"({part}): finite" in remedy["outcome"]
+
 
 @pytest.mark.parametrize(("script", "part"), [(TORCH, "whynan.torch.ops.log"), (NUMPY, "whynan.numpy.ops.div")])
 def test_the_part_was_tried(script: str, part: str, tmp_path: Path) -> None:

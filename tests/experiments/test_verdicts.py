@@ -1,8 +1,15 @@
 """What a measurement is worth, and what verdicts do to a diagnosis."""
 
-from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
 from whynan.experiments.table import rows
-from whynan.experiments.verdict import Measured, Verdict, failure_of, judge
+from whynan.experiments.verdict import (
+    Measured,
+    Verdict,
+    best_verdicts,
+    conclude_causes,
+    conclude_remedies,
+    failure_of,
+    judge,
+)
 from whynan.records import Incident, ReplayResult, Symptom
 from whynan.records.incident import CauseFound, RemedyProposed
 

@@ -154,3 +154,62 @@ def test_clipping_before_unscaling_is_told(training: Any) -> None:
     run = training(script.replace("        scaler.unscale_(opt)\n", ""))
     assert run.status == 0 and run.report["outcome"] == "healthy"
     assert run.stderr.count("call scaler.unscale_(optimizer) before it") == 1
+
+
+MAX_AUTOTUNE = HEAD_WITHOUT_LOSS + BLOCKS.replace('backend="BACKEND"', 'mode="max-autotune"')
+EIGHT_BITS = (
+    HEAD.replace("nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)", "nn.Linear(3, 1366), nn.ReLU(), nn.Linear(1366, 1)")
+    .replace("opt = torch.optim.Adam(", "from torchao.optim import AdamW8bit\nopt = AdamW8bit(")
+    .replace("import torch\n", "import os\nos.environ['TORCHDYNAMO_DISABLE'] = '1'\nimport torch\n", 1)
+    + LOOP
+)
+"""Parameters of 4096 numbers or more have 8-bit state. Its update is compiled, which would take a minute."""
+
+
+@pytest.mark.parametrize("name", ["max-autotune", "8 bits"])
+def test_compiled_with_search_and_quantized_state(name: str, training: Any) -> None:
+    run = training({"max-autotune": MAX_AUTOTUNE, "8 bits": EIGHT_BITS}[name])
+    incident = run.incident
+    assert (run.status, incident["replay"]["reproduced"]) == (3, True), run.stderr
+    assert (incident["origin"]["file"], incident["origin"]["line"]) == run.line()
+    assert [sample["index"] for sample in incident["samples"]] == [17]
+    assert "failed" not in run.stderr
+
+
+def test_state_of_8_bits_is_put_back() -> None:
+    torch = pytest.importorskip("torch")
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    from whynan.adapters.torch.snapshot import TensorCopies
+
+    state = OptimState8bit.zeros((2, 256))
+    state.copy_(torch.linspace(-1, 1, 512).reshape(2, 256))
+    before = state.dequantize()
+    copies = TensorCopies([state])
+    state.copy_(torch.zeros(2, 256))
+    copies.restore()
+    assert torch.equal(state.dequantize(), before)
+
+
+def test_nothing_is_captured_into_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a CUDA graph is captured no look is made and no copy is taken: each would run with every replay of it."""
+    import torch
+
+    from whynan.adapters.torch.snapshot import KnownState, is_capturing
+    from whynan.adapters.torch.watch import Watch
+
+    events: list[Any] = []
+    watch = Watch(KnownState(), events.append)
+    watch.install()
+    try:
+        leaf = torch.ones(2, requires_grad=True)
+        assert not is_capturing()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_initialized", lambda: True)
+            patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+            (leaf.sum() * float("nan")).backward()
+            assert not events and not watch.n_events
+        (leaf.sum() * float("nan")).backward()
+        assert events, "outside of a capture it is seen"
+    finally:
+        watch.uninstall()

@@ -7,8 +7,11 @@ FRAMEWORKS = ("torch", "torchvision", "tensorflow", "keras", "jax", "mindspore",
 
 # The parts and callbacks are made for a framework each; a module of theirs imports it, and their package does not.
 PARTS = (
+    "whynan.ignite",
     "whynan.lightning",
+    "whynan.mmengine",
     "whynan.transformers",
+    "whynan.ultralytics",
     "whynan.torch.",
     "whynan.keras.",
     "whynan.jax.",

@@ -126,7 +126,9 @@ for xb, yb in loader:
     loss = (torch.sqrt(out.abs()) - yb).abs().mean()  # BAD
     opt.zero_grad()
     loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     opt.step()
+print("same", [float(p.full_tensor().detach().sum()) for p in net.parameters()])
 """
 )
 """The loss is finite, the gradient is not."""
@@ -244,3 +246,54 @@ with model.join():
 """
 )
 """Rank 1 has run out of inputs when rank 0 comes to sample 60."""
+
+JAX = """
+import os
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+port, world, rank = (int(os.environ[name]) for name in ("MASTER_PORT", "WORLD_SIZE", "RANK"))
+jax.distributed.initialize(f"127.0.0.1:{port}", world, rank)
+mesh = Mesh(np.array(jax.devices()), ("data",))
+by_rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+rng = np.random.default_rng(0)
+x = rng.random((64, 3), dtype=np.float32) + 0.1
+x[17] = 0.0
+w = jax.device_put(np.full(3, 0.5, np.float32), everywhere)
+
+
+def loss_of(w, xb):
+    return ((xb @ w) * jnp.log(xb.sum(1))).mean()  # BAD
+
+
+@jax.jit
+def update(w, xb):
+    loss, grad = jax.value_and_grad(loss_of)(w, xb)
+    return w - 0.1 * grad, loss
+
+
+for step in range(6):
+    rows = x[step * 4 + rank * 2 : step * 4 + rank * 2 + 2]
+    xb = jax.make_array_from_process_local_data(by_rows, rows)
+    w, loss = update(w, xb)
+    float(loss)
+"""
+
+DIVERGING = (
+    _HEAD.replace("x[17] = 0.0", "y = y * 30")
+    + """
+net = nn.Linear(3, 1)
+model = DDP(net)
+opt = torch.optim.SGD(model.parameters(), lr=3.0)
+for epoch in range(4):
+    for xb, yb in loader:
+        loss = ((model(xb).squeeze(1) - yb) ** 2).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+print("same", [float(p.detach().sum()) for p in net.parameters()])
+"""
+)

@@ -27,12 +27,41 @@ def test_a_remedy_is_proved_in_a_job(tmp_path: Path) -> None:
     assert {"clamp-or-eps", "drop-sample"} <= proved, job.incident["remedies"]
 
 
+def test_a_remedy_is_proved_on_shards(tmp_path: Path) -> None:
+    """One rank's part of the step, with the parameters that all ranks had gathered in step."""
+    job = start(tmp_path, scripts.SHARDED, 2)
+    assert job.statuses == [3, 3], job.stderr
+    proved = {remedy["slug"] for remedy in job.incident["remedies"] if remedy["proved"]}
+    assert {"clamp-or-eps", "drop-sample"} <= proved, job.incident["remedies"]
+    assert [sample["index"] for sample in job.incident["samples"]] == [17]
+    assert any("this rank's part of the step" in note for note in job.incident["notes"]), job.incident["notes"]
+
+
+def test_jax_on_two_hosts(tmp_path: Path) -> None:
+    job = start(tmp_path, scripts.JAX, 2)
+    assert job.statuses == [3, 3], job.stderr
+    incident = job.incident
+    assert (incident["origin"]["op"], incident["origin"]["line"]) == ("log", line_of(scripts.JAX))
+    assert [sample["index"] for sample in incident["samples"]] == [17]
+    assert "process 0 of 2 had it on its devices" in incident["notes"]
+    assert any(remedy["proved"] for remedy in incident["remedies"]) and job.stderr.count("because") == 1
+
+
 def test_gradients_averaged_by_hand_go_on_together(tmp_path: Path) -> None:
     job = start(tmp_path, scripts.BY_HAND, 2, "--no-prove", "--policy", "recover")
     assert job.statuses == [0, 0], job.stderr
     same = [line for line in job.stdout.splitlines() if line.startswith("same")]
     assert len(same) == 2 and same[0] == same[1] and "nan" not in same[0]
     assert job.incident["origin"]["line"] == line_of(scripts.BY_HAND)
+
+
+def test_all_ranks_go_back_to_the_same_step(tmp_path: Path) -> None:
+    job = start(tmp_path, scripts.DIVERGING, 2, "--no-prove", "--policy", "recover")
+    assert job.statuses == [0, 0], job.stderr
+    same = [line for line in job.stdout.splitlines() if line.startswith("same")]
+    assert len(same) == 2 and same[0] == same[1] and "nan" not in same[0] and "inf" not in same[0]
+    assert job.incident["causes"][0]["slug"] == "learning-rate-too-high"
+    assert "went back to step 0" in job.incident["action"]["detail"], job.incident["action"]
 
 
 def test_the_report_is_of_the_rank_that_raised(tmp_path: Path) -> None:

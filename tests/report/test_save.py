@@ -15,8 +15,7 @@ from tests.report.recordings import HISTORY, HOSTILE_TEXTS, NAN, VARIANTS, hosti
 from whynan.errors import OutputError, ReportError
 from whynan.records import LossTerm
 from whynan.report import html
-from whynan.report.beside import read_pictures
-from whynan.report.npz import read_npz, to_npz
+from whynan.report.beside import read_npz, read_pictures, to_npz
 from whynan.report.read import load, load_history
 from whynan.report.save import save, save_page
 from whynan.report.schema import schema

@@ -189,3 +189,57 @@ for epoch in range(2):
 """
     + SHOW
 )
+
+# Image 7 is blank; the trainer that standardizes each image by itself divides by its spread. `FAILS` says when it may.
+ULTRALYTICS = """
+import os
+os.environ.update(YOLO_OFFLINE="true", YOLO_CONFIG_DIR=os.getcwd())
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+
+
+class Standardized(DetectionTrainer):
+    passes = 0
+
+    def preprocess_batch(self, batch):
+        batch = super().preprocess_batch(batch)
+        img = batch["img"]
+        if FAILS:
+            mean, std = img.mean((1, 2, 3), keepdim=True), img.std((1, 2, 3), keepdim=True)
+            batch["img"] = (img - mean) / std  # BAD
+        self.passes += 1
+        return batch
+
+
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+for folder in ("data/images", "data/labels"):
+    Path(folder).mkdir(parents=True)
+for i in range(12):
+    image = Image.new("RGB", (64, 64))
+    x, y, w, h = (int(v) for v in rng.integers(12, 30, 4))
+    if i != 7:
+        ImageDraw.Draw(image).rectangle((x, y, x + w, y + h), fill=(200, 60, 60))
+    image.save(f"data/images/{i:02}.png")
+    Path(f"data/labels/{i:02}.txt").write_text(f"0 {(x + w / 2) / 64} {(y + h / 2) / 64} {w / 64} {h / 64}\\n")
+Path("data.yaml").write_text(f"path: {Path('data').resolve()}\\ntrain: images\\nval: images\\nnames: [box]\\n")
+Path("tiny.yaml").write_text('''
+nc: 1
+backbone:
+  - [-1, 1, Conv, [8, 3, 4]]
+  - [-1, 1, Conv, [8, 3, 4]]
+head:
+  - [[0, 1], 1, Detect, [nc]]
+''')
+
+model = YOLO("tiny.yaml", verbose=False)
+CALLBACK
+model.train(trainer=Standardized, data="data.yaml", epochs=2, imgsz=64, batch=4, device="cpu", workers=0, plots=False,
+    amp=False, verbose=False, mosaic=0.0, scale=0.0, translate=0.0, nbs=4, project=os.path.abspath("out"))
+print("done", all(bool(p.isfinite().all()) for p in model.model.parameters()))
+"""

@@ -15,6 +15,7 @@ SCRIPTS = {
     "accelerate": scripts.ACCELERATE,
     "fabric": scripts.FABRIC,
 }
+ULTRALYTICS = scripts.ULTRALYTICS.replace("CALLBACK", "")
 CLOSURES = ("lightning", "lightning, by hand", "transformers", "ignite", "mmengine")
 
 
@@ -67,13 +68,22 @@ def test_a_model_of_the_package(training: Any) -> None:
 
 @pytest.mark.parametrize(
     ("script", "module"),
-    [(scripts.LIGHTNING, "whynan.lightning"), (scripts.TRANSFORMERS, "whynan.transformers")],
+    [
+        (scripts.LIGHTNING, "whynan.lightning"),
+        (scripts.TRANSFORMERS, "whynan.transformers"),
+        (scripts.MMENGINE, "whynan.mmengine"),
+        (scripts.IGNITE, "whynan.ignite"),
+    ],
 )
 def test_the_callback(script: str, module: str, training: Any) -> None:
-    fits = ("trainer.fit(", "trainer.train(")
+    fits = ("trainer.fit(", "trainer.train(", "runner.train(", "engine.run(")
     head, fit = next(script.split(name) for name in fits if name in script)
     name = next(name for name in fits if name in script)
-    script = head.replace("callbacks = []", f"import {module}\ncallbacks = [{module}.Watch(prove=False)]")
+    head = head.replace("callbacks = []", f"import {module}\ncallbacks = [{module}.Watch(prove=False)]")
+    head = head.replace("work_dir=", f"custom_hooks=[{module}.Watch(prove=False)], work_dir=")
+    script = f"import {module}\n{head}"
+    if module == "whynan.ignite":
+        script += "whynan.ignite.Watch(prove=False).attach(engine)"
     script += f"""
 from whynan import NonFiniteError
 try:
@@ -86,3 +96,30 @@ print(all(bool(p.isfinite().all()) for p in model.parameters()))
     run = training(script, plain=True)
     assert run.status == 0, run.stderr
     assert run.stdout.splitlines()[-2:] == [f"FOUND {run.line()[1]} 17", "True"]
+
+
+def test_ultralytics(training: Any) -> None:
+    run = training(ULTRALYTICS.replace("FAILS", "True"))
+    incident = run.incident
+    assert run.status == 3 and "done" not in run.stdout, run.stderr
+    assert (incident["origin"]["file"], incident["origin"]["line"]) == run.line()
+    assert incident["replay"]["reproduced"] and incident["causes"][0]["slug"] == "constant-input"
+    assert [sample["index"] for sample in incident["samples"]] == [7]
+    frames = [frame.split("%")[0] for frame in run.stdout.split("\r") if " 64: " in frame]
+    assert 0 < len(frames) <= 4, "the bar of a replay is not seen"
+
+
+def test_ultralytics_reloads_its_checkpoint_and_goes_on(training: Any) -> None:
+    run = training(ULTRALYTICS.replace("FAILS", "self.epoch == 1 and self.passes < 6"), "--policy", "observe")
+    assert "(attempt 1/3), recovering from last.pt" in run.stdout + run.stderr, run.stdout
+    assert (run.status, run.stdout.splitlines()[-1]) == (0, "done True"), run.stderr
+    assert run.incident["origin"]["line"] == run.line()[1]
+
+
+def test_ultralytics_with_the_callback(training: Any) -> None:
+    script = scripts.ULTRALYTICS.replace("FAILS", "True")
+    watch = "import whynan.ultralytics\nwatch = whynan.ultralytics.Watch(policy='recover', prove=False)"
+    script = script.replace("CALLBACK", f"{watch}\nwatch.attach(model)")
+    run = training(script + "\nprint(watch.report.samples[0].index, watch.report.origin.source.line)", plain=True)
+    assert run.status == 0, run.stderr
+    assert run.stdout.splitlines()[-2:] == ["done True", f"7 {run.line()[1]}"]

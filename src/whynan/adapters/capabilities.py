@@ -4,6 +4,7 @@ A value is True, False, or words that say how far it goes. A capability that cod
 attribute must exist where the table says yes, and must not where it says no.
 """
 
+import re
 from dataclasses import dataclass
 
 FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "mindspore", "numpy")
@@ -28,17 +29,22 @@ CAPABILITIES: tuple[Capability, ...] = (
          "not in sink mode", False),
     _row("eager", "steps that are not compiled", True, True, "loops of the script's own", "derivatives", True, True),
     _row("withheld", "the bad update is withheld, weights stay as they were", True, True, True,
-         "the state before the step is kept", "of a compiled function they are put back", "put back after the step"),
+         "put back after a stop: in a module's names and in Keras' models",
+         "of a compiled function they are put back", "put back after the step"),
     _row("at-once", "told within the step that failed", True, True, True, "up to a few steps later", True, True),
     _row("replay", "the step is run again", "re-yield", "closure", "closure", "closure", "closure", "closure"),
     _row("backward", "births in the backward pass, at the forward line", True, True, True, True, True,
          "a script's own backward pass is forward code"),
-    _row("optimizer", "births in the update", True, "within the step", "within the step", "compiled updates",
+    _row("optimizer", "births in the update", True, "within the step", "within the step", True,
          "PyNative mode, as a whole", True),
     _row("validation", "a validation loss", True, True, "loss objects, functions that return a loss, numbers read",
          "functions named like a loss", "`Model.eval`, and losses that a loop reads as a number",
          "by its name, in the loop that trains"),
     _row("sample", "the guilty sample and its index", True, True, True, True, True, True),
+    _row("data-line", "the line of a data set's own code that made a bad sample", True,
+         "`PyDataset`, generators, functions that `tf.data` maps", "generators, functions that `tf.data` maps",
+         "generators, classes with `__getitem__`", "sources in Python, functions that are mapped",
+         "generators, classes with `__getitem__`"),
     _row("layers", "names of layers", True, True, False, False, True, False),
     _row("randomness", "the replay draws the same random numbers", True, "seeds of Keras, not of its kernels",
          "stateless generators", True, "NumPy's and Python's, not its kernels'", True),
@@ -53,10 +59,10 @@ CAPABILITIES: tuple[Capability, ...] = (
          "updates"),
     _row("recovery", "`--policy recover`", "a ladder of interventions", "skip, roll back, smaller updates",
          "skip, roll back, smaller updates", "of compiled updates: skip, roll back, smaller updates",
-         "the batch is skipped", "skip, roll back, smaller updates"),
+         "skip, roll back, smaller updates", "skip, roll back, smaller updates"),
     _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
     _row("distributed", "several replicas", True, False, "told, not explained",
-         "pmap, shard_map and sharded arrays of one process", False, False),
+         "pmap, shard_map, sharded arrays, several hosts", False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {
@@ -82,10 +88,16 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.host", "NumpyHost._recovered"),
     },
     "validation": {
-        "tensorflow": ("whynan.adapters.tensorflow.reads", "install"),
+        "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
     },
     "distributed": {
         "jax": ("whynan.adapters.jax.shards", "Shards.run"),
+    },
+    "data-line": {
+        "keras": ("whynan.adapters.keras.stack", "fit_data"),
+        "tensorflow": ("whynan.adapters.tensorflow.data", "mapped"),
+        "jax": ("whynan.adapters.common.data.reread", "of_users"),
+        "mindspore": ("whynan.adapters.common.data.reread", "look_in_data"),
     },
     "sample": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),
@@ -106,3 +118,29 @@ def table() -> str:
 
 def in_words(offer: bool | str) -> str:
     return {True: "yes", False: "no"}[offer] if isinstance(offer, bool) else offer
+
+
+SUPPORTED: dict[str, tuple[str, str]] = {
+    "tensorflow": ("2.16", "3.0"),
+    "keras": ("3.10", "4.0"),
+    "jax": ("0.7", "0.13"),
+    "mindspore": ("2.9", "3.0"),
+    "numpy": ("1.26", "3.0"),
+}
+"""From the first version on, up to but not including the second."""
+
+
+def refusal(framework: str, version: str) -> str | None:
+    """Return why a version is not watched, in words for the user; None where it is."""
+    first, end = SUPPORTED[framework]
+    if _numbers(first) <= _numbers(version) < _numbers(end):
+        return None
+    age = "older" if _numbers(version) < _numbers(first) else "newer"
+    return (
+        f"{framework} {version} is {age} than what whynan watches ({first} or later, before {end}): "
+        f"the run goes on unwatched; install a supported {framework}, or a newer whynan"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

@@ -1,8 +1,10 @@
 """One watched session inside a program that runs by itself: started by the first watch, shared by all of them."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import whynan
@@ -10,7 +12,7 @@ from whynan.api.report import Report
 from whynan.launch import host as launch_host
 from whynan.launch.imports import project_of
 from whynan.launch.options import RunOptions
-from whynan.launch.rewrite import LoopSite, Rewritten
+from whynan.launch.rewrite import LoopSite, Rewritten, rewrite
 from whynan.pipeline import Session
 from whynan.records import Incident
 
@@ -77,6 +79,31 @@ class Engine:
             if self.options.out != Path():
                 self.report().save(self.options.out)
             self.session.adapter = None
+
+
+def rewritten_code(engine: Engine, code: CodeType) -> CodeType | None:
+    """Return the code of a function whose loops can be run again, iteration by iteration; None where that cannot be."""
+    try:
+        rewritten = rewrite(Path(code.co_filename).read_bytes(), code.co_filename)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    found = _code_like(rewritten.code, code)
+    if found is None or found.co_freevars != code.co_freevars:
+        return None
+    engine.register(code.co_filename, rewritten)
+    return found
+
+
+def _code_like(code: CodeType, wanted: CodeType) -> CodeType | None:
+    """Return the code object among the constants that stands for the same function."""
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            if constant.co_qualname == wanted.co_qualname and constant.co_firstlineno == wanted.co_firstlineno:
+                return constant
+            found = _code_like(constant, wanted)
+            if found is not None:
+                return found
+    return None
 
 
 def _is_installed(file: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the callbacks for trainers share: a session around a trainer's `fit`, and its report."""
+"""What the callbacks for trainers share: a session around a trainer's training, and its report."""
 
 import sys
 from collections.abc import Callable
@@ -12,16 +12,21 @@ from whynan.launch.options import Policy, RunOptions
 
 
 class TrainerWatch:
-    """Watches from the time it is made until `close`; `adapters.torch.trainers` runs the trainer's steps again."""
+    """Find the operation, the line, the sample and the cause of the first NaN or Inf of a training.
+
+    Watches from the time it is made until the training ends or `close` is called. `policy` is what happens at an
+    incident: "stop" raises NonFiniteError with the report before the update, "recover" undoes the step and goes on,
+    "observe" explains and changes nothing. `budget` bounds the seconds spent on one incident, `prove=False` leaves the
+    experiments out, `out` is a folder for report.json and report.html, `on_event` gets a dict for each incident.
+    """
 
     def __init__(
         self,
-        policy: Policy,
-        budget: float,
-        prove: bool,
-        out: str | Path | None,
-        on_event: Callable[[Event], None] | None,
-        caller: str,
+        policy: Policy = "stop",
+        budget: float = 60.0,
+        prove: bool = True,
+        out: str | Path | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         options = RunOptions(
             out=Path(out).absolute() if out is not None else Path(),
@@ -32,7 +37,7 @@ class TrainerWatch:
         )
         self._engine = Engine(options, on_event)
         self._engine.host.stopped = self._stopped
-        self._engine.know(caller)
+        self._engine.know(sys._getframe(1).f_code.co_filename)
         self._is_open = True
 
     @property
@@ -40,17 +45,17 @@ class TrainerWatch:
         """Return what has been found so far."""
         return self._engine.report()
 
-    def know_class_of(self, thing: Any) -> None:
-        """Take the file of an object's class for the user's own code, unless it is an installed package's."""
-        file = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
-        if file is not None and "site-packages" not in file:
-            self._engine.know(file)
-
     def close(self) -> None:
         """Stop watching; the report stays."""
         if self._is_open:
             self._is_open = False
             self._engine.close()
+
+    def _know_class_of(self, thing: Any) -> None:
+        """Take the file of an object's class for the user's own code, unless it is an installed package's."""
+        file = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
+        if file is not None and "site-packages" not in file:
+            self._engine.know(file)
 
     def _stopped(self) -> NonFiniteError:
         report = self.report

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from whynan.api.block import Block, LeftBlockError, find_block
-from whynan.api.engine import Engine, Event
+from whynan.api.engine import Engine, Event, rewritten_code
 from whynan.api.report import Report
 from whynan.errors import UsageError
 from whynan.launch.host import Unwind
@@ -203,7 +203,9 @@ class Watched:
             if not prepared:
                 prepared = True
                 engine.know(function.__code__.co_filename)
-                self._rewrite(engine, function)
+                code = rewritten_code(engine, function.__code__)
+                if code is not None:
+                    function.__code__ = code
                 engine.register(filename, rewritten)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
@@ -228,28 +230,3 @@ class Watched:
             return cast(_R, namespace["__value__"])
 
         return watched
-
-    def _rewrite(self, engine: Engine, function: Any) -> None:
-        """Let the loops of the function itself be run again, iteration by iteration."""
-        code = function.__code__
-        try:
-            source = Path(code.co_filename).read_bytes()
-            rewritten = rewrite(source, code.co_filename)
-        except (OSError, SyntaxError, ValueError):
-            return
-        found = _code_like(rewritten.code, code)
-        if found is not None and found.co_freevars == code.co_freevars:
-            engine.register(code.co_filename, rewritten)
-            function.__code__ = found
-
-
-def _code_like(code: Any, wanted: Any) -> Any:
-    """Return the code object among the constants that stands for the same function."""
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            if constant.co_qualname == wanted.co_qualname and constant.co_firstlineno == wanted.co_firstlineno:
-                return constant
-            found = _code_like(constant, wanted)
-            if found is not None:
-                return found
-    return None

@@ -1,4 +1,4 @@
-"""What a floating-point type can hold."""
+"""What a floating-point type can hold, and numbers as people read them."""
 
 import math
 
@@ -9,14 +9,6 @@ LARGEST = {
     "float64": 1.7976931348623157e308,
     "complex64": 3.4028234663852886e38,
     "complex128": 1.7976931348623157e308,
-}
-EPSILON = {
-    "float16": 2.0**-10,
-    "bfloat16": 2.0**-7,
-    "float32": 2.0**-23,
-    "float64": 2.0**-52,
-    "complex64": 2.0**-23,
-    "complex128": 2.0**-52,
 }
 SMALLEST = {
     "float16": 2.0**-24,
@@ -46,3 +38,16 @@ def largest(dtype: str) -> float:
 def exp_limit(dtype: str) -> float:
     """Return the largest x whose exp is finite."""
     return math.log(LARGEST[dtype]) if dtype in LARGEST else math.inf
+
+
+def number(x: float) -> str:
+    """Return a number in at most four digits."""
+    if math.isinf(x):
+        return "inf" if x > 0 else "-inf"
+    if x == int(x) and abs(x) < 1e5:
+        return str(int(x))
+    return f"{x:.4g}"
+
+
+def plural(n: int, what: str, many: str | None = None) -> str:
+    return f"{n} {what if n == 1 else many or what + 's'}"

@@ -1,4 +1,5 @@
-"""Whether the script itself leaves a step out that has gone non-finite: `if not torch.isfinite(loss): continue`."""
+"""What the script says itself: a step that has gone non-finite is left out (`if not torch.isfinite(loss): continue`), a
+finding is accepted by `# whynan: ok REASON` at the end of its line, or on the line above it."""
 
 import ast
 import linecache
@@ -60,3 +61,17 @@ def _leaves_out(file: str, line: int) -> bool:
     lines = linecache.getlines(file)
     text = "".join(lines[found.body[0].lineno - 1 : found.body[-1].end_lineno])
     return _ENDS.search(text) is None
+
+
+_COMMENT = re.compile(r"#\s*whynan:\s*ok\b[\s:,-]*(.*)$", re.IGNORECASE)
+NO_REASON = "no reason given"
+
+
+def accepted_reason(file: str, line: int) -> str | None:
+    """Return the reason that a comment gives for accepting findings of a line; None where there is no such comment."""
+    for number in (line, line - 1):
+        text = linecache.getline(file, number)
+        found = _COMMENT.search(text)
+        if found is not None and (number == line or text.lstrip().startswith("#")):
+            return found.group(1).strip() or NO_REASON
+    return None

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from whynan.check.accept import accepted_reason
+from whynan.check.handled import accepted_reason
 from whynan.check.result import CheckResult
-from whynan.check.saved import Replayed, Saved
+from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 from whynan.launch import imports
 from whynan.launch.host import Unwind

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from whynan.check.dtypes import plural
 from whynan.check.result import CheckResult
-from whynan.check.saved import Replayed, Saved
 from whynan.check.suspects import Suspect
-from whynan.check.words import plural
+from whynan.check.witness import Replayed, Saved
 
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _SHOWN = 25

@@ -183,9 +183,9 @@ def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
 
 def replay(run: RunOptions, folder: Path, steps: int, wait: float, is_quiet: bool) -> None:
     """Run the program up to its first steps, and one of them on a saved witness; end with the status."""
-    from whynan.check.saved import read
     from whynan.check.session import CheckOptions, Session
     from whynan.check.terminal import render_replay
+    from whynan.check.witness import read
 
     _check_script(run)
     try:
@@ -227,12 +227,12 @@ def _check_script(run: RunOptions) -> None:
 
 def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunOptions) -> int:
     """Render a result everywhere it is wanted; returns the exit status."""
-    from whynan.check.saved import write
     from whynan.check.terminal import render, render_saved
+    from whynan.check.witness import write
 
     render(result, sys.stdout)
     if is_github:
-        from whynan.check.annotations import annotations
+        from whynan.check.sarif import annotations
 
         for line in annotations(result):
             print(line)

@@ -1,12 +1,12 @@
 """`whynan demo`: a training run that really fails, in a temporary folder, diagnosed before the user's eyes.
 
-A demo is a folder of `whynan/demos` with a `train.py`, which says what it needs and what it is about, and a `fixed.py`.
+A demo is a folder of `whynan/demos` with a `train.py`, which says what it needs and what it is about; what mends it
+stands in `whynan.demos.MENDED`.
 """
 
 import ast
 import importlib.util
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 import click
+
+from whynan.demos import MENDED
 
 FOLDER = Path(__file__).parents[1] / "demos"
 MAIN = "coins"
@@ -29,13 +31,22 @@ class Demo:
     script: Path
 
     @cached_property
-    def _tree(self) -> ast.Module:
-        return ast.parse(self.script.read_text(encoding="utf-8"))
+    def text(self) -> str:
+        """The script."""
+        return self.script.read_text(encoding="utf-8")
 
     @property
-    def fixed(self) -> Path:
+    def fixed(self) -> str:
         """The same script with the smallest right change."""
-        return self.script.with_name("fixed.py")
+        text = self.text
+        for old, new in MENDED[self.name].items():
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {self.script}"
+            text = text.replace(old, new)
+        return text
+
+    @cached_property
+    def _tree(self) -> ast.Module:
+        return ast.parse(self.text)
 
     @property
     def title(self) -> str:
@@ -63,8 +74,8 @@ def find_demos() -> dict[str, Demo]:
 def run_demo(found: Demo, name: str = "train.py") -> int:
     """Run it, or its twin, as a user would, in sight; return the status of `whynan run`."""
     folder = Path(tempfile.mkdtemp(prefix=f"whynan-demo-{found.name}-"))
-    for script in (found.script, found.fixed):
-        shutil.copy(script, folder)
+    (folder / "train.py").write_text(found.text, encoding="utf-8")
+    (folder / "fixed.py").write_text(found.fixed, encoding="utf-8")
     click.echo(f"{found.title}\n$ {shlex.join(['cd', str(folder)])} && whynan run {name}\n")
     status = subprocess.run([sys.executable, "-m", "whynan", "run", name], cwd=folder, check=False).returncode
     click.echo(f"\nThe script and its report: {folder / name}, {folder / 'whynan-out' / 'report.html'}")

@@ -37,7 +37,7 @@ def replay(
 
     Exit status: 3 where the step was explained or did not reproduce, 2 where the capsule cannot be read.
     """
-    from whynan.adapters.capsules import check
+    from whynan.adapters.torch.capsule import check
 
     try:
         check(capsule)

@@ -74,7 +74,6 @@ class Annotations:
     id_text: dict[int, str] = field(default_factory=dict)
     """Ids that are no integers, by the number that stands for them."""
     keypoints: Keypoints | None = None
-    n_keypoints: Any = None
 
     def __len__(self) -> int:
         return len(self.number)

@@ -1,6 +1,7 @@
 """A result as one page: self-contained, without a script; pictures of what is wrong, distributions as plots."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -8,7 +9,6 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from whynan.data import plots
 from whynan.data.catalogue import all_checks
 from whynan.data.finding import SEVERITIES, Finding, Severity
 from whynan.data.result import Result, write_whole
@@ -63,8 +63,8 @@ def render(result: Result) -> str:
         is_clean=result.is_clean,
         counts=[(severity, result.found.count(severity)) for severity in SEVERITIES],
         sections=list(_sections(result, storage)),
-        plots=list(plots.plots(result)),
-        width=plots.WIDTH,
+        plots=list(plots(result)),
+        width=WIDTH,
     )
 
 
@@ -100,3 +100,102 @@ def _template() -> Template:
     text = (resources.files("whynan.data") / "templates" / "data.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(text)
+
+
+WIDTH, HEIGHT = 680, 150
+MOST_BARS = 40
+_LEFT, _BOTTOM = 8, 34
+_ROW = 18
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar with its label and what a pointer over it says."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A distribution: `is_lying` bars go to the right, with their labels before them."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    is_lying: bool
+    height: float
+    note: str = ""
+
+
+def plots(result: Result) -> Iterator[Plot]:
+    """Yield the distributions of a result that have something to show."""
+    statistics = result.statistics
+    if len(statistics.classes) > 1:
+        yield lying(f"classes ({statistics.counted_in})", statistics.classes.most_common())
+    if len(statistics.box_sizes) > 1:
+        low, high = min(statistics.box_sizes), max(statistics.box_sizes)
+        sizes = [(f"{2.0**size:g}", statistics.box_sizes[size]) for size in range(low, high + 1)]
+        yield standing("box size: sqrt(area) in pixels, from", sizes)
+    if len(statistics.box_aspects) > 1:
+        low, high = min(statistics.box_aspects), max(statistics.box_aspects)
+        shapes = [(_ratio(shape), statistics.box_aspects[shape]) for shape in range(low, high + 1)]
+        yield standing("box shape: width to height, about", shapes)
+    if len(statistics.per_image) > 1:
+        yield standing("annotations in an image", _grouped(statistics.per_image))
+    if len(statistics.sizes) > 1:
+        yield lying("image sizes", [(f"{w} x {h}", n) for (w, h), n in statistics.sizes.most_common()])
+    if len(statistics.modes) > 1:
+        yield lying("image modes", statistics.modes.most_common())
+
+
+def _ratio(shape: int) -> str:
+    return f"{2**shape}:1" if shape >= 0 else f"1:{2**-shape}"
+
+
+def _grouped(counts: Counter[int]) -> list[tuple[str, int]]:
+    low, high = min(counts), max(counts)
+    step = max(1, -(-(high - low + 1) // MOST_BARS))
+    return [
+        (str(start) if step == 1 else f"{start}+", sum(counts[n] for n in range(start, start + step)))
+        for start in range(low, high + 1, step)
+    ]
+
+
+def lying(title: str, values: list[tuple[str, int]]) -> Plot:
+    """Return bars that lie one below the other: for names."""
+    shown = values[:MOST_BARS]
+    largest, total = max(n for _, n in shown), sum(n for _, n in values)
+    room = WIDTH - 330
+    bars = tuple(
+        Bar(
+            220,
+            k * _ROW,
+            max(1.0, round(n / largest * room, 1)),
+            _ROW - 4,
+            clean(name)[:34],
+            f"{n:,} ({n / total:.1%})",
+        )
+        for k, (name, n) in enumerate(shown)
+    )
+    note = f"and {len(values) - len(shown)} more" if len(values) > len(shown) else ""
+    return Plot(title, bars, True, len(shown) * _ROW, note)
+
+
+def standing(title: str, values: Iterable[tuple[str, int]]) -> Plot:
+    """Return bars that stand side by side: for a scale."""
+    shown = list(values)
+    largest = max(n for _, n in shown)
+    step = (WIDTH - _LEFT) / len(shown)
+    bars = []
+    for k, (label, n) in enumerate(shown):
+        height = round(n / largest * (HEIGHT - _BOTTOM - 14), 1) if n else 0.0
+        height = max(height, 1.0) if n else 0.0
+        place = round(_LEFT + k * step, 1)
+        # Labels of narrow bars would lie on each other.
+        name = label if len(shown) <= 20 or k % -(-len(shown) // 20) == 0 else ""
+        bars.append(Bar(place, HEIGHT - _BOTTOM - height, round(step * 0.86, 1), height, name, f"{label}: {n:,}"))
+    return Plot(title, tuple(bars), False, HEIGHT)

@@ -1,9 +1,9 @@
 """Elementwise operations that saturate instead of leaving the numbers."""
 
-from typing import Any
+import math
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
-from whynan.formulas.numbers import clip, lift, limit_of, lower, scale_of, settle
+from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated
 
 
 def log(xp: Backend, x: Array) -> Array:
@@ -16,7 +16,7 @@ def log(xp: Backend, x: Array) -> Array:
         x: any shape.
     """
     (x,), dtype = lift(xp, x)
-    return settle(xp, xp.log(lower(xp, x, LIMITS[dtype].tiny)), dtype)
+    return xp.cast(xp.log(lower(xp, x, LIMITS[dtype].tiny)), dtype)
 
 
 def log1p(xp: Backend, x: Array) -> Array:
@@ -27,8 +27,7 @@ def log1p(xp: Backend, x: Array) -> Array:
     """
     (x,), dtype = lift(xp, x)
     bad = x <= -1
-    low = xp.log(x * 0.0 + LIMITS[dtype].tiny)
-    return settle(xp, xp.where(bad, xp.stop(low), xp.log1p(xp.where(bad, 0.0, x))), dtype)
+    return xp.cast(xp.where(bad, math.log(LIMITS[dtype].tiny), xp.log1p(xp.where(bad, 0.0, x))), dtype)
 
 
 def exp(xp: Backend, x: Array) -> Array:
@@ -40,7 +39,7 @@ def exp(xp: Backend, x: Array) -> Array:
     (x,), dtype = lift(xp, x)
     limits = LIMITS[dtype]
     over = x > limits.log_max
-    return settle(xp, xp.where(over, limits.max, xp.exp(xp.where(over, 0.0, x))), dtype)
+    return xp.cast(xp.where(over, limits.max, xp.exp(xp.where(over, 0.0, x))), dtype)
 
 
 def sqrt(xp: Backend, x: Array) -> Array:
@@ -50,15 +49,7 @@ def sqrt(xp: Backend, x: Array) -> Array:
         x: any shape.
     """
     (x,), dtype = lift(xp, x)
-    return settle(xp, root(xp, x, LIMITS[dtype].tiny), dtype)
-
-
-def root(xp: Backend, x: Array, low: float) -> Array:
-    """Square root of max(x, 0), with the slope of `low` below `low`."""
-    # The value comes from x itself; the slope from x moved up to `low`, without cutting the gradient off there.
-    moved = x + xp.stop(xp.where(x < low, low - x, 0.0))
-    slope = xp.sqrt(xp.where(x < 0, 1.0, moved))
-    return xp.stop(xp.sqrt(lower(xp, x, 0.0))) + (slope - xp.stop(slope))
+    return xp.cast(xp.guarded(ROOT[dtype], x), dtype)
 
 
 def acos(xp: Backend, x: Array) -> Array:
@@ -67,7 +58,8 @@ def acos(xp: Backend, x: Array) -> Array:
     Args:
         x: any shape.
     """
-    return arc(xp, x, xp.acos)
+    (x,), dtype = lift(xp, x)
+    return xp.cast(xp.guarded(ACOS[dtype], x), dtype)
 
 
 def asin(xp: Backend, x: Array) -> Array:
@@ -76,16 +68,8 @@ def asin(xp: Backend, x: Array) -> Array:
     Args:
         x: any shape.
     """
-    return arc(xp, x, xp.asin)
-
-
-def arc(xp: Backend, x: Array, function: Any) -> Array:
     (x,), dtype = lift(xp, x)
-    inner = 1 - LIMITS[dtype].eps / 2
-    value = function(xp.stop(clip(xp, x, 1.0)))
-    moved = x + xp.stop(clip(xp, x, inner) - x)
-    slope = function(xp.where(xp.abs(x) > 1, 0.0, moved))
-    return settle(xp, xp.stop(value) + (slope - xp.stop(slope)), dtype)
+    return xp.cast(xp.guarded(ASIN[dtype], x), dtype)
 
 
 def atan2(xp: Backend, y: Array, x: Array) -> Array:
@@ -95,17 +79,48 @@ def atan2(xp: Backend, y: Array, x: Array) -> Array:
         y, x: shapes that broadcast together.
     """
     (y, x), dtype = lift(xp, y, x)
-    return settle(xp, angle(xp, y, x), dtype)
+    return xp.cast(angle(xp, y, x), dtype)
 
 
 def angle(xp: Backend, y: Array, x: Array) -> Array:
-    y, x = xp.broadcast(y, x)
-    # The angle does not change with the scale, and the slopes of scaled coordinates do not overflow.
-    scale = scale_of(xp, xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
-    origin = (x == 0) & (y == 0)
-    flat = xp.where(origin, 1.0, x * scale)
-    # The value at the origin keeps what the plain function says about signed zeros: ±0 or ±π.
-    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * scale, flat))
+    return xp.guarded(ANGLE, *xp.broadcast(y, x))
+
+
+def _root(dtype: str) -> Guarded:
+    """The square root, whose slope stops at that of the smallest normal number of a dtype."""
+    tiny = LIMITS[dtype].tiny
+
+    def slopes(xp: Backend, x: Array) -> tuple[Array]:
+        return (xp.where(x < 0, 0.0, 0.5 / xp.sqrt(lower(xp, x, tiny))),)
+
+    return Guarded(f"root {dtype}", lambda xp, x: xp.sqrt(lower(xp, x, 0.0)), slopes)
+
+
+def _arc(name: str, sign: float, dtype: str) -> Guarded:
+    """acos or asin, whose slope, ±1 / sqrt(1 - x²), stops at that of the last number inside."""
+    inner = 1 - LIMITS[dtype].eps / 2
+
+    def slopes(xp: Backend, x: Array) -> tuple[Array]:
+        inside = clip(xp, x, inner)
+        return (xp.where(xp.abs(x) > 1, 0.0, sign / xp.sqrt((1 - inside) * (1 + inside))),)
+
+    return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
+
+
+def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
+    """x / (x² + y²) and -y / (x² + y²), in ratio to the larger one, whose square neither overflows nor vanishes."""
+    size = xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y))
+    size = xp.where(size == 0, 1.0, size)
+    u, v = x / size, y / size
+    squares = u * u + v * v
+    squares = xp.where(squares == 0, 1.0, squares)
+    return saturated(xp, u / squares / size), saturated(xp, -v / squares / size)
+
+
+ROOT = {dtype: _root(dtype) for dtype in LIMITS}
+ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
+ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}
+ANGLE = Guarded("angle", lambda xp, y, x: xp.atan2(y, x), _angle_slopes)
 
 
 def _quotient(xp: Backend, a: Array, b: Array) -> Array:
@@ -120,7 +135,14 @@ def _quotient_slopes(xp: Backend, a: Array, b: Array) -> tuple[Array, Array]:
     return xp.where(over, 0.0, inverse), xp.where(over, 0.0, clip(xp, -clip(xp, quotient, limit) * inverse, limit))
 
 
+def _inverse_slope(xp: Backend, x: Array) -> tuple[Array]:
+    inverse = 1 / x
+    over = xp.abs(inverse) > limit_of(xp, x)
+    return (xp.where(over, 0.0, saturated(xp, -inverse * inverse)),)
+
+
 QUOTIENT = Guarded("quotient", _quotient, _quotient_slopes)
+INVERSE = Guarded("inverse", lambda xp, x: saturated(xp, 1 / x), _inverse_slope)
 
 
 def divide(xp: Backend, a: Array, b: Array, fill: float = 0.0) -> Array:
@@ -138,7 +160,7 @@ def div(xp: Backend, a: Array, b: Array, fill: float = 0.0) -> Array:
         fill: the value where b is 0.
     """
     (a, b), dtype = lift(xp, a, b)
-    return settle(xp, divide(xp, a, b, fill), dtype)
+    return rounded(xp, divide(xp, a, b, fill), dtype)
 
 
 def reciprocal(xp: Backend, x: Array, fill: float = 0.0) -> Array:
@@ -149,7 +171,8 @@ def reciprocal(xp: Backend, x: Array, fill: float = 0.0) -> Array:
         fill: the value where x is 0.
     """
     (x,), dtype = lift(xp, x)
-    return settle(xp, divide(xp, xp.stop(x * 0.0) + 1.0, x, fill), dtype)
+    bad = x == 0
+    return rounded(xp, xp.where(bad, fill, xp.guarded(INVERSE, xp.where(bad, 1.0, x))), dtype)
 
 
 def _power(xp: Backend, x: Array, p: Array) -> Array:
@@ -164,15 +187,15 @@ def _power(xp: Backend, x: Array, p: Array) -> Array:
 
 def _power_slopes(xp: Backend, x: Array, p: Array) -> tuple[Array, Array]:
     limits = LIMITS[xp.dtype(x)]
-    value = _power(xp, x, p)
     whole = xp.floor(p) == p
-    flat = ((x < 0) & ~whole) | (xp.abs(value) >= limits.max) | (p == 0)
+    flat = ((x < 0) & ~whole) | (p == 0) | ((x == 0) & (p < 0))
     # Near 0 the slope of a power below 1 is the one at the smallest normal number.
     near = (xp.abs(x) < limits.tiny) & (p < 1)
-    base = xp.where(flat, 1.0, xp.where(near, limits.tiny, x))
-    slope = clip(xp, p * clip(xp, xp.raw_power(base, p - 1), limits.max), limits.max)
+    lesser = xp.raw_power(xp.where(flat, 1.0, xp.where(near, limits.tiny, x)), p - 1)
+    flat = flat | (xp.abs(lesser * x) >= limits.max)
+    slope = clip(xp, p * clip(xp, lesser, limits.max), limits.max)
     positive = (x > 0) & ~flat
-    by_exponent = clip(xp, value * xp.log(xp.where(positive, x, 1.0)), limits.max)
+    by_exponent = clip(xp, _power(xp, x, p) * xp.log(xp.where(positive, x, 1.0)), limits.max)
     # x^0 is 1 for all x, but its slope in p is log(x).
     at_zero = (p == 0) & (x > 0)
     by_exponent = xp.where(at_zero, xp.log(xp.where(at_zero, x, 1.0)), by_exponent)
@@ -180,7 +203,6 @@ def _power_slopes(xp: Backend, x: Array, p: Array) -> tuple[Array, Array]:
 
 
 POWER = Guarded("power", _power, _power_slopes)
-GUARDED = (QUOTIENT, POWER)
 
 
 def raise_to(xp: Backend, x: Array, p: Array) -> Array:
@@ -200,4 +222,4 @@ def pow(xp: Backend, x: Array, exponent: Array | float) -> Array:
         exponent: a number, or a shape that broadcasts with that of x.
     """
     (x, exponent), dtype = lift(xp, x, exponent)
-    return settle(xp, raise_to(xp, x, exponent), dtype)
+    return rounded(xp, raise_to(xp, x, exponent), dtype)

@@ -1,5 +1,6 @@
-"""Normalisation as functions of an array."""
+"""What layers compute as functions of an array, and the bias of a prior."""
 
+import math
 from typing import Any
 
 from whynan.formulas.backend import LIMITS, Array, Axis, Backend
@@ -36,3 +37,10 @@ def layer_norm(xp: Backend, x: Array, weight: Any = None, bias: Any = None, dim:
     if bias is not None:
         result = saturated(xp, result + xp.cast(xp.asarray(bias, x), xp.dtype(x)))
     return settle(xp, result, dtype)
+
+
+def prior_bias(prior: float) -> float:
+    """Return -log((1 - prior) / prior), the logit of a probability in (0, 1) (Lin et al., 2017)."""
+    if not 0 < prior < 1:
+        raise ValueError(f"prior: must be in (0, 1), is {prior}")
+    return -math.log((1 - prior) / prior)

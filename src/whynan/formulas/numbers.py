@@ -51,6 +51,11 @@ def settle(xp: Backend, x: Array, dtype: str) -> Array:
     return xp.cast(clip(xp, x, LIMITS[dtype].max), dtype)
 
 
+def rounded(xp: Backend, x: Array, dtype: str) -> Array:
+    """Return x, which holds no infinities in the dtype that it was computed in, in `dtype`, without infinities."""
+    return settle(xp, x, dtype) if dtype in HALF else xp.cast(x, dtype)
+
+
 def clip(xp: Backend, x: Array, limit: float) -> Array:
     """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
     return xp.where(x > limit, limit, xp.where(x < -limit, -limit, x))

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_normal, he_normal
 
-from whynan.formulas.prior import prior_bias
+from whynan.formulas.layers import prior_bias
 
 __all__ = ["by_nonlinearity", "focal_prior", "prior_bias"]
 

@@ -6,14 +6,11 @@ from typing import Any
 import keras
 
 from whynan.formulas.backend import Array, Axis, Backend, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.guarded import GUARDED
+from whynan.formulas.namespace import Namespace, axes_of
 
 
-def axes_of(dim: Axis) -> int | tuple[int, ...] | None:
-    return dim if dim is None or isinstance(dim, int) else tuple(dim)
-
-
-class TensorFlow:
+class TensorFlow(Namespace):
     """TensorFlow as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "tensorflow"
@@ -21,16 +18,16 @@ class TensorFlow:
     def __init__(self) -> None:
         import tensorflow
 
-        self.tf = tensorflow
+        self.tf, self.ns = tensorflow, tensorflow.math
         self.functions = {guarded.name: self.function_of(guarded) for guarded in GUARDED}
 
     def function_of(self, guarded: Guarded) -> Any:
         @self.tf.custom_gradient
-        def function(a: Array, b: Array) -> Any:
+        def function(*arrays: Array) -> Any:
             def gradient(upstream: Array) -> Any:
-                return tuple(upstream * slope for slope in guarded.slopes(self, a, b))
+                return tuple(upstream * slope for slope in guarded.slopes(self, *arrays))
 
-            return guarded.value(self, a, b), gradient
+            return guarded.value(self, *arrays), gradient
 
         return function
 
@@ -38,9 +35,6 @@ class TensorFlow:
         if isinstance(x, float) and like is not None and like.dtype.is_floating:
             return self.tf.constant(x, like.dtype)
         return self.tf.convert_to_tensor(x)
-
-    def is_array(self, x: Any) -> bool:
-        return hasattr(x, "dtype")
 
     def dtype(self, x: Array) -> str:
         return str(getattr(x.dtype, "name", x.dtype))
@@ -72,50 +66,11 @@ class TensorFlow:
         """Return x between ±limit; NaN stays NaN, which clip_by_value does not promise."""
         return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
 
-    def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return self.functions[function.name](*arrays)
-
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         like = a if hasattr(a, "dtype") else b
         if hasattr(like, "dtype"):
             a, b = (x if hasattr(x, "dtype") else self.tf.constant(x, like.dtype) for x in (a, b))
         return self.tf.where(condition, a, b)
-
-    def exp(self, x: Array) -> Array:
-        return self.tf.exp(x)
-
-    def expm1(self, x: Array) -> Array:
-        return self.tf.math.expm1(x)
-
-    def log(self, x: Array) -> Array:
-        return self.tf.math.log(x)
-
-    def log1p(self, x: Array) -> Array:
-        return self.tf.math.log1p(x)
-
-    def sqrt(self, x: Array) -> Array:
-        return self.tf.sqrt(x)
-
-    def abs(self, x: Array) -> Array:
-        return self.tf.abs(x)
-
-    def sign(self, x: Array) -> Array:
-        return self.tf.sign(x)
-
-    def floor(self, x: Array) -> Array:
-        return self.tf.floor(x)
-
-    def acos(self, x: Array) -> Array:
-        return self.tf.acos(x)
-
-    def asin(self, x: Array) -> Array:
-        return self.tf.asin(x)
-
-    def atan2(self, y: Array, x: Array) -> Array:
-        return self.tf.atan2(y, x)
-
-    def raw_power(self, x: Array, p: Array) -> Array:
-        return self.tf.pow(x, p)
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         shape = self.tf.shape(arrays[0])
@@ -168,9 +123,6 @@ class TensorFlow:
 
     def stack(self, arrays: Sequence[Array], dim: int) -> Array:
         return self.tf.stack(list(arrays), dim)
-
-    def matmul(self, a: Array, b: Array) -> Array:
-        return self.tf.matmul(a, b)
 
     def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
         states = self.tf.scan(step, rows, first)

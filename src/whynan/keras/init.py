@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from whynan.formulas.prior import prior_bias
+from whynan.formulas.layers import prior_bias
 
 __all__ = ["focal_prior", "prior_bias"]
 

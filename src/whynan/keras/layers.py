@@ -63,7 +63,7 @@ class RPNHead(keras.layers.Layer):
 
     def __init__(self, in_channels: int, num_anchors: int, prior: float = 0.01, **options: Any) -> None:
         super().__init__(**options)
-        from whynan.formulas.prior import prior_bias
+        from whynan.formulas.layers import prior_bias
 
         self.settings = {"in_channels": in_channels, "num_anchors": num_anchors, "prior": prior}
         small = keras.initializers.RandomNormal(stddev=0.01)

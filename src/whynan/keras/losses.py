@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from whynan.formulas import bind
-from whynan.formulas.losses import boxes, classification, detection, overlap, regression, sequence, similarity
+from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
 from whynan.keras.backend import XP
 
 _part = partial(bind.bind, XP, names={"axis": "dim"}, dim=-1)
@@ -28,8 +28,8 @@ categorical_cross_entropy = _part(classification.categorical_cross_entropy)
 cross_entropy = _part(classification.cross_entropy)
 focal_loss = _part(classification.focal_loss)
 
-fast_rcnn_loss = _part(detection.fast_rcnn_loss)
-rpn_loss = _part(detection.rpn_loss)
+fast_rcnn_loss = _part(boxes.fast_rcnn_loss)
+rpn_loss = _part(boxes.rpn_loss)
 
 dice_loss = _part(overlap.dice_loss)
 jaccard_loss = _part(overlap.jaccard_loss)

@@ -13,8 +13,8 @@ from whynan.launch import host, imports
 from whynan.launch.bytecode import serve_readers
 from whynan.launch.isolation import forget_shadowed
 from whynan.launch.options import RunOptions
-from whynan.launch.outermost import call_outermost
 from whynan.launch.rewrite import rewrite
+from whynan.launch.traceback import call_outermost
 
 
 def user_root(script: str | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from whynan.launch.plain import remember
 from whynan.launch.rewrite import LoopSite
 from whynan.launch.traceback import strip_frames, whynan_frame
+from whynan.report.output import write_safely
 
 COLD: Final = ((),)
 """The site of a loop that is known not to train: its body runs once, at the cost of iterating over a tuple."""
@@ -152,7 +153,7 @@ def tell(what: str, error: BaseException | None = None) -> None:
     text = f"{what}: {type(error).__name__}: {error}" if error is not None else what
     if text not in _told and sys.__stderr__ is not None:
         _told.add(text)
-        print(f"whynan: {text}; the run goes on without it", file=sys.__stderr__)
+        write_safely(f"whynan: {text}; the run goes on without it\n", sys.__stderr__)
 
 
 # What rewritten code calls ---------------------------------------------------------------------------------------

@@ -86,13 +86,13 @@ class Traveller:
         try:
             with own_imports():
                 from whynan import pipeline
-                from whynan.adapters.torch import lines
+                from whynan.adapters.common import positions
 
                 host.install()
                 session = pipeline.start(self.options)
             session.become_child()
             session.root = self.root  # a worker has a working directory of its own
-            lines.roots.append(self.root)
+            positions.roots.append(self.root)
             imports.install(str(self.options.root))
             _put_loops_back(self.train)
             return session

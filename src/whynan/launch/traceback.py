@@ -1,10 +1,10 @@
-"""Takes whynan's own frames out of tracebacks."""
+"""Takes whynan's own frames out of tracebacks, and names those next to the program as the interpreter's own."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Final
-
-from whynan.launch.outermost import ENTER_CODE
+from typing import Any, Final
 
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1]) + "/"
 _PACKAGE_AS_IMPORTED: Final = __file__.removesuffix("launch/traceback.py")
@@ -48,3 +48,26 @@ def without_whynan(tb: TracebackType | None) -> TracebackType | None:
             kept.tb_next = following
         kept = following
     return tb
+
+
+# A warning whose `stacklevel` reaches beyond the program's first frame is attributed by plain python to "sys", line 1.
+# Under whynan there are frames beyond; those next to the program carry the same name.
+_SOURCE = "def enter(run, args, more): return enter(run, args, more - 1) if more else run(*args)"
+_FILENAME = "sys" if sys.version_info < (3, 12) else "<sys>"
+_N_FRAMES = 4
+
+
+def _make_enter() -> Callable[..., Any]:
+    names: dict[str, Any] = {"__name__": "sys"}
+    exec(compile(_SOURCE, _FILENAME, "exec", dont_inherit=True), names)
+    enter: Callable[..., Any] = names["enter"]
+    return enter
+
+
+_enter = _make_enter()
+ENTER_CODE: CodeType = _enter.__code__
+
+
+def call_outermost(run: Callable[..., Any], *args: Any) -> Any:
+    """Call `run(*args)`, where `run` starts the user's program."""
+    return _enter(run, args, _N_FRAMES - 1)

@@ -1,6 +1,6 @@
 """The operations of the formulas, in MindSpore."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore
@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from whynan.formulas.backend import Array, Axis, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.namespace import Namespace, axes_of
 
 DTYPES = {
     "float64": mindspore.float64,
@@ -34,12 +34,22 @@ class SaturateGradient(nn.Cell):
         return (XP.where(upstream > limit, limit, XP.where(upstream < -limit, -limit, upstream)),)
 
 
-class WithSlopes(nn.Cell):
-    """A formula with its own slopes."""
+class WithSlope(nn.Cell):
+    """A formula of one array with its own slope."""
 
     def __init__(self, guarded: Guarded) -> None:
         super().__init__()
         self.guarded = guarded
+
+    def construct(self, x: Array) -> Array:
+        return self.guarded.value(XP, x)
+
+    def bprop(self, x: Array, out: Array, upstream: Array) -> tuple[Array]:
+        return (upstream * self.guarded.slopes(XP, x)[0],)
+
+
+class WithSlopes(WithSlope):
+    """A formula of two arrays with its own slopes."""
 
     def construct(self, a: Array, b: Array) -> Array:
         return self.guarded.value(XP, a, b)
@@ -49,10 +59,11 @@ class WithSlopes(nn.Cell):
         return upstream * by_a, upstream * by_b
 
 
-class MindSpore:
+class MindSpore(Namespace):
     """MindSpore as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "mindspore"
+    ns = ops
 
     def asarray(self, x: Any, like: Array | None = None) -> Array:
         if isinstance(x, Tensor):
@@ -75,9 +86,6 @@ class MindSpore:
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(DTYPES[dtype])
 
-    def shape(self, x: Array) -> tuple[int, ...]:
-        return tuple(x.shape)
-
     def stop(self, x: Array) -> Array:
         return ops.stop_gradient(x)
 
@@ -85,7 +93,7 @@ class MindSpore:
         return SaturateGradient(limit)(x)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return FUNCTIONS[function.name](*arrays)
+        return (WithSlope if len(arrays) == 1 else WithSlopes)(function)(*arrays)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         like = a if isinstance(a, Tensor) else b
@@ -114,9 +122,6 @@ class MindSpore:
         value = self.where(same, x, self.where(gone, x * 0 - 1, exact))
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
-    def log(self, x: Array) -> Array:
-        return ops.log(x)
-
     def log1p(self, x: Array) -> Array:
         """log(1 + x) by Kahan's formula; MindSpore's own adds, and its slope is taken."""
         plain = ops.log1p(x)
@@ -126,30 +131,6 @@ class MindSpore:
         value = self.where(same, x, exact)
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
-    def sqrt(self, x: Array) -> Array:
-        return ops.sqrt(x)
-
-    def abs(self, x: Array) -> Array:
-        return ops.abs(x)
-
-    def sign(self, x: Array) -> Array:
-        return ops.sign(x)
-
-    def floor(self, x: Array) -> Array:
-        return ops.floor(x)
-
-    def acos(self, x: Array) -> Array:
-        return ops.acos(x)
-
-    def asin(self, x: Array) -> Array:
-        return ops.asin(x)
-
-    def atan2(self, y: Array, x: Array) -> Array:
-        return ops.atan2(y, x)
-
-    def raw_power(self, x: Array, p: Array) -> Array:
-        return ops.pow(x, p)
-
     def broadcast(self, *arrays: Array) -> list[Array]:
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
         return [self.broadcast_to(x, shape) for x in arrays]
@@ -157,33 +138,24 @@ class MindSpore:
     def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array:
         return x if tuple(x.shape) == tuple(shape) else ops.broadcast_to(x, tuple(shape))
 
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
-        return ops.reshape(x, tuple(shape))
-
-    def moveaxis(self, x: Array, source: int, target: int) -> Array:
-        return ops.movedim(x, source, target)
-
     def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
         if dim == ():
             return x
-        return mindspore.mint.sum(x, dim if dim is None or isinstance(dim, int) else tuple(dim), keepdim) if (
+        return mindspore.mint.sum(x, axes_of(dim), keepdim) if (
             dim is not None) else mindspore.mint.sum(x)  # fmt: skip
 
     def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
         if dim == ():
             return x
-        return ops.amax(x, dim if dim is None or isinstance(dim, int) else tuple(dim), keepdim)
+        return ops.amax(x, axes_of(dim), keepdim)
 
     def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
         if dim == ():
             return x
-        return ops.amin(x, dim if dim is None or isinstance(dim, int) else tuple(dim), keepdim)
+        return ops.amin(x, axes_of(dim), keepdim)
 
     def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
-        return ops.any(x, dim if dim is None or isinstance(dim, int) else tuple(dim), keepdim)
-
-    def cumsum(self, x: Array, dim: int) -> Array:
-        return ops.cumsum(x, dim)
+        return ops.any(x, axes_of(dim), keepdim)
 
     def argsort(self, x: Array, dim: int) -> Array:
         return ops.argsort(x.astype(mindspore.float32), dim)
@@ -193,9 +165,6 @@ class MindSpore:
             shape = list(indices.shape)
             return ops.zeros(tuple(shape), x.dtype)
         return ops.gather_elements(x, dim, indices.astype(mindspore.int64))
-
-    def arange(self, n: int, like: Array) -> Array:
-        return ops.arange(n)
 
     def concat(self, arrays: Sequence[Array], dim: int) -> Array:
         kept = [x for x in arrays if x.size] or list(arrays)[:1]
@@ -208,18 +177,8 @@ class MindSpore:
             return ops.zeros(tuple(shape), arrays[0].dtype)
         return ops.stack(list(arrays), dim)
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        return ops.matmul(a, b)
-
-    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
-        states = [first]
-        for index in range(rows.shape[0]):
-            states.append(step(states[-1], rows[index]))
-        return ops.stack(states, 0)
-
     def to_numpy(self, x: Array) -> Any:
         return x.astype(mindspore.float32).asnumpy() if x.dtype == mindspore.bfloat16 else x.asnumpy()
 
 
 XP = MindSpore()
-FUNCTIONS = {guarded.name: WithSlopes(guarded) for guarded in GUARDED}

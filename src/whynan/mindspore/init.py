@@ -6,7 +6,7 @@ from typing import Any
 
 from mindspore.common.initializer import Constant
 
-from whynan.formulas.prior import prior_bias
+from whynan.formulas.layers import prior_bias
 
 __all__ = ["focal_prior", "prior_bias"]
 

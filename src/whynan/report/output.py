@@ -1,5 +1,6 @@
 """Writing to a stream that may not be able to show or to take what we write."""
 
+import io
 import os
 from typing import IO
 
@@ -8,8 +9,12 @@ _ASCII = {"…": "...", "→": "->", "≥": ">=", "≤": "<="}
 
 def write_safely(text: str, file: IO[str]) -> None:
     """Write text to a stream in whatever encoding it has; a reader that went away is no error."""
+    encoded = encodable(text, getattr(file, "encoding", None))
     try:
-        file.write(encodable(text, getattr(file, "encoding", None)))
+        if isinstance(file, io.TextIOWrapper):
+            type(file).write(file, encoded)  # a stream's own may be put aside while a step is replayed
+        else:
+            file.write(encoded)
         file.flush()
     except BrokenPipeError:
         pass

@@ -6,7 +6,7 @@ from typing import Any
 
 from whynan.errors import ReportError
 from whynan.records import SCHEMA
-from whynan.report.npz import read_npz
+from whynan.report.beside import read_npz
 from whynan.report.save import REPORT
 from whynan.report.schema import schema
 from whynan.report.schema.check import find_fault

@@ -9,8 +9,7 @@ from typing import Any
 from whynan.errors import OutputError
 from whynan.records import Recording
 from whynan.records.numbers import to_jsonable
-from whynan.report.beside import read_data, read_pictures
-from whynan.report.npz import to_npz
+from whynan.report.beside import read_data, read_pictures, to_npz
 from whynan.report.source import add_contexts
 
 REPORT = "report.json"

@@ -30,7 +30,6 @@ class Slice:
     leaf: Leaf | None
     path: tuple[OpRecord, ...]
     intended: bool = False
-    leaf_argument: int | None = None
 
 
 @dataclass(frozen=True)

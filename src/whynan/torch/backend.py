@@ -1,12 +1,12 @@
 """The operations of the formulas, in PyTorch."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from whynan.formulas.backend import Array, Axis, Guarded
-from whynan.formulas.elementwise import GUARDED
+from whynan.formulas.guarded import GUARDED
+from whynan.formulas.namespace import Namespace
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -31,7 +31,7 @@ class SaturateGradient(torch.autograd.Function):
 
 
 def function_of(guarded: Guarded) -> Any:
-    """Return the autograd function of a formula with its own slopes, for two arrays of one shape."""
+    """Return the autograd function of a formula with its own slopes, for arrays of one shape."""
 
     value, slopes = guarded.value, guarded.slopes
 
@@ -39,8 +39,8 @@ def function_of(guarded: Guarded) -> Any:
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(a: Any, b: Any) -> Any:
-            return value(XP, a, b)
+        def forward(*arrays: Any) -> Any:
+            return value(XP, *arrays)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -48,19 +48,19 @@ def function_of(guarded: Guarded) -> Any:
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
-            a, b = ctx.saved_tensors
-            by_a, by_b = slopes(XP, a, b)
-            needs_a, needs_b = ctx.needs_input_grad
-            return gradient * by_a if needs_a else None, gradient * by_b if needs_b else None
+            by_each = slopes(XP, *ctx.saved_tensors)
+            needed = ctx.needs_input_grad
+            return tuple(gradient * slope if needs else None for slope, needs in zip(by_each, needed, strict=True))
 
     Function.__name__ = Function.__qualname__ = guarded.name
     return Function
 
 
-class Torch:
+class Torch(Namespace):
     """PyTorch as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "torch"
+    ns = torch
 
     def asarray(self, x: Any, like: Array | None = None) -> Array:
         if isinstance(x, torch.Tensor):
@@ -82,9 +82,6 @@ class Torch:
     def cast(self, x: Array, dtype: str) -> Array:
         return x.to(DTYPES[dtype])
 
-    def shape(self, x: Array) -> tuple[int, ...]:
-        return tuple(x.shape)
-
     def stop(self, x: Array) -> Array:
         return x.detach()
 
@@ -92,58 +89,10 @@ class Torch:
         return SaturateGradient.apply(x, limit) if x.requires_grad else x
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return FUNCTIONS[function.name].apply(*arrays)
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        return torch.where(condition, a, b)
-
-    def exp(self, x: Array) -> Array:
-        return x.exp()
-
-    def expm1(self, x: Array) -> Array:
-        return x.expm1()
-
-    def log(self, x: Array) -> Array:
-        return x.log()
-
-    def log1p(self, x: Array) -> Array:
-        return x.log1p()
-
-    def sqrt(self, x: Array) -> Array:
-        return x.sqrt()
-
-    def abs(self, x: Array) -> Array:
-        return x.abs()
-
-    def sign(self, x: Array) -> Array:
-        return x.sign()
-
-    def floor(self, x: Array) -> Array:
-        return x.floor()
-
-    def acos(self, x: Array) -> Array:
-        return x.acos()
-
-    def asin(self, x: Array) -> Array:
-        return x.asin()
-
-    def atan2(self, y: Array, x: Array) -> Array:
-        return torch.atan2(y, x)
-
-    def raw_power(self, x: Array, p: Array) -> Array:
-        return torch.pow(x, p)
+        return self.functions[function.name].apply(*arrays)
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(torch.broadcast_tensors(*arrays))
-
-    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array:
-        return x.expand(shape)
-
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
-        return x.reshape(shape)
-
-    def moveaxis(self, x: Array, source: int, target: int) -> Array:
-        return x.movedim(source, target)
 
     def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
         if dim is None:
@@ -164,32 +113,11 @@ class Torch:
     def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
         return x.any() if dim is None else torch.any(x, dim, keepdim)
 
-    def cumsum(self, x: Array, dim: int) -> Array:
-        return x.cumsum(dim)
-
-    def argsort(self, x: Array, dim: int) -> Array:
-        return x.argsort(dim)
-
     def take(self, x: Array, indices: Array, dim: int) -> Array:
         return x.gather(dim, indices.long())
 
     def arange(self, n: int, like: Array) -> Array:
         return torch.arange(n, device=like.device)
-
-    def concat(self, arrays: Sequence[Array], dim: int) -> Array:
-        return torch.cat(list(arrays), dim)
-
-    def stack(self, arrays: Sequence[Array], dim: int) -> Array:
-        return torch.stack(list(arrays), dim)
-
-    def matmul(self, a: Array, b: Array) -> Array:
-        return a @ b
-
-    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
-        states = [first]
-        for row in rows:
-            states.append(step(states[-1], row))
-        return torch.stack(states)
 
     def to_numpy(self, x: Array) -> Any:
         if x.device.type == "meta" or torch.compiler.is_compiling():
@@ -199,4 +127,4 @@ class Torch:
 
 
 XP = Torch()
-FUNCTIONS = {guarded.name: function_of(guarded) for guarded in GUARDED}
+Torch.functions = {guarded.name: function_of(guarded) for guarded in GUARDED}

@@ -84,6 +84,13 @@ def test_recovery_skips_and_goes_on(name: str, tmp_path: Path) -> None:
     assert all(incident["action"]["policy"] == "recover" for incident in report["incidents"])
 
 
+def test_recovery_goes_back_and_makes_smaller_updates(tmp_path: Path) -> None:
+    report = run(OWN / "ms-rate-too-high" / "train.py", tmp_path, "--no-prove", "--policy", "recover")
+    assert [incident["action"]["policy"] for incident in report["incidents"]] == ["recover"]
+    assert "went back to step 0; updates are 0.2 of the script's" in report["incidents"][0]["action"]["detail"]
+    assert report["run"]["steps"] > report["incidents"][0]["step"] + 5
+
+
 def is_same_statement(source: str, text: str, line: int | None) -> bool:
     """Whether `line` lies in the statement whose line contains `text`."""
     truth = next(number for number, code in enumerate(source.splitlines(), 1) if text in code)

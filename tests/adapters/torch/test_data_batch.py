@@ -156,3 +156,12 @@ def test_versions_tell_of_changes_in_place_and_bytes_count_once():
     assert batches.versions(item) == before and batches.n_bytes(item) == 16 + 16
     x.add_(1)
     assert batches.versions(item) != before
+
+
+def test_bags_are_cut_where_their_offsets_say() -> None:
+    """Three bags in one vector (`EmbeddingBag`), the second one empty; their offsets are numbered anew."""
+    ids, offsets, labels = torch.tensor([5, 6, 7, 8, 9]), torch.tensor([0, 2, 2]), torch.tensor([3, 1, 2])
+    made = batches.keep_samples((ids, offsets, labels), [0, 2, 2])
+    assert [part.tolist() for part in made] == [[5, 6, 7, 8, 9, 7, 8, 9], [0, 2, 5], [3, 2, 2]]
+    made = batches.keep_samples((labels, ids, offsets), [1, 0])
+    assert [part.tolist() for part in made] == [[1, 3], [5, 6], [0, 0]]

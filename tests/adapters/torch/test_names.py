@@ -2,7 +2,7 @@
 
 import pytest
 
-from whynan.adapters.torch.names import forward_name, plain_name
+from whynan.adapters.torch.opfacts import forward_name, plain_name
 from whynan.trace.graph import OpRecord
 
 

@@ -11,7 +11,7 @@ import torch
 
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.explain import slice_of
-from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.opfacts import plain_name
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.launch import host

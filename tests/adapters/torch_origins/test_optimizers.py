@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.opfacts import plain_name
 
 from .harness import Found, find, leaf
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from whynan.formulas import bind, elementwise, reductions
-from whynan.formulas.losses import boxes, classification, detection, overlap, regression, sequence, similarity
+from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
 from whynan.torch import losses, ops
 from whynan.torch.backend import XP
 
@@ -53,5 +53,5 @@ CLASS_DIM = ("cross_entropy", "categorical_cross_entropy", "focal_loss", "lovasz
 EAGER = TorchFramework(ops, losses)
 FORMULA = TorchFramework(
     formulas_of(elementwise, reductions),
-    formulas_of(boxes, classification, detection, overlap, regression, sequence, similarity),
+    formulas_of(boxes, classification, overlap, regression, sequence, similarity),
 )

@@ -66,6 +66,11 @@ def kind_of(array: Any) -> Kind | None:
     return "inf" if (wide == math.inf).any() or wide.dtype.kind == "c" else "-inf"
 
 
+def kind_of_number(value: float) -> Kind:
+    """Return what a number that is not finite is."""
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
 def kind_at(array: Any, element: tuple[int, ...]) -> Kind | None:
     """Return what stands at one element, None for a finite number."""
     value = complex(array[element])

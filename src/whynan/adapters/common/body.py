@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar
 
-from whynan.adapters.common.quiet import quiet
+from whynan.adapters.common.patches import quiet
 from whynan.adapters.common.state import State
 from whynan.adapters.common.swap import swapped
 from whynan.launch.rewrite import LoopSite
@@ -19,6 +19,14 @@ BODY = "__whynan_body__"
 T = TypeVar("T")
 Change = Callable[[ast.AST], ast.AST]
 Around = Callable[[ExitStack, FrameType], None]
+
+
+def nothing(stack: ExitStack, frame: FrameType) -> None:
+    """Enter nothing."""
+
+
+def no_look(values: dict[str, Any]) -> None:
+    """Make nothing of the names."""
 
 
 @dataclass(frozen=True)

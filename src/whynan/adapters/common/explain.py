@@ -1,5 +1,6 @@
 """From a replayed step to an incident: the origin as a report speaks of it, the evidence, the diagnosis."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,7 +8,9 @@ from whynan.adapters.common.batch import Part, describe
 from whynan.adapters.common.evidence import special_facts
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.names import SPOKEN, spoken_name
-from whynan.adapters.common.positions import source_line
+from whynan.adapters.common.positions import calling_frame, source_line
+from whynan.adapters.common.prove import Bench, prove
+from whynan.adapters.common.run import Run, action_of
 from whynan.adapters.common.terms import find_terms
 from whynan.diagnosis.engine import diagnose
 from whynan.records import (
@@ -26,6 +29,7 @@ from whynan.records import (
     Symptom,
 )
 from whynan.records.tensor import TensorSummary
+from whynan.report.progress import Progress
 from whynan.slicing.origin import Slice
 from whynan.trace.graph import OpRecord
 
@@ -56,6 +60,8 @@ class Step:
     line: SourceLine | None = None
     """Where the program stood: the line of a symptom that could not be traced, or of a call into a library."""
     error: str | None = None
+    data: Op | None = None
+    """The operation of the data set's own code that made a bad value of the batch, where it was read again."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -73,7 +79,7 @@ def evidence_of(step: Step) -> tuple[Evidence, Slice | None]:
             origin = _origin_op(found.origin, step.graph)
         elif found.leaf is not None:
             bad_leaf = BadLeaf(found.leaf.summary, -1 if step.symptom.step == 0 else None)
-            origin = _leaf_op(found, bad_leaf, path, step.loss_function)
+            origin = step.data or _leaf_op(found, bad_leaf, path, step.loss_function)
     elif step.line is not None and step.symptom.what == "parameter":
         origin = Op("step", "optimizer", "optimizer", step.line)
     if origin is not None and origin.source.line is None and step.line is not None:
@@ -176,3 +182,51 @@ def _path(found: Slice, graph: Graph) -> tuple[PathStep, ...]:
     if len(kept) > _MAX_PATH:
         kept = [*kept[: _MAX_PATH // 2], *kept[-_MAX_PATH // 2 :]]
     return tuple(kept)
+
+
+Found = tuple[tuple[Sample, ...], str | None]
+
+
+def explained(
+    run: Run,
+    step: Step,
+    is_finite: bool,
+    samples: Callable[[], Found],
+    look: Callable[[Step], None],
+    bench: Callable[[], Bench],
+    deadline: float,
+    progress: Progress,
+) -> Incident:
+    """Look for the sample and into the data, ask the catalogue, try remedies; where the replay is finite, ask only."""
+    if not is_finite:
+        progress.stage("looking for the sample")
+        step.samples, note = samples()
+        step.notes += [note] if note else []
+        look(step)
+    incident, evidence = concluded(run, step)
+    if run.options.prove and not is_finite:
+        incident = prove(incident, evidence, bench(), deadline, progress)
+    return incident
+
+
+def concluded(run: Run, step: Step) -> tuple[Incident, Evidence]:
+    """Return the incident that a step is, and the evidence."""
+    evidence, _ = evidence_of(step)
+    policy = run.options.policy
+    return incident_of(step, evidence, policy, action_of(policy, step.symptom.stage)), evidence
+
+
+def unexplained(run: Run, symptom: Symptom, framework: str, why: str | Exception) -> Incident:
+    """Return the incident of a step that could not be run again, or that whynan failed at."""
+    if isinstance(why, Exception):
+        why = f"whynan failed: {type(why).__name__}: {why}"
+    line = source_line(calling_frame())
+    return concluded(run, Step(symptom, ReplayResult(False, "none", why), framework, line=line))[0]
+
+
+def replayed(is_finite: bool, error: BaseException | None, otherwise: str) -> ReplayResult:
+    """Return what came of running a step again; `otherwise` says why, where it is finite now."""
+    if error is not None:
+        why = f"the step ended with {type(error).__name__}: {str(error)[:200]}"
+        return ReplayResult(not is_finite, "none", why)
+    return ReplayResult(not is_finite, "closure", otherwise if is_finite else None)

@@ -4,6 +4,7 @@ Every operation is noted, so that it is known what a value was made from; arrays
 finite. A value is known by a number that its adapter gives it.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from whynan.adapters.common.arrays import (
     nonfinite_elements,
     summarize,
 )
+from whynan.adapters.common.batch import Part
 from whynan.adapters.common.names import ELEMENTWISE
 from whynan.records import Phase, SourceLine
 from whynan.records.tensor import Role
@@ -73,6 +75,8 @@ class Graph:
         self.from_batch: set[int] = set()
         self.n_elements: dict[int, int] = {}
         self.scalars: dict[int, float] = {}
+        self.batch: Sequence[Part] = ()
+        """Parts of the batch that an operation may have been given as other objects with the same numbers."""
         self.gradients: set[int] = set()
         """Values that a backward pass has made."""
 
@@ -99,6 +103,8 @@ class Graph:
             self.n_elements[value] = int(array.size)
             if array.size == 1 and is_floating(array):
                 self.scalars[value] = float(array.reshape(-1)[0].real)
+            if any(value in self.bad for value in node.inputs):
+                array = _unhidden(array)
             if not all_finite(array):
                 self.bad[value] = array
                 is_bad = True
@@ -157,6 +163,9 @@ class Graph:
             return "gradient", None
         if value in self.producer:
             return ("batch" if value in self.from_batch and value not in self.from_parameters else "computed"), None
+        for part in self.batch:
+            if part.array.shape == array.shape and array.ndim and _same_numbers(part.array, array):
+                return part.role, part.name
         # Nobody has said what it is: a number in the program's text, or one that it holds on to.
         return "constant", None
 
@@ -170,7 +179,7 @@ class Graph:
         edges: list[Edge] = []
         arrays = self.kept[node.index]
         for place, given in enumerate(node.inputs):
-            source = arrays.get(place)
+            source = self.bad.get(given, arrays.get(place))
             if source is not None and is_floating(source) and not all_finite(source):
                 edges += self._edges(place, given, source, node.name in ELEMENTWISE, elements)
         return OpRecord(
@@ -225,6 +234,21 @@ class Graph:
         for index, size in zip(element, array.shape, strict=True):
             flat = flat * int(size) + index
         return value, flat
+
+
+def _same_numbers(one: Any, other: Any) -> bool:
+    """Whether arrays hold the same numbers, NaN equal to NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _unhidden(array: Any) -> Any:
+    """Return NaN where a result of non-finite inputs is the largest number there is: TensorFlow's and MindSpore's
+    largest of a pool of NaN on the CPU. What it overflows later is an effect."""
+    np = sys.modules["numpy"]
+    if array.dtype.kind != "f" or array.size == 0:
+        return array
+    hidden = np.abs(array) == np.finfo(array.dtype).max
+    return np.where(hidden, np.nan, array) if hidden.any() else array
 
 
 def _is_mask(leaf: Leaf) -> bool:

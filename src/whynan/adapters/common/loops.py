@@ -1,7 +1,8 @@
-"""The user's loops: when an iteration that may train begins and ends, and what it looked like when it began."""
+"""The user's loops: when an iteration that may train begins and ends, what it looked like; lines that read a loss."""
 
 import ast
 import linecache
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ LOSS = re.compile(
     re.IGNORECASE,
 )
 UPDATES = re.compile(
-    r"-=|\+=|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
 )
 
@@ -46,7 +47,7 @@ class Site:
 class Pass:
     """One iteration of a loop that may train. The loop itself holds it; when the loop is left it is gone."""
 
-    __slots__ = ("before", "frame", "owner", "started")
+    __slots__ = ("__weakref__", "before", "frame", "owner", "started")
 
     def __init__(self, owner: Site, frame: FrameType, before: State) -> None:
         self.owner = owner
@@ -134,16 +135,45 @@ class Loops(PlainHost):
 
 def speaks_of_training(site: LoopSite) -> bool:
     """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
+    return is_innermost(site, lambda text: bool(LOSS.search(text)) and bool(UPDATES.search(text)))
+
+
+def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
+    """Whether a loop's own text is such that `speaks` is true of it, and that of no loop inside of it is."""
     loop = find_loop(site)
     if loop is None:
         return False
     lines = linecache.getlines(site.filename)
-
-    def speaks(first: int, last: int) -> bool:
-        text = "".join(lines[first - 1 : last])
-        return bool(LOSS.search(text)) and bool(UPDATES.search(text))
-
-    if not speaks(loop.body[0].lineno, site.body_last_line):
+    if not speaks("".join(lines[loop.body[0].lineno - 1 : site.body_last_line])):
         return False
     inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
-    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)
+    return not any(speaks("".join(lines[n.body[0].lineno - 1 : n.end_lineno or n.lineno])) for n in inner)
+
+
+def in_body(current: Pass) -> bool:
+    """Whether the iteration's frame is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not current.frame:
+        frame = frame.f_back
+    return frame is not None
+
+
+_LOSS = re.compile(r"(?<![a-z])(loss|losses|cost|nll|objective|elbo)(?![a-z])", re.IGNORECASE)
+_BEST = re.compile(r"best|lowest|min|prev|last", re.IGNORECASE)
+"""A loss to compare with begins as an infinity."""
+
+
+def speaks_of_loss(frame: FrameType) -> bool:
+    """Return whether the frame's present line is the script's and speaks of a loss."""
+    return is_user_file(frame.f_code.co_filename) and bool(_LOSS.search(_line(frame)))
+
+
+def is_bad_loss(value: float, frame: FrameType) -> bool:
+    """Return whether a number that the frame's present line reads is a loss that has gone wrong."""
+    if math.isfinite(value) or not speaks_of_loss(frame):
+        return False
+    return math.isnan(value) or not _BEST.search(_line(frame))
+
+
+def _line(frame: FrameType) -> str:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)

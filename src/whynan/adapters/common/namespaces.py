@@ -25,8 +25,17 @@ def user_spaces() -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) -> list[Any]:
+def user_values() -> list[Any]:
+    """Return what the names of the user's frames stand for."""
+    return [value for space in user_spaces() for value in list(space.values())]
+
+
+def user_arrays(
+    skip: Callable[[str, Any], bool] = lambda name, value: False, batch_size: int | None = None
+) -> list[Any]:
     """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source.
+
+    With `batch_size` what a loop binds and is of that length is the batch itself, and no source of it either.
 
     Of a frame's arrays those come first which the loop that it is in speaks of: a batch is taken from the training
     part, and not from the whole that this part was cut from. What the loop itself binds, the batch, comes last.
@@ -39,7 +48,7 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
             items = [item for space in spaces for item in list(space.items())]
             read, bound = _names_in_loop(frame.f_code.co_filename, frame.f_lineno)
             for name, value in sorted(items, key=lambda item: 2 if item[0] in bound else item[0] not in read):
-                if skip(name, value):
+                if skip(name, value) or (name in bound and batch_size is not None and _length(value) == batch_size):
                     continue
                 if isinstance(value, (tuple, list)) and 0 < len(value) <= _MAX_GROUP and all(map(is_array, value)):
                     found.append(tuple(value))
@@ -49,6 +58,15 @@ def user_arrays(skip: Callable[[str, Any], bool] = lambda name, value: False) ->
                     found.append(value)
         frame = frame.f_back  # type: ignore[assignment]
     return found
+
+
+def _length(value: Any) -> int | None:
+    """Return the number of rows of an array, or of the first of a group of them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return int(value.shape[0]) if is_array(value) else None
 
 
 @functools.lru_cache(maxsize=64)

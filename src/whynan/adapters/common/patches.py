@@ -1,6 +1,10 @@
-"""Replaced attributes of a library, put back at the end."""
+"""What is replaced for a while: attributes of a library, the streams that a replayed step would print to again."""
 
-from collections.abc import Callable
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -24,3 +28,17 @@ class Patches:
                 setattr(owner, name, original)
             else:
                 delattr(owner, name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what runs inside from the user's streams, and its warnings too."""
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    filters = warnings.filters
+    warnings.filters = [("ignore", None, Warning, None, 0)]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+        warnings.filters = filters

@@ -43,12 +43,18 @@ def source_line(frame: Frame | None) -> SourceLine:
     return SourceLine(short_path(frame.file), frame.line, frame.function, code or None)
 
 
+roots: list[Path] = []
+"""Working directories of the program's other processes, where this is a worker with one of its own."""
+
+
 def short_path(file: str) -> str:
     """Return a path relative to the working directory where it lies below it."""
-    try:
-        return str(Path(file).resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return file
+    for root in (*roots, None):
+        try:
+            return str(Path(file).resolve().relative_to(root or Path.cwd()))
+        except (ValueError, OSError):
+            continue
+    return file
 
 
 @lru_cache(maxsize=4096)

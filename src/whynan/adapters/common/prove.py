@@ -11,10 +11,9 @@ from typing import Protocol
 
 from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
-from whynan.diagnosis.parts import part_for
-from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
+from whynan.diagnosis.snippets import part_for
 from whynan.experiments.table import rows
-from whynan.experiments.verdict import Measured, Verdict, judge
+from whynan.experiments.verdict import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident
 from whynan.report.progress import Progress

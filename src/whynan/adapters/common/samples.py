@@ -6,10 +6,48 @@ keeps its size, so that means, statistics and compiled shapes stay what they wer
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.batch import Part, find_index
+from whynan.adapters.common.graph import Graph
+from whynan.launch.host import Unwind
+from whynan.records import Sample
 
 Rows = list[int]
 _MOST = 3
 """Guilty samples of one batch; where there are more, it is not the samples."""
+
+
+_SECONDS = 20.0
+
+
+def find_samples(
+    parts: Sequence[Part],
+    size: int,
+    symptom: tuple[Graph, Sequence[int]],
+    fails: Callable[[Rows], bool],
+    sources: Callable[[], Sequence[Any]],
+    deadline: float,
+) -> tuple[tuple[Sample, ...], str | None]:
+    """Return the guilty samples of a batch, by their index in one of `sources` where that is found, and a note.
+
+    `symptom` is the traced step and its values that are not finite; `fails` as for `find_guilty`.
+    """
+    graph, starts = symptom
+    guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
+               for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
+    found = graph.slice(starts)
+    if found is not None and found.origin is not None:
+        guesses += [element[0] for element in found.origin.elements if element]
+    try:
+        rows, note = find_guilty(size, fails, guesses, min(deadline, time.monotonic() + _SECONDS))
+    except Unwind:
+        raise
+    except Exception as error:
+        return (), f"looking for the sample failed: {type(error).__name__}: {error}"
+    held = sources() if rows else ()
+    return tuple(Sample(row, find_index(parts, row, held), None, why_guilty(rows)) for row in rows), note
 
 
 def find_guilty(

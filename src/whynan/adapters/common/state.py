@@ -35,6 +35,9 @@ class Reached:
             if value.dtype.kind in "fiucb":
                 self.arrays.setdefault(id(value), (name, value))
             return
+        if type(value).__module__.startswith("jaxlib") and getattr(value, "dtype", np.dtype("O")).kind in "fiucbV":
+            self.arrays.setdefault(id(value), (name, value))
+            return
         if depth > 4 or id(value) in self.owners or len(self.owners) > _MAX_OBJECTS:
             return
         if isinstance(value, (type, FunctionType, ModuleType, str, bytes, int, float, complex)) or value is None:
@@ -78,7 +81,7 @@ class State:
             n_bytes += array.nbytes
             if n_bytes > _MAX_BYTES:
                 break
-            if array.flags.writeable:
+            if _is_changeable(array):
                 self.copies.append((name, array, array.copy()))
         self.shallow = [(owner, _shallow(owner)) for owner in self.reached.owners.values()]
         self.generators = [(g, generator_state(g)) for g in self.reached.generators]
@@ -103,7 +106,8 @@ class State:
     def changed(self, after: "Reached") -> set[str]:
         """Return the names of arrays that are other ones, or hold other numbers, than at this moment."""
         now = dict(after.arrays.values())
-        then = {name: (array, copy) for name, array, copy in self.copies}
+        then = {name: (array, array) for name, array in self.reached.arrays.values() if not hasattr(array, "flags")}
+        then |= {name: (array, copy) for name, array, copy in self.copies}
         found = set()
         for name, array in now.items():
             known = then.get(name)
@@ -112,6 +116,11 @@ class State:
             if not sys.modules["numpy"].array_equal(array, known[1], equal_nan=array.dtype.kind in "fc"):
                 found.add(name)
         return found
+
+
+def _is_changeable(array: Any) -> bool:
+    """Whether an array can be changed in place: JAX's can't."""
+    return hasattr(array, "flags") and bool(array.flags.writeable)
 
 
 def _shallow(owner: Any) -> Any:

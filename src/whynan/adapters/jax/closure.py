@@ -1,6 +1,7 @@
 """One call of a step: a pure function and its arguments, which are all that is needed to run it again."""
 
 import inspect
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.loops import Pass
 from whynan.records.incident import Stage
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float)
@@ -27,6 +29,10 @@ class Call:
         self.out_tree: Any = None
         self.carried: dict[int, int] = {}
         self.is_checked = False
+        self.line: tuple[str, int] | None = None
+        """Where the program made the call: file and line."""
+        self.within: weakref.ref[Pass] | None = None
+        """The iteration of a loop that updates by hand; the loop itself must be the only one to hold it."""
         self.is_training = False
         self.step = 0
         self.epoch: int | None = None

@@ -10,14 +10,15 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
+from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
 from whynan.adapters.common.swap import swapped
+from whynan.adapters.jax.byhand import HandBench
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import Runner
 from whynan.adapters.jax.watch import Watch
 from whynan.experiments.verdict import Measured
 
 _STEPS = 200
-_SECONDS = 20.0
 _MAX_BYTES = 256 * 2**20
 
 
@@ -53,36 +54,31 @@ class Window:
         self.calls.append((call.without_values(), fresh))
 
 
-class Bench:
+class Bench(CommonBench):
     """What can be tried on the failing call and on the window before it."""
 
     def __init__(self, watch: Watch, call: Call, window: Window, deadline: float) -> None:
+        super().__init__(deadline)
         self.watch = watch
+        self.by_hand: HandBench | None = None
+        """Where the script updates by hand: its own iterations are what is run again."""
         self.call = call
         self.window = window
-        self.deadline = deadline
-        self._is_usable: bool | None = None
-
-    # One call ---------------------------------------------------------------------------------------------------------
 
     def without_rows(self, rows: list[int]) -> Measured | None:
-        size = self.call.size_of_batch() or 0
-        good = next((i for i in range(size) if i not in rows), None)
-        if good is None:
-            return None
-        return self._once(Runner(self.call), self.call.with_rows([good if i in rows else i for i in range(size)]))
+        kept = others(self.call.size_of_batch(), rows)
+        return self._once(Runner(self.call), self.call.with_rows(kept)) if kept is not None else None
 
     def with_other_targets(self, rows: list[int]) -> Measured | None:
-        size = self.call.size_of_batch() or 0
-        good = next((i for i in range(size) if i not in rows), None)
+        kept = others(self.call.size_of_batch(), rows)
         targets = {part.name for part in self.call.parts() if part.role == "target"}
-        if good is None or not targets:
+        if kept is None or not targets:
             return None
         leaves, names = list(self.call.leaves), self.call.data_names()
-        others = self.call.with_rows([good if j in rows else j for j in range(size)])
+        replaced = self.call.with_rows(kept)
         for i in self.call.batch_places():
             if names[i] in targets:
-                leaves[i] = others[i]
+                leaves[i] = replaced[i]
         return self._once(Runner(self.call), leaves)
 
     def with_source(self, file: str, source: str) -> Measured | None:
@@ -101,9 +97,10 @@ class Bench:
             return Measured(1, error=type(error).__name__)
         return measured(outputs, self.call, 1)
 
-    # The calls before it ----------------------------------------------------------------------------------------------
-
     def with_rate(self, factor: float) -> Measured | None:
+        if self.by_hand is not None:
+            return self.by_hand.with_rate(factor)
+
         def slower(leaves: list[Any], outputs: list[Any], pairs: dict[int, int]) -> list[Any]:
             new = list(outputs)
             for place, output in pairs.items():
@@ -117,23 +114,17 @@ class Bench:
     def clipped(self, norm: float) -> Measured | None:
         self.watch.clip = norm
         try:
-            return self._window()
+            return self._window() if self.by_hand is None else self.by_hand.unchanged()
         finally:
             self.watch.clip = None
 
     def normalized(self) -> Measured | None:
         spread = self._spread()
-        if spread is None:
+        if not spread:
             return None
-
-        def standardised(leaves: list[Any]) -> list[Any]:
-            return [
-                np.clip((np.asarray(leaf) - spread[i][0]) / spread[i][1], -5, 5).astype(np.asarray(leaf).dtype)
-                if i in spread else leaf
-                for i, leaf in enumerate(leaves)
-            ]  # fmt: skip
-
-        return self._window(change=standardised)
+        return self._window(change=lambda leaves: [
+            standardised(np.asarray(leaf), spread[i]) if i in spread else leaf for i, leaf in enumerate(leaves)
+        ])  # fmt: skip
 
     def with_init(self) -> Measured | None:
         if not self.window.from_beginning and self.window.calls:
@@ -153,27 +144,12 @@ class Bench:
 
         return self._window(prepare=scaled)
 
-    def with_eps(self, value: float) -> Measured | None:
-        return None
-
-    def _window(
-        self,
-        change: Callable[[list[Any]], list[Any]] | None = None,
-        after: Callable[[list[Any], list[Any], dict[int, int]], list[Any]] | None = None,
-        prepare: Callable[[list[Any]], list[Any]] | None = None,
-    ) -> Measured | None:
-        """Make the calls of the window, then the failing one, with one thing changed.
-
-        The same steps unchanged are the control: where none of them fails, nothing is tried over them.
-        """
-        if self._is_usable is None:
-            clip, self.watch.clip = self.watch.clip, None
-            try:
-                control = self._series()
-            finally:
-                self.watch.clip = clip
-            self._is_usable = control is not None and control.failure is not None
-        return self._series(change, after, prepare) if self._is_usable else None
+    def _control(self) -> Measured | None:
+        clip, self.watch.clip = self.watch.clip, None
+        try:
+            return self._series()
+        finally:
+            self.watch.clip = clip
 
     def _series(
         self,
@@ -191,7 +167,7 @@ class Bench:
         first = list(self.window.first) if usable and self.window.first is not None else list(self.call.leaves)
         last = {i: leaf for i, leaf in enumerate(self.call.leaves) if i not in self.call.carried}
         pairs = self.call.carried if usable else self._guessed()
-        stop = min(self.deadline, time.monotonic() + _SECONDS)
+        stop = self._until()
         runner = Runner(self.call)
         leaves = prepare(first) if prepare is not None else first
         losses: list[float] = []
@@ -214,8 +190,7 @@ class Bench:
                 leaves[place] = outputs[output]
             if time.monotonic() > stop:
                 return None
-        growth = abs(losses[-1]) / max(abs(losses[0]), 1e-9) if len(losses) > 1 and losses[0] else None
-        return Measured(len(plan), losses[-1], growth=growth)
+        return Measured(len(plan), losses[-1], growth=growth_of(losses))
 
     def _guessed(self) -> dict[int, int]:
         """Which result is an argument's next value, where no second call has shown it."""
@@ -231,19 +206,15 @@ class Bench:
                     break
         return pairs
 
-    def _spread(self) -> dict[int, tuple[Any, Any]] | None:
-        found: dict[int, tuple[Any, Any]] = {}
+    def _spread(self) -> dict[int, Scale]:
+        found: dict[int, Scale] = {}
         for i in self.call.batch_places():
             arrays = [to_numpy(self.call.leaves[i]), *(to_numpy(f[i]) for _, f in self.window.calls if i in f)]
             arrays = [a for a in arrays if a is not None and a.ndim >= 1 and is_floating(a)]
-            if not arrays:
-                continue
-            joined = np.concatenate(arrays).astype(np.float64)
-            if not all_finite(joined) or float(np.abs(joined).max(initial=0.0)) <= 10:
-                continue
-            axes = tuple(range(joined.ndim - 1)) if joined.ndim >= 2 else (0,)
-            found[i] = (joined.mean(axes), joined.std(axes) + 1e-6)
-        return found or None
+            scale = scale_of(arrays, by_last=True) if arrays else None
+            if scale is not None:
+                found[i] = scale
+        return found
 
 
 def measured(outputs: Sequence[Any], call: Call, n_steps: int) -> Measured:

@@ -1,15 +1,13 @@
-"""What is known of the run as a whole: its history, its optimizer, its precision."""
+"""What is known of the run as a whole: its parameters, its optimizer, its precision."""
 
-import math
 from typing import Any
 
 import numpy as np
 
 from whynan.adapters.common.arrays import is_floating, to_numpy
-from whynan.adapters.common.run import Run
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import Traced
-from whynan.records import History, OptimizerFacts, Precision
+from whynan.records import OptimizerFacts, Precision
 
 _MAX_ELEMENTS = 50_000_000
 
@@ -29,35 +27,6 @@ def parameters(call: Call) -> dict[str, Any]:
         if is_state and "opt" not in names[i] and total < _MAX_ELEMENTS:
             found[names[i]] = array
     return found
-
-
-def history_of(run: Run, call: Call, first: Call | None) -> History:
-    """Return the history as causes look at it."""
-    now = {name: np.asarray(a, np.float64) for name, a in parameters(call).items()}
-    start = {name: np.asarray(a, np.float64) for name, a in parameters(first or call).items()}
-    growth = {
-        n: float(np.linalg.norm(now[n]) / np.linalg.norm(start[n]))
-        for n in now
-        if n in start and np.linalg.norm(start[n]) > 0 and np.isfinite(now[n]).all()
-    }
-    gains = {n: float(a.std()) * math.sqrt(math.prod(a.shape[:-1])) for n, a in start.items()
-             if a.ndim >= 2 and "embed" not in n.lower()}  # fmt: skip
-    return History(
-        loss=run.history.loss.values()[-4000:],
-        grad_norm=run.history.grad_norm.values()[-4000:],
-        lr=run.history.lr.values()[-4000:],
-        weight_norm_start=_norm(start),
-        weight_norm_now=_norm(now),
-        weight_abs_max_start=max((float(np.abs(a).max()) for a in start.values() if a.size), default=None),
-        weight_abs_max_now=max((float(np.abs(a).max()) for a in now.values() if a.size), default=None),
-        largest_growth=tuple(sorted(growth.items(), key=lambda item: -item[1])[:8]),
-        largest_gain_start=tuple(sorted(gains.items(), key=lambda item: -item[1])[:8]),
-    )
-
-
-def _norm(arrays: dict[str, Any]) -> float | None:
-    total = math.sqrt(sum(float((a * a).sum()) for a in arrays.values()))
-    return total if arrays and math.isfinite(total) else None
 
 
 def optimizer_of(call: Call, keras: Any) -> OptimizerFacts | None:

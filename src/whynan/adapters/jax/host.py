@@ -2,7 +2,7 @@
 
 import math
 import re
-import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,26 +10,29 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.batch import find_index
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
+from whynan.adapters.common.data.reread import look_in_data, of_users
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
+from whynan.adapters.common.loops import Loops, Pass
+from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run, action_of
-from whynan.adapters.common.samples import find_guilty, why_guilty
+from whynan.adapters.common.run import Run, history_of, measure
+from whynan.adapters.common.samples import find_samples
+from whynan.adapters.jax.byhand import ByHand, may_update
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window
-from whynan.adapters.jax.facts import history_of, optimizer_of, precision_of
+from whynan.adapters.jax.facts import optimizer_of, parameters, precision_of
+from whynan.adapters.jax.hosts import Hosts
 from whynan.adapters.jax.replay import Runner, Traced, trace_call
 from whynan.adapters.jax.watch import Watch
-from whynan.launch.host import Unwind, tell
+from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
-from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records import Incident, Symptom
 from whynan.report.progress import Progress
 
 _OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
+_LEARNING_PASSES = 3
 _MAX_COPY = 512 * 2**20
 Layer = tuple[str, str, Any]
 
@@ -44,10 +47,59 @@ class JaxHost:
         self.first: Call | None = None
         self.window = Window()
         self.keras: Any = None
+        self.hosts = Hosts()
         self.recovery: Recovery[dict[int, Any]] = Recovery()
         self.watch.adjust = self._slowed
+        self.by_hand = ByHand(self.run)
+        self.loops = Loops(lambda: self.run.is_over, lambda current: None, self.ended, may_update, False)
+        self.n_gradients = self.n_compiled = 0
         self.at_end: Incident | None = None
         self.is_ending = False
+
+    # Loops that update by hand ----------------------------------------------------------------------------------------
+
+    def ended(self, current: Pass, error: BaseException | None) -> None:
+        """An iteration has ended whose loop may make its updates itself."""
+        made, self.n_gradients = self.watch.n_gradients > self.n_gradients, self.watch.n_gradients
+        if error is not None or not made or not self.watch.is_enabled:
+            return
+        site = current.owner
+        try:
+            if site.n_passes <= _LEARNING_PASSES:
+                outputs = {id(leaf) for call in self.watch.calls for leaf in call.outputs}
+                self.n_compiled += self.by_hand.is_compiled(current, outputs)
+                if self.n_compiled >= _LEARNING_PASSES:
+                    set_site(site.site.index, COLD)
+                    return
+            found = self.by_hand.bad_after(current)
+        except Exception as failure:
+            tell("looking at an update failed", failure)
+            self.loops.may_train = lambda site: False
+            return
+        if found is None:
+            return
+        self.watch.settle()  # a call may have given them: then that is the incident
+        if not self.watch.is_enabled or self.run.incidents:
+            return
+        one, n_since, bad = found
+        self.run.n_steps = max(self.run.n_steps - 1 - n_since, 0)
+        self.watch.is_replaying = self.loops.is_replaying = True
+        try:
+            incident = self.by_hand.explained(one, bad)
+        except Exception as failure:
+            tell("explaining an update failed", failure)
+            return
+        finally:
+            self.watch.is_replaying = self.loops.is_replaying = False
+        if incident is None:
+            return
+        policy = self.run.options.policy
+        if policy == "observe":
+            self.watch.is_enabled = False
+        else:
+            one.before.restore(one.frame)
+        # Names of a function can't be put back: there the run can't go on with the weights from before.
+        self.run.take(incident, policy == "recover" and not one.before.is_module)
 
     # Calls ------------------------------------------------------------------------------------------------------------
 
@@ -71,7 +123,7 @@ class JaxHost:
     def on_bad(self, seen: Call) -> None:
         """A call has returned what is not finite: the guilty one may be an earlier one."""
         call = self._guilty(seen)
-        if call is None:
+        if call is None or self._is_asked(call):
             # What is not finite came in that way, or is meant.
             self.on_good(seen)
             return
@@ -83,7 +135,7 @@ class JaxHost:
             incident = self._explained(call)
         except Exception as error:
             tell("explaining a step failed", error)
-            incident = self._unexplained(call, error)
+            incident = unexplained(self.run, self._symptom(call), self._framework(), error)
         finally:
             self.watch.is_replaying = False
         if incident is None:
@@ -91,11 +143,23 @@ class JaxHost:
             return
         self._act(call, incident)
 
+    def _is_asked(self, call: Call) -> bool:
+        """Whether all that is bad are gradients that the script itself looks at, to skip the step by them."""
+        loss = _loss_of(call)
+        if not call.is_training or not _returns_gradients(call) or (loss is not None and not math.isfinite(loss)):
+            return False
+        return self.watch.decides(call)
+
     def _act(self, call: Call, incident: Incident) -> None:
         if self.run.options.policy == "observe":
             self.watch.is_enabled = False
         if self.run.options.policy == "stop" and call.is_training and self.keras is not None:
             self.keras.put_back(call)
+        elif self.run.options.policy == "stop" and call.is_training:
+            try:
+                self._put_back_names(call)
+            except Exception as error:
+                tell("putting back what names held before the step failed", error)
         is_last = False
         if self.run.options.policy == "recover" and call.is_training:
             incident, is_last = self._recovered(call, incident)
@@ -104,6 +168,24 @@ class JaxHost:
             self.at_end = incident
             return
         self.run.take(incident, is_last)
+
+    def _put_back_names(self, call: Call) -> None:
+        """Give the names of the script's module what they held before the failed step. Those of a function can't be
+        had at."""
+        calls = list(self.watch.calls)
+        since = calls[calls.index(call) :] if call in calls else [call]
+        before = {id(later.outputs[output]): call.leaves[place] for place, output in self._pairs(call).items()
+                  for later in since if later.function is call.function and output < len(later.outputs)}  # fmt: skip
+        for space in user_spaces():
+            if "__name__" not in space:
+                continue
+            for name, value in list(space.items()):
+                try:
+                    leaves, tree = jax.tree_util.tree_flatten(value)
+                except Exception:
+                    continue  # a dictionary that is no tree of JAX's
+                if any(id(leaf) in before for leaf in leaves):
+                    space[name] = tree.unflatten([before.get(id(leaf), leaf) for leaf in leaves])
 
     # Recovery ---------------------------------------------------------------------------------------------------------
 
@@ -128,6 +210,7 @@ class JaxHost:
 
     def _slowed(self, call: Call) -> None:
         """Make a step's update of its parameters a part of what it is."""
+        call.within = weakref.ref(self.loops.active) if self.loops.active is not None else None
         if self.recovery.factor == 1.0 or not call.is_training:
             return
         names = call.names()
@@ -154,7 +237,7 @@ class JaxHost:
 
     def _explained(self, call: Call) -> Incident | None:
         deadline = self.run.deadline()
-        with Progress() as progress:
+        with Progress() as progress, self.hosts.whole(call):
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:
@@ -162,18 +245,26 @@ class JaxHost:
             call.ignored |= traced.harmless
             if traced.is_finite and traced.error is None and not _has_nan(call.of_interest()):
                 return None
-            step = self._step(call, traced)
-            if not traced.is_finite:
-                progress.stage("looking for the sample")
-                step.samples, note = self._samples(call, traced, deadline)
-                step.notes += [note] if note else []
-            evidence, _ = evidence_of(step)
-            policy = self.run.options.policy
-            incident = incident_of(step, evidence, policy, action_of(policy, step.symptom.stage))
-            if self.run.options.prove and not traced.is_finite:
-                bench = Bench(self.watch, call, self.window, deadline)
-                incident = prove(incident, evidence, bench, deadline, progress)
-            return incident
+            if self._is_asked(call):
+                return None
+            given = self.keras.given if self.keras is not None else tuple
+            return explained(
+                self.run,
+                self._step(call, traced),
+                traced.is_finite,
+                lambda: self._samples(call, traced, deadline),
+                lambda step: look_in_data(step, lambda: of_users(given()), deadline),
+                lambda: self._bench(call, deadline),
+                deadline,
+                progress,
+            )
+
+    def _bench(self, call: Call, deadline: float) -> Bench:
+        bench = Bench(self.watch, call, self.window, deadline)
+        current = call.within() if call.within is not None else None
+        if current is not None and call.line is not None and _returns_gradients(call):
+            bench.by_hand = self.by_hand.bench_at(current, call.line[1], deadline)
+        return bench
 
     def _trace(self, call: Call) -> Traced:
         if self.keras is not None:
@@ -185,21 +276,19 @@ class JaxHost:
         symptom = self._symptom(call)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
-        why = None
-        if traced.is_finite:
-            why = "run again equation by equation the step is finite; compiled it was not"
+        otherwise = "run again equation by equation the step is finite; compiled it was not"
         notes = []
         if self.watch.dropped_donation:
             notes.append("buffers were not donated while watching: the state before a step has to be kept")
         return Step(
             symptom=symptom,
-            replay=ReplayResult(not traced.is_finite, "closure", why),
+            replay=replayed(traced.is_finite, None, otherwise),
             framework=self._framework(),
             graph=graph,
             starts=tuple(traced.starts),
             loss=traced.loss,
             parts=call.parts(),
-            history=history_of(self.run, call, self.first),
+            history=history_of(self.run, *(measure(parameters(c).items()) for c in (call, self.first or call))),
             optimizer=optimizer_of(call, self.keras),
             precision=precision_of(call, traced),
             loss_function=self.keras.loss_function() if self.keras is not None else None,
@@ -210,9 +299,9 @@ class JaxHost:
 
     def _symptom(self, call: Call) -> Symptom:
         loss = _loss_of(call)
-        kind = "nan" if loss is None or math.isfinite(loss) or math.isnan(loss) else "inf" if loss > 0 else "-inf"
         step = self.run.n_steps if call.stage == "train" else call.validation_batch
         is_loss = loss is not None and not math.isfinite(loss)
+        kind = kind_of_number(loss) if loss is not None and is_loss else "nan"
         detail = "among what the step returned" if call.stage == "train" else "the loss of a validation batch"
         name = "loss" if is_loss else "result"
         return Symptom("loss" if is_loss else "parameter", name, kind, step, call.epoch, call.stage, detail)
@@ -220,34 +309,22 @@ class JaxHost:
     def _framework(self) -> str:
         return "keras" if self.keras is not None and self.keras.epoch() is not None else "jax"
 
-    def _unexplained(self, call: Call, error: Exception) -> Incident:
-        replay = ReplayResult(False, "none", f"whynan failed: {type(error).__name__}: {error}")
-        step = Step(self._symptom(call), replay, self._framework(), line=source_line(calling_frame()))
-        evidence, _ = evidence_of(step)
-        return incident_of(
-            step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
-        )
-
-    def _samples(self, call: Call, traced: Traced, deadline: float) -> tuple[tuple[Sample, ...], str | None]:
+    def _samples(self, call: Call, traced: Traced, deadline: float) -> Found:
         parts, size = call.parts(), call.size_of_batch()
         if size is None or size < 2 or not call.batch_places():
             return (), None
-        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
-                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
-        found = traced.interpreter.graph.slice(traced.starts)
-        if found is not None and found.origin is not None:
-            guesses += [e[0] for e in found.origin.elements if e]
         runner = Runner(call)
-        try:
-            rows, note = find_guilty(
-                size, lambda rows: runner.fails(call.with_rows(rows)), guesses, min(deadline, time.monotonic() + 20)
-            )
-        except Unwind:
-            raise
-        except Exception as error:
-            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = [*(self.keras.sources() if self.keras is not None else ()), *user_arrays()]
-        return tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows), note
+        symptom = (traced.interpreter.graph, traced.starts)
+        fails = lambda rows: runner.fails(call.with_rows(rows))  # noqa: E731
+        found, note = find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+        rows = [sample.position or 0 for sample in found]
+        owners = {self.hosts.owner_of(part.array.shape, row) for row in rows for part in parts} - {None}
+        if len(owners) == 1:
+            note = f"process {owners.pop()} of {jax.process_count()} had it on its devices"
+        return found, note
+
+    def _sources(self, size: int) -> list[Any]:
+        return [*(self.keras.sources() if self.keras is not None else ()), *user_arrays(batch_size=size)]
 
 
 def _loss_of(call: Call) -> float | None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.quiet import quiet
+from whynan.adapters.common.patches import quiet
 from whynan.adapters.jax.closure import Call, data_name
 from whynan.adapters.jax.trace import Interpreter
 from whynan.records.incident import What

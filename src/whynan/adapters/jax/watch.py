@@ -7,8 +7,10 @@ are ready; large ones as often as the time allows, and the arguments of the call
 import functools
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import jax
@@ -16,11 +18,12 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.asked import decides_by_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
-from whynan.launch.host import tell
+from whynan.launch.host import is_user_file, tell
 from whynan.watching.budget import Budget
 
 _SMALL = 4096
@@ -53,6 +56,8 @@ class Watch:
         """Whether a derivative that is not compiled is looked at before the program gets it."""
         self.epoch: Callable[[], int | None] = lambda: None
         self.n_validated = 0
+        self.n_gradients = 0
+        """Calls that have given gradients to the program itself, or trained in another way."""
         self.adjust: Callable[[Call], None] = lambda call: None
         """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
@@ -180,6 +185,8 @@ class Watch:
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
+        self.n_gradients += watched.is_training
+        call.line = _user_line(sys._getframe(3))
         call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
         if watched.is_mapped:
@@ -204,6 +211,14 @@ class Watch:
             self.poll(wait=True)
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
+
+    @staticmethod
+    def decides(call: Call) -> bool:
+        """Whether the code that made a call decides by the gradients that it got."""
+        if call.line is None:
+            return False
+        file, line = call.line
+        return decides_by_gradients(file, line, lambda node: node.lineno <= line <= (node.end_lineno or node.lineno))
 
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""
@@ -307,6 +322,15 @@ def _tagged(fun: Any, has_aux: bool) -> Any:
             return result
 
     return loss
+
+
+def _user_line(frame: FrameType | None) -> tuple[str, int] | None:
+    """Return the file and the line in which the program's own code is."""
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
 
 
 def _is_small(leaf: Any) -> bool:

@@ -6,16 +6,16 @@ from typing import Any
 
 import jax
 import keras
-import numpy as np
 from keras.src.backend.jax import trainer
 
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.common.run import number_of
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import JaxHost
 from whynan.adapters.jax.replay import Traced, trace_call
 from whynan.adapters.jax.trace import LAYER_TAG
 from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays
+from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays, fit_data
 from whynan.records import OptimizerFacts, SourceLine
 
 Layer = tuple[str, str, SourceLine | None]
@@ -45,6 +45,9 @@ class KerasOnJax:
 
     def sources(self) -> list[Any]:
         return fit_arrays()
+
+    def given(self) -> list[Any]:
+        return fit_data()
 
     def loss_function(self) -> str | None:
         return self._loss
@@ -111,10 +114,10 @@ class KerasOnJax:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         return OptimizerFacts(
             name=type(inner).__name__,
-            lr=_number(getattr(inner, "learning_rate", None)),
-            eps=_number(getattr(inner, "epsilon", None)),
-            weight_decay=_number(getattr(inner, "weight_decay", None)),
-            momentum=_number(getattr(inner, "momentum", None)),
+            lr=number_of(getattr(inner, "learning_rate", None)),
+            eps=number_of(getattr(inner, "epsilon", None)),
+            weight_decay=number_of(getattr(inner, "weight_decay", None)),
+            momentum=number_of(getattr(inner, "momentum", None)),
             source=self.places.made(optimizer),
         )
 
@@ -163,10 +166,3 @@ _STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables
 
 def _is_called_by(name: str) -> bool:
     return sys._getframe(2).f_code.co_name == name
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None or isinstance(value, bool) else float(np.asarray(value))
-    except (TypeError, ValueError):
-        return None

@@ -51,13 +51,6 @@ class Places:
         frame = self._compiled.get(model)
         return source_line(keyword_line(frame, (keyword,))) if frame is not None else None
 
-    def made_by_variable(self, model: Any, path: str | None) -> SourceLine | None:
-        """Return the line that made the layer of a variable, by the variable's path."""
-        for layer in getattr(model, "_flatten_layers", list)():
-            if path is not None and any(v.path == path for v in getattr(layer, "_trainable_variables", ())):
-                return self.made(layer)
-        return None
-
     def _init(self, original: Any) -> Any:
         places = self
 

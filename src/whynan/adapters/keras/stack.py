@@ -20,16 +20,21 @@ def epoch_of_fit() -> int | None:
 
 def fit_arrays() -> list[Any]:
     """Return what the `fit` or `evaluate` on the stack was given: groups of arrays, a row for each sample."""
-    found: list[Any] = []
+    groups = (tuple(v for value in pair for v in _leaves(value) if is_array(v)) for pair in _given())
+    return [group for group in groups if group]
+
+
+def fit_data() -> list[Any]:
+    """Return the data sets, objects of any kind, that the `fit` or `evaluate` on the stack was given."""
+    return [x for x, _ in _given() if x is not None]
+
+
+def _given() -> Iterator[tuple[Any, Any]]:
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name in ("fit", "evaluate") and "trainer" in frame.f_code.co_filename:
-            values = frame.f_locals
-            group = tuple(v for name in ("x", "y") for v in _leaves(values.get(name)) if is_array(v))
-            if group:
-                found.append(group)
+            yield frame.f_locals.get("x"), frame.f_locals.get("y")
         frame = frame.f_back  # type: ignore[assignment]
-    return found
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -1,26 +1,21 @@
 """A training step that can be called again: a cell with its batch, or an iteration of the user's loop."""
 
-import ast
 import inspect
-import linecache
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 
 from whynan.adapters.common.batch import Part, batch_size, parts_of
-from whynan.adapters.common.body import Again
-from whynan.adapters.common.loops import Pass
+from whynan.adapters.common.body import Again, no_look, nothing
+from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
 from whynan.launch.rewrite import LoopSite
 from whynan.records.incident import Stage
-from whynan.snapshot.carried import find_loop, target_names
+from whynan.snapshot.carried import target_names
 
 Change = Callable[[Any], Any]
 """Makes another batch of a batch: of the tuple of what a step was given."""
@@ -118,7 +113,7 @@ class LoopClosure(Closure):
             if targets and self.change is not None:
                 values.update(zip(targets, self.change(tuple(values[name] for name in targets))))
 
-        return self.again.run(_nothing, lambda values: None, changed, sources)
+        return self.again.run(nothing, no_look, changed, sources)
 
     def inputs(self) -> list[tuple[str, Any]]:
         return self.given or [(name, self.again.before.values[name]) for name in self._targets()]
@@ -184,34 +179,9 @@ def _as_array(value: Any) -> Any:
     return array_of(value) if isinstance(value, ms.Tensor) else value
 
 
-def _nothing(stack: ExitStack, frame: FrameType) -> None:
-    pass
-
-
 def may_train(site: LoopSite) -> bool:
     """Whether a loop's own text speaks of a step; of nested ones the innermost that does is meant."""
-    loop = find_loop(site)
-    if loop is None:
-        return False
-    lines = linecache.getlines(site.filename)
-
-    def speaks(first: int, last: int) -> bool:
-        return bool(_STEPS.search("".join(lines[first - 1 : last])))
-
-    if not speaks(loop.body[0].lineno, site.body_last_line):
-        return False
-    inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
-    return not any(speaks(n.body[0].lineno, n.end_lineno or n.lineno) for n in inner)
-
-
-def in_body(current: Pass) -> bool:
-    """Whether the iteration's frame is on the stack."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame is current.frame:
-            return True
-        frame = frame.f_back
-    return False
+    return is_innermost(site, _STEPS.search)
 
 
 class SavedParameters:

@@ -1,35 +1,37 @@
 """Decides that a step is an incident, has it run again, and says what comes of it."""
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 
-from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.arrays import kind_of_number
 from whynan.adapters.common.batch import find_index, parts_of
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.loops import Loops, Pass
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users
+from whynan.adapters.common.experiments import Window
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
+from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.prove import prove
-from whynan.adapters.common.run import Run, action_of
-from whynan.adapters.common.samples import find_guilty, why_guilty
-from whynan.adapters.mindspore.arrays import array_of, tensors_in
-from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, in_body, may_train
-from whynan.adapters.mindspore.experiments import Bench, Window
-from whynan.adapters.mindspore.facts import Measured, history_of, learning_rate, measure, optimizer_of, precision_of
-from whynan.adapters.mindspore.pipeline import rows_in_order
+from whynan.adapters.common.recovery import Recovery
+from whynan.adapters.common.run import Run, Sizes, history_of
+from whynan.adapters.common.samples import find_samples
+from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
+from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, given_to, may_train
+from whynan.adapters.mindspore.experiments import Bench
+from whynan.adapters.mindspore.facts import learning_rate, measured, optimizer_of, precision_of
+from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
 from whynan.adapters.mindspore.replay import Attempt, Replayer
 from whynan.adapters.mindspore.watch import Told, Watch
-from whynan.launch.host import Unwind, tell
+from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
-from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records import Incident, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_MAX_COPY = 512 * 2**20
 Changed = tuple[What, str] | None
 """What a step has made non-finite apart from loss and gradients: a parameter or a buffer, and its name."""
 
@@ -49,11 +51,13 @@ class MindSporeHost:
         watch.after_cell = self.after_graph_step
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, may_train, False)
         self.window = Window()
-        self.weights_start: Measured | None = None
+        self.weights_start: Sizes | None = None
         self.statistics: SavedParameters | None = None
         self.known_bad: set[str] = set()
         self.is_noted = True
         self.rate: float | None = None
+        self.recovery: Recovery[SavedParameters] = Recovery()
+        self._before_update: SavedParameters | None = None
 
     # Steps that go well -----------------------------------------------------------------------------------------------
 
@@ -79,16 +83,46 @@ class MindSporeHost:
         watch = self.watch
         if self.run.is_over:
             return
+        if self.run.options.policy == "recover":
+            self._keep_copy()
         if self.weights_start is None and watch.optimizers:
-            self.weights_start = measure(watch.trained())
+            self.weights_start = measured(watch.trained())
         statistics = watch.statistics()
         self.statistics = SavedParameters(statistics) if statistics else None
         if self.window.wants_start() and (watch.optimizers or watch.weights):
             try:
-                self.window.begin(watch.changeable(), self.run.n_steps == 0)
+                held = watch.changeable()
+                size = sum(int(p.nbytes) for p in held)
+                self.window.begin(size, lambda: SavedParameters(held), self.run.n_steps == 0)
             except Exception as error:
                 tell("keeping the state before a step failed", error)
                 self.window.is_off = True
+
+    # Recovery ---------------------------------------------------------------------------------------------------------
+
+    def _keep_copy(self) -> None:
+        """Make the update of the last step a part of what it was, and keep the state between two steps now and then."""
+        if self._before_update is not None:
+            for parameter, old in self._before_update.copies:
+                write(parameter, old + np.asarray(self.recovery.factor, old.dtype) * (array_of(parameter) - old))
+            self._before_update = None
+        if not self.watch.optimizers:
+            return
+        if self.recovery.copies.is_due(self.run.n_steps):
+            copy = SavedParameters(self.watch.changeable())
+            if copy.n_bytes <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, copy)
+        if self.recovery.factor != 1.0:
+            self._before_update = SavedParameters(self.watch.trained())
+
+    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+        """The step has updated nothing; do what is next. Returns whether the run ends with it."""
+        can_slow = bool(self.watch.optimizers)
+        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since, can_slow)
+        if copy is not None:
+            copy.restore()
+        self._before_update = None
+        return replace(incident, action=words), action == "stop"
 
     def after_loss(self, told: Told) -> None:
         """A function has been run that is being differentiated."""
@@ -156,7 +190,7 @@ class MindSporeHost:
         self.run.note_loss(told.loss)
         self.run.history.grad_norm.append(told.grad_norm)
         self.run.trail.note(self.run.n_steps, "grad_norm", told.grad_norms)
-        self.watch.given = []
+        self.watch.given = given_to(cell, args)
         if told.is_bad:
             self.incident(told, self.statistics if self.watch.guards.of(cell) is not None else self.watch.before)
             return
@@ -199,17 +233,12 @@ class MindSporeHost:
         closure = closure if stage == "validation" else self._closure()
         self.loops.is_replaying = True
         now = SavedParameters(self.watch.changeable()) if policy == "observe" else None
+        changed = (what, parameter) if parameter is not None else None
         try:
-            changed = (what, parameter) if parameter is not None else None
             incident = self._explained(closure, told, before, changed, stage)
         except Exception as error:
             tell("explaining a step failed", error)
-            incident = self._unexplained(
-                told,
-                (what, parameter) if parameter is not None else None,
-                f"whynan failed: {type(error).__name__}: {error}",
-                stage,
-            )
+            incident = unexplained(self.run, self._symptom(told, changed, stage), "mindspore", error)
         finally:
             self.loops.is_replaying = False
             self.watch.depth = 0
@@ -219,33 +248,29 @@ class MindSporeHost:
                 now.restore()
         elif before is not None:
             before.restore()
-        self.run.take(incident)
+        is_last = False
+        if policy == "recover" and stage == "train":
+            incident, is_last = self._recovered(incident)
+        self.run.take(incident, is_last)
         # The run goes on: what is left of this step updates nothing.
         self.watch.withholds = told.loss_bad and policy == "recover" and stage == "train"
 
     def _symptom(self, told: Told, changed: Changed, stage: Stage) -> Symptom:
         what: What = changed[0] if changed is not None else "loss" if told.loss_bad else "gradient"
         name = changed[1] if changed is not None else "loss" if told.loss_bad else told.gradient
-        kind = _kind_of_number(told.loss) if told.loss_bad else "nan"
+        kind = kind_of_number(told.loss) if told.loss_bad else "nan"
         is_counted = stage == "validation" and self.watch.n_validated
         step = self.watch.n_validated - 1 if is_counted else self.run.n_steps
         detail = "as the step itself told" if stage == "train" else "a loss that nothing is trained with"
         return Symptom(what, name, kind, step, self.watch.epoch(), stage, detail)
 
-    def _unexplained(self, told: Told, changed: Changed, why: str, stage: Stage) -> Incident:
-        replay = ReplayResult(False, "none", why)
-        step = Step(self._symptom(told, changed, stage), replay, "mindspore", line=source_line(calling_frame()))
-        evidence, _ = evidence_of(step)
-        policy = self.run.options.policy
-        return incident_of(step, evidence, policy, action_of(policy, stage))
-
     def _explained(
         self, closure: Closure | None, told: Told, before: SavedParameters | None, changed: Changed, stage: Stage
     ) -> Incident:
         if closure is None:
-            return self._unexplained(told, changed, "no loop of the script's holds it", stage)
+            symptom = self._symptom(told, changed, stage)
+            return unexplained(self.run, symptom, "mindspore", "no loop of the script's holds it")
         deadline = self.run.deadline()
-        policy = self.run.options.policy
         with Progress() as progress:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             replayer = Replayer(self.watch, closure, before)
@@ -254,31 +279,26 @@ class MindSporeHost:
             for _ in range(2):
                 if traced.is_finite and traced.error is None:
                     traced = replayer.traced(roots)
-            step = self._step(closure, told, traced, changed)
-            if not traced.is_finite:
-                progress.stage("looking for the sample")
-                step.samples, note = self._samples(closure, replayer, traced, deadline)
-                step.notes += [note] if note else []
-            evidence, _ = evidence_of(step)
-            incident = incident_of(step, evidence, policy, action_of(policy, stage))
-            if self.run.options.prove and not traced.is_finite:
-                # Training goes well where a validation loss is bad: no other steps are tried.
-                window = self.window if stage == "train" else Window()
-                incident = prove(incident, evidence, Bench(replayer, window, deadline), deadline, progress)
-            return incident
+            # Training goes well where a validation loss is bad: no other steps are tried.
+            window = self.window if stage == "train" else Window()
+            return explained(
+                self.run,
+                self._step(closure, told, traced, changed),
+                traced.is_finite,
+                lambda: self._samples(closure, replayer, traced, deadline),
+                lambda step: look_in_data(step, self._readers, deadline),
+                lambda: Bench(replayer, window, deadline),
+                deadline,
+                progress,
+            )
 
     def _step(self, closure: Closure, told: Told, traced: Attempt, changed: Changed) -> Step:
         tracer = traced.tracer
         assert tracer is not None
-        reproduced = not traced.is_finite
         symptom = self._symptom(told, changed, closure.stage)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
-        why = None
-        if traced.error is not None:
-            why = f"the step ended with {type(traced.error).__name__}: {str(traced.error)[:200]}"
-        elif not reproduced:
-            why = "run again, operation by operation, the step is finite"
+        now = measured(self.watch.trained())
         line = source_line(calling_frame())
         optimizer = optimizer_of(self.watch)
         if (
@@ -290,13 +310,13 @@ class MindSporeHost:
             line = optimizer.source
         return Step(
             symptom=symptom,
-            replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
+            replay=replayed(traced.is_finite, traced.error, "run again, operation by operation, the step is finite"),
             framework="mindspore",
             graph=tracer.graph,
             starts=tuple(traced.starts),
             loss=traced.loss_value,
             parts=closure.parts,
-            history=history_of(self.run, self.watch.trained(), self.weights_start),
+            history=history_of(self.run, now, self.weights_start or now),
             optimizer=optimizer,
             precision=precision_of(self.watch, tracer.dtypes),
             line=line,
@@ -304,28 +324,14 @@ class MindSporeHost:
             loss_inputs=tracer.loss_call[1] if tracer.loss_call is not None else (),
         )
 
-    def _samples(
-        self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
-    ) -> tuple[tuple[Sample, ...], str | None]:
+    def _samples(self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float) -> Found:
         parts, size = closure.samples, closure.size
         if size is None or size < 2:
             return self._told_by_elements(closure, traced), None
-        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
-                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
         assert traced.tracer is not None
-        found = traced.tracer.graph.slice(traced.starts)
-        if found is not None and found.origin is not None:
-            guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
-        try:
-            until = min(deadline, time.monotonic() + 20)
-            rows, note = find_guilty(size, lambda rows: replayer.fails(closure.with_rows(rows)), guesses, until)
-        except Unwind:
-            raise
-        except Exception as error:
-            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = self._sources(closure) if rows else []
-        samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
-        return samples, note
+        symptom = (traced.tracer.graph, traced.starts)
+        fails = lambda rows: replayer.fails(closure.with_rows(rows))  # noqa: E731
+        return find_samples(parts, size, symptom, fails, lambda: self._sources(closure), deadline)
 
     def _told_by_elements(self, closure: Closure, traced: Attempt) -> tuple[Sample, ...]:
         """Return the one row that the origin's bad elements lie in, of a batch that the loop's own body made."""
@@ -346,6 +352,14 @@ class MindSporeHost:
         why = f"the elements that {origin.name} makes non-finite lie in this row alone"
         return (Sample(row, find_index(parts, row, self._sources(closure)), None, why),)
 
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        for dataset in self.watch.datasets:
+            reader = reader_of(dataset)
+            if reader is not None:
+                yield reader
+        yield from of_users()
+
     def _sources(self, closure: Closure) -> list[Any]:
         """Return what a sample may have come from: the rows of pipelines, arrays of the script's."""
         found = []
@@ -360,7 +374,3 @@ class MindSporeHost:
                 found.append(rows)
         # What the loop's body binds is the batch itself, and no source of it.
         return [*found, *user_arrays(lambda name, value: name in bound or any(id(t) in own for t in tensors_in(value)))]
-
-
-def _kind_of_number(value: float) -> str:
-    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"

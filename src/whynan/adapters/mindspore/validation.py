@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mindspore as ms
 from mindspore import nn
 
-from whynan.adapters.common.reads import is_bad_loss, speaks_of_loss
+from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure
 

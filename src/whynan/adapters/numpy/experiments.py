@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.body import Again
+from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
+from whynan.adapters.common.run import Sizes, measure
 from whynan.adapters.common.state import Reached, State
-from whynan.adapters.numpy.explain import Seen, data_gathers, seen_in
+from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
-from whynan.adapters.numpy.weights import MOST_BYTES, Size, measure
 from whynan.experiments.verdict import Measured
 
 _STEPS = 128
-_SECONDS = 20.0
+_MOST_BYTES = 64 * 2**20
+"""Larger arrays are data."""
+After = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
+"""Told of the updated arrays before an iteration, of those after it, and of all names."""
 
 
 @dataclass
@@ -28,7 +33,7 @@ class Window:
     start: State | None = None
     given: list[dict[str, Any]] = field(default_factory=list)
     is_broken: bool = False
-    measured: dict[str, Size] = field(default_factory=dict)
+    measured: Sizes = field(default_factory=dict)
     """The sizes of all arrays before the first iteration, by name."""
 
     def note(self, before: State, assigned: frozenset[str]) -> None:
@@ -36,11 +41,9 @@ class Window:
             return
         if self.start is None:
             self.start = before
-            self.measured = {
-                name: measure(copy)
-                for name, _, copy in before.copies
-                if copy.dtype.kind == "f" and copy.nbytes <= MOST_BYTES
-            }
+            self.measured = measure(
+                (name, copy) for name, _, copy in before.copies if copy.dtype.kind == "f" and copy.nbytes <= _MOST_BYTES
+            )
         self.given.append({name: value for name, value in before.values.items() if name not in assigned})
         if len(self.given) > _STEPS:
             # Too many to run again: a remedy of the whole run can't be tried any more.
@@ -48,36 +51,32 @@ class Window:
             self.given.clear()
 
 
-class Bench:
+class Bench(CommonBench):
     """What can be tried. `name` is the variable that went bad."""
 
     def __init__(self, again: Again, seen: Seen, window: Window, deadline: float) -> None:
+        super().__init__(deadline)
         self.again = again
         self.name = seen.name
         self.seen = seen
         self.window = window
-        self.deadline = deadline
-        self._is_usable: bool | None = None
         gathers = data_gathers(seen)
         self.owners = {id(owner) for _, owner, _, _ in gathers}
         sizes = [len(result) for _, _, _, result in gathers]
-        self.size = max(sizes, key=sizes.count) if sizes else 0
-
-    # One iteration ----------------------------------------------------------------------------------------------------
+        self.is_in_header = not sizes
+        self.size = max(sizes, key=sizes.count) if sizes else batch_size(header_parts(again)) or 0
 
     def without_rows(self, rows: list[int]) -> Measured | None:
-        good = next((i for i in range(self.size) if i not in rows), None)
-        if good is None:
+        kept = others(self.size, rows)
+        if kept is None:
             return None
-        kept = [good if i in rows else i for i in range(self.size)]
+        if self.is_in_header:
+            return self._once(None, change=header_rows(self.again, kept))
         return self._once(
             lambda owner, index, result: (
                 result[kept] if len(result) == self.size and id(owner) in self.owners else result
             )
         )
-
-    def with_other_targets(self, rows: list[int]) -> Measured | None:
-        return None
 
     def with_source(self, file: str, source: str) -> Measured | None:
         return self._once(None, sources={file: source})
@@ -127,10 +126,8 @@ class Bench:
     def _updated(self) -> set[str]:
         return self.again.before.changed(self.again.after.reached)
 
-    # The iterations before it -----------------------------------------------------------------------------------------
-
     def with_rate(self, factor: float) -> Measured | None:
-        def slower(before: dict[str, Any], arrays: dict[str, Any]) -> None:
+        def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
             for name, array in arrays.items():
                 if name in before and array.shape == before[name].shape and array.flags.writeable:
                     array[...] = before[name] + factor * (array - before[name])
@@ -141,22 +138,19 @@ class Bench:
         return None  # a script's gradients have no name that we could know
 
     def normalized(self) -> Measured | None:
-        spread: dict[int, tuple[Any, Any]] = {}
+        spread: dict[int, Scale] = {}
         for _, owner, _, _ in self.seen.recorder.gathers:
-            if owner.dtype.kind == "f" and float(np.abs(owner).max(initial=0.0)) > 10 and np.isfinite(owner).all():
-                wide = owner.astype(np.float64)
-                axes = tuple(range(wide.ndim - 1)) if wide.ndim == 2 else tuple(range(wide.ndim)) if wide.ndim else ()
-                spread[id(owner)] = (wide.mean(axes), wide.std(axes) + 1e-6)
+            if owner.dtype.kind == "f" and owner.ndim:
+                scale = scale_of([owner], by_last=False)
+                if scale is not None:
+                    spread[id(owner)] = scale
         if not spread:
             return None
 
-        def standardised(owner: Any, index: Any, result: Any) -> Any:
-            if id(owner) not in spread:
-                return result
-            mean, std = spread[id(owner)]
-            return np.clip((result - mean) / std, -5, 5).astype(result.dtype)
+        def rescaled(owner: Any, index: Any, result: Any) -> Any:
+            return standardised(result, spread[id(owner)]) if id(owner) in spread else result
 
-        return self._window(on_rows=standardised)
+        return self._window(on_rows=rescaled)
 
     def with_init(self) -> Measured | None:
         def scaled(arrays: dict[str, Any]) -> None:
@@ -167,42 +161,25 @@ class Bench:
 
         return self._window(prepare=scaled)
 
-    def with_eps(self, value: float) -> Measured | None:
-        return None
-
-    def _window(
-        self,
-        on_rows: Any = None,
-        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
-        prepare: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Measured | None:
-        """Run the iterations of the window, the failing one last, with one thing changed.
-
-        The same steps unchanged are the control: where none of them fails, nothing is tried over them.
-        """
-        if self.window.start is None:
-            return None
-        if self._is_usable is None:
-            control = self._series()
-            self._is_usable = control is not None and control.failure is not None
-        return self._series(on_rows, after, prepare) if self._is_usable else None
+    def _window(self, **changed: Any) -> Measured | None:
+        return super()._window(**changed) if self.window.start is not None else None
 
     def _series(
         self,
         on_rows: Any = None,
-        after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        after: After | None = None,
         prepare: Callable[[dict[str, Any]], None] | None = None,
     ) -> Measured | None:
         window = self.window
         assert window.start is not None
         updated = self._updated()
-        stop = min(self.deadline, time.monotonic() + _SECONDS)
+        stop = self._until()
         losses: list[float] = []
 
         def step(recorder: Recorder, n: int, values: dict[str, Any]) -> Measured:
             result = self._measured(recorder, values, n)
             if result.failure is None and after is not None:
-                after(kept, _floats(values, updated))
+                after(kept, _floats(values, updated), values)
             carried.update({k: v for k, v in values.items() if k in self.again.site.assigned})
             return result
 
@@ -228,8 +205,8 @@ class Bench:
             return Measured(len(losses) + 1, error=type(error).__name__)
         finally:
             self.again.end_series()
-        growth = abs(losses[-1]) / max(abs(losses[0]), 1e-9) if len(losses) > 1 and losses[0] else None
-        return Measured(len(window.given), losses[-1] if losses and losses[-1] else None, growth=growth)
+        last = losses[-1] if losses and losses[-1] else None
+        return Measured(len(window.given), last, growth=growth_of(losses))
 
 
 def _floats(values: dict[str, Any], updated: set[str]) -> dict[str, Any]:

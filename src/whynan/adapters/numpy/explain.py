@@ -1,41 +1,48 @@
 """From a non-finite iteration of a NumPy loop to an incident."""
 
-import math
 import re
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from whynan.adapters.common import run as runs
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import Part, find_index, is_target
+from whynan.adapters.common.batch import Part, batch_size, is_target
+from whynan.adapters.common.batch import parts_of as named_parts
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.run import action_of
-from whynan.adapters.common.samples import find_guilty, why_guilty
+from whynan.adapters.common.data.reread import look_in_data, of_users
+from whynan.adapters.common.explain import Found, Step, explained, replayed
+from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.run import Run
+from whynan.adapters.common.samples import find_samples
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.record import Recorder
 from whynan.adapters.numpy.replay import answering
-from whynan.adapters.numpy.weights import measure
-from whynan.records import Evidence, History, Incident, OptimizerFacts, Precision, ReplayResult, Sample, Symptom
+from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
+from whynan.snapshot.carried import target_names
+
+
+class Host(Protocol):
+    """Whoever watches such loops: what it records operations with, its run and window, how it tries remedies."""
+
+    recorder: type[Recorder]
+    run: Run
+    window: "Window"
+
+    def bench(self, again: Again, seen: "Seen", deadline: float) -> "Bench": ...
+
 
 if TYPE_CHECKING:
-    from whynan.adapters.numpy.host import NumpyHost
+    from whynan.adapters.numpy.experiments import Bench, Window
 
 VALIDATION = re.compile(r"(val|valid|validation|test|dev|eval|holdout)(?![a-z])", re.IGNORECASE)
 """How a loss is called that nothing is trained with."""
 _RATES = ("lr", "learning_rate", "alpha", "eta", "step_size", "rate", "LR", "LEARNING_RATE")
-
-
-@dataclass
-class Explained:
-    """What came of an iteration; None where what is not finite is meant."""
-
-    incident: Incident | None
-    evidence: Evidence | None = None
 
 
 @dataclass
@@ -50,26 +57,26 @@ class Seen:
     is_bad: bool = False
 
 
-def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Explained:
-    """Run the iteration again with every operation seen, and say where its first bad number comes from."""
+def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Incident | None:
+    """Run the iteration again with every operation seen; say where its first bad number comes from, None if meant."""
     with Progress() as progress:
         progress.stage(f"{bad[0]} is not finite at step {host.run.n_steps}; running the iteration again")
         seen = trace(host, again, bad[0])
         reproduced = bool(seen.starts)
         found = seen.recorder.graph.slice(seen.starts) if reproduced else None
         if reproduced and found is None:
-            return Explained(None)
+            return None
         if found is not None and found.leaf is not None and found.leaf.constant and not _is_data(again, seen):
-            return Explained(None)  # it came that way, and no operation of the step has made it
+            return None  # it came that way, and no operation of the step has made it
         value = kind_of(to_numpy(seen.value)) or "nan"
         what: What = "loss" if loss_name else "parameter"
         stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
         symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
-        parts = parts_of(seen)
+        parts = parts_of(seen) or header_parts(again)
         step = Step(
             symptom=symptom,
-            replay=ReplayResult(reproduced, "closure", None if reproduced else "run again, the iteration was finite"),
-            framework="numpy",
+            replay=replayed(not reproduced, None, "run again, the iteration was finite"),
+            framework=host.recorder.framework,
             graph=seen.recorder.graph,
             starts=tuple(seen.starts),
             loss=seen.loss,
@@ -78,20 +85,20 @@ def explain(host: "NumpyHost", again: Again, bad: tuple[str, Any], loss_name: st
             optimizer=optimizer_of(again),
             precision=Precision(parameters="float64"),
         )
-        if reproduced:
-            progress.stage("looking for the sample")
-            step.samples, note = samples_of(host, again, seen, bad[0], deadline)
-            step.notes += [note] if note else []
-        evidence, _ = evidence_of(step)
-        policy = host.run.options.policy
-        incident = incident_of(step, evidence, policy, action_of(policy, stage))
-        if host.run.options.prove and reproduced:
-            incident = host.proved(incident, evidence, again, seen, deadline, progress)
-        return Explained(incident, evidence)
+        return explained(
+            host.run,
+            step,
+            not reproduced,
+            lambda: samples_of(again, seen, deadline),
+            lambda step: look_in_data(step, of_users, deadline),
+            lambda: host.bench(again, seen, deadline),
+            deadline,
+            progress,
+        )
 
 
-def trace(host: "NumpyHost", again: Again, name: str) -> Seen:
-    recorder = Recorder(again.function)
+def trace(host: Host, again: Again, name: str) -> Seen:
+    recorder = host.recorder(again.function)
     updated = again.before.changed(again.after.reached)
     again.before.restore(again.frame)
     for label, array in again.before.reached.arrays.values():
@@ -140,32 +147,54 @@ def parts_of(seen: Seen) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def samples_of(
-    host: "NumpyHost", again: Again, seen: Seen, name: str, deadline: float
-) -> tuple[tuple[Sample, ...], str | None]:
+def header_parts(again: Again) -> tuple[Part, ...]:
+    """Return the arrays that the loop's header has bound: the batch of a generator or a loader."""
+    names = [name for name in target_names(again.site) if name in again.before.values]
+    return named_parts([(name, again.before.values[name]) for name in names])
+
+
+def samples_of(again: Again, seen: Seen, deadline: float) -> Found:
     """Find the guilty rows of what was picked out of the data; their indices are those of the pick."""
     gathers = data_gathers(seen)
     if not gathers:
-        return told_by_elements(seen), None
-    size = max({len(g[3]) for g in gathers}, key=[len(g[3]) for g in gathers].count)
+        return _of_header(again, seen, deadline) or told_by_elements(seen), None
+    sizes = [len(g[3]) for g in gathers]
+    size = max(set(sizes), key=sizes.count)
     if size < 2:
         return (), None
-    guesses = [i for g in gathers if len(g[3]) == size and g[3].dtype.kind == "f" and not all_finite(g[3])
-               for i in range(size) if not all_finite(g[3][i : i + 1])]  # fmt: skip
-    found = seen.recorder.graph.slice(seen.starts)
-    if found is not None and found.origin is not None:
-        guesses += [e[0] for e in found.origin.elements if e]
-    stop = min(deadline, time.monotonic() + 20)
     owners = {id(g[1]) for g in gathers}
-    rows, note = find_guilty(size, lambda rows: fails(again, name, rows, size, owners), guesses, stop)
+    fails_with = lambda rows: fails(again, seen.name, rows, size, owners)  # noqa: E731
+    symptom = (seen.recorder.graph, seen.starts)
+    found, note = find_samples(parts_of(seen), size, symptom, fails_with, lambda: [g[1] for g in gathers], deadline)
     first = next(g for g in gathers if len(g[3]) == size)
-    samples = []
-    for row in rows:
-        index = index_of(first[1], first[2], row)
-        if index is None:
-            index = find_index(parts_of(seen), row, [owner for _, owner, _, _ in gathers])
-        samples.append(Sample(row, index, None, why_guilty(rows)))
-    return tuple(samples), note
+    picked = [index_of(first[1], first[2], sample.position or 0) for sample in found]
+    return tuple(replace(s, index=s.index if index is None else index) for s, index in zip(found, picked)), note
+
+
+def _of_header(again: Again, seen: Seen, deadline: float) -> tuple[Sample, ...]:
+    """Find the guilty rows of a batch that the loop's header has bound."""
+    parts = header_parts(again)
+    size = batch_size(parts) or 0
+
+    def fails_with(rows: list[int]) -> bool:
+        recorder = Recorder(again.function, is_tracing=False)
+        look = partial(seen_in, recorder, name=seen.name)
+        return again.run(answering(recorder), look, header_rows(again, rows)).is_bad
+
+    symptom = (seen.recorder.graph, seen.starts)
+    return find_samples(parts, size, symptom, fails_with, lambda: user_arrays(batch_size=size), deadline)[0]
+
+
+def header_rows(again: Again, rows: list[int]) -> Callable[[dict[str, Any]], None]:
+    """Return a change of names: of the arrays that the loop's header has bound row rows[i] in place i."""
+
+    def change(values: dict[str, Any]) -> None:
+        for name in target_names(again.site):
+            value = values.get(name)
+            if isinstance(value, np.ndarray) and value.ndim and len(value) == len(rows):
+                values[name] = value[rows]
+
+    return change
 
 
 def told_by_elements(seen: Seen) -> tuple[Sample, ...]:
@@ -221,33 +250,18 @@ def epoch_of(again: Again) -> int | None:
     return None
 
 
-def history_of(host: "NumpyHost", again: Again, seen: Seen) -> History:
+def history_of(host: Host, again: Again, seen: Seen) -> History:
     graph = seen.recorder.graph
     used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
     # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
     updated = again.before.changed(again.after.reached) & used
-    now = {name: copy for name, array, copy in again.before.copies if name in updated and copy.dtype.kind == "f"}
-    host.run.trail.weights = set(now)
-    measured = {name: measure(array) for name, array in now.items()}
-    start = {name: known for name, known in host.window.measured.items() if name in measured}
-    norm = math.sqrt(sum(m.norm**2 for m in measured.values())) if measured else None
-    begun = math.sqrt(sum(m.norm**2 for m in start.values())) if start else None
-    growth = {name: measured[name].norm / known.norm for name, known in start.items() if known.norm > 0}
-    gains = {name: known.gain for name, known in start.items() if known.gain}
-    return History(
-        loss=host.run.history.loss.values()[-4000:],
-        lr=(rate,) if (rate := rate_of(again)) is not None else (),
-        weight_norm_start=begun,
-        weight_norm_now=norm if norm is not None and math.isfinite(norm) else None,
-        weight_abs_max_start=max((m.largest for m in start.values()), default=None),
-        weight_abs_max_now=max((m.largest for m in measured.values()), default=None),
-        largest_growth=_largest(growth),
-        largest_gain_start=_largest(gains),
+    now = runs.measure(
+        (name, copy) for name, _, copy in again.before.copies if name in updated and copy.dtype.kind == "f"
     )
-
-
-def _largest(values: dict[str, float]) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted(values.items(), key=lambda item: -item[1])[:8])
+    host.run.trail.weights = set(now)
+    first = {name: known for name, known in host.window.measured.items() if name in now}
+    rate = rate_of(again)
+    return replace(runs.history_of(host.run, now, first), lr=(rate,) if rate is not None else ())
 
 
 def rate_of(again: Again) -> float | None:

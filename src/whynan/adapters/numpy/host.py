@@ -10,21 +10,20 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.body import Again
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
+from whynan.adapters.common.explain import Step, concluded
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
-from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import ACTIONS, Run
+from whynan.adapters.common.run import Run
 from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
-from whynan.adapters.numpy.explain import Explained, Seen, explain, rate_in
+from whynan.adapters.numpy.explain import Seen, explain, rate_in
 from whynan.adapters.numpy.instrument import instrumented
+from whynan.adapters.numpy.record import Recorder
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
-from whynan.records import Evidence, Incident, ReplayResult, SourceLine, Symptom
-from whynan.report.progress import Progress
+from whynan.records import Incident, ReplayResult, SourceLine, Symptom
 from whynan.snapshot.python_state import frame_values
 from whynan.watching.budget import Budget
 
@@ -35,6 +34,8 @@ _LEARNING_PASSES = 2
 class NumpyHost:
     """The adapter's host."""
 
+    recorder = Recorder
+
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
@@ -42,11 +43,8 @@ class NumpyHost:
         self.recovery: Recovery[dict[str, Any]] = Recovery()
         self.looks = Budget(0.0005, n_first=2)
 
-    def proved(
-        self, incident: Incident, evidence: Evidence, again: Again, seen: Seen, deadline: float, progress: Progress
-    ) -> Incident:
-        """Try the remedies of an incident."""
-        return prove(incident, evidence, Bench(again, seen, self.window, deadline), deadline, progress)
+    def bench(self, again: Again, seen: Seen, deadline: float) -> Bench:
+        return Bench(again, seen, self.window, deadline)
 
     # Iterations -------------------------------------------------------------------------------------------------------
 
@@ -159,15 +157,15 @@ class NumpyHost:
         policy = self.run.options.policy
         try:
             again = Again(current.owner.site, current.frame, current.before, instrumented)
-            explained = explain(self, again, bad, loss_name, self.run.deadline())
+            incident = explain(self, again, bad, loss_name, self.run.deadline())
         except Exception as failure:
             tell("explaining a step failed", failure)
-            explained = Explained(self._unexplained(current, bad, loss_name, failure))
+            incident = self._unexplained(current, bad, loss_name, failure)
         finally:
             self.loops.is_replaying = False
-        if explained.incident is None:
+        if incident is None:
             return
-        incident, is_last = explained.incident, False
+        is_last = False
         if policy == "recover":
             incident, is_last = self._recovered(current, incident)
         if policy == "observe":
@@ -180,9 +178,7 @@ class NumpyHost:
                           linecache.getline(site.filename, site.header_line).strip())  # fmt: skip
         symptom = Symptom("loss" if loss_name else "parameter", bad[0], "nan", self.run.n_steps, None, "train", None)
         why = f"the loop's body could not be run apart: {type(error).__name__}: {error}"
-        step = Step(symptom, ReplayResult(False, "none", why), "numpy", line=line)
-        evidence, _ = evidence_of(step)
-        return incident_of(step, evidence, self.run.options.policy, ACTIONS[self.run.options.policy])
+        return concluded(self.run, Step(symptom, ReplayResult(False, "none", why), "numpy", line=line))[0]
 
 
 def _fits(array: Any, values: Any) -> bool:

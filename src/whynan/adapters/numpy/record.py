@@ -24,11 +24,13 @@ _DO: dict[str, Callable[..., Any]] = {
     "iadd": operator.iadd, "isub": operator.isub, "imul": operator.imul, "idiv": operator.itruediv,
     "imatmul": operator.imatmul, "ipow": operator.ipow, "imod": operator.imod, "ifloordiv": operator.ifloordiv,
 }  # fmt: skip
-_NUMBERS = (np.ndarray, np.generic, float)
 
 
 class Recorder:
     """Answers instrumented code. `on_rows` may replace what a subscript picked out of the data."""
+
+    numbers: tuple[type, ...] = (np.ndarray, np.generic, float)
+    framework = "numpy"
 
     def __init__(self, function_name: str, is_tracing: bool = True) -> None:
         self.graph = Graph()
@@ -89,7 +91,7 @@ class Recorder:
         if _is_users(function):
             return function(*args, **kwargs)
         owner = getattr(function, "__self__", None)
-        given = [*([owner] if isinstance(owner, _NUMBERS) else []), *_flat(args), *_flat(kwargs.values())]
+        given = [*([owner] if isinstance(owner, self.numbers) else []), *_flat(args), *_flat(kwargs.values())]
         before = self._before(given, is_copied="out" in kwargs)
         result = function(*args, **kwargs)
         name = str(getattr(function, "__name__", type(function).__name__))
@@ -139,7 +141,7 @@ class Recorder:
         """Return the operands and their numbers, as they are before an operation that changes one of them."""
         if not self.is_tracing:
             return []
-        given = [value for value in operands if isinstance(value, _NUMBERS)]
+        given = [value for value in operands if isinstance(value, self.numbers)]
         return [(self.number_of(value), _copy(value) if is_copied else value) for value in given]
 
     def _note(
@@ -147,7 +149,7 @@ class Recorder:
     ) -> None:
         if not self.is_tracing:
             return
-        outputs = [value for value in _flat([result]) if isinstance(value, _NUMBERS)]
+        outputs = [value for value in _flat([result]) if isinstance(value, self.numbers)]
         if not outputs:
             return
         stack = self._stack()
@@ -163,7 +165,7 @@ class Recorder:
         node = Node(
             index=len(self.graph.nodes),
             name=name,
-            framework_op=f"numpy.{framework_op}",
+            framework_op=f"{self.framework}.{framework_op}",
             phase="forward",
             stack=stack,
             inputs=tuple(number for number, _ in inputs),

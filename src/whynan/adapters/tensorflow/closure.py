@@ -1,14 +1,24 @@
-"""A training step that can be called again: Keras' `train_step` with its batch, a `tf.function` with its arguments."""
+"""A step that can be called again: Keras' `train_step`, a `tf.function`, an iteration of a loop with a tape."""
 
 import inspect
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.body import Again, no_look, nothing
+from whynan.adapters.common.loops import Pass, is_innermost
+from whynan.adapters.numpy.instrument import instrumented
+from whynan.adapters.numpy.record import Recorder
+from whynan.adapters.numpy.replay import answering
+from whynan.launch.rewrite import LoopSite
 from whynan.records.incident import Stage
+from whynan.snapshot.carried import target_names
 
 
 class Closure(ABC):
@@ -35,6 +45,11 @@ class Closure(ABC):
     @abstractmethod
     def variables(self) -> list[tuple[str, Any]]:
         """Return all that the step may change, by name."""
+
+    @property
+    def size(self) -> int | None:
+        """The number of samples."""
+        return batch_size(self.parts)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -175,6 +190,10 @@ def _without_optionals(value: Any) -> Any:
     return None if isinstance(value, tf.experimental.Optional) else value
 
 
+def n_bytes_of(variables: Sequence[tuple[str, Any]]) -> int:
+    return sum(math.prod(v.shape) * int(v.dtype.size) for _, v in variables)
+
+
 class SavedVariables:
     """Copies of variables, put back after each attempt."""
 
@@ -184,3 +203,95 @@ class SavedVariables:
     def restore(self) -> None:
         for variable, copy in self.copies:
             variable.assign(copy)
+
+
+TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|_step\(|\btape\b|loss")
+
+
+class LoopClosure(Closure):
+    """One iteration of the user's loop. `change` is made to the names that its header has bound."""
+
+    def __init__(self, current: Pass, known: list[Any], change: Callable[[Any], Any] | None = None,
+                 again: Again | None = None, picks: "Picks | None" = None) -> None:  # fmt: skip
+        self.picks = picks
+        self.current = current
+        self.again = again or Again(current.owner.site, current.frame, current.before)
+        self.known = known
+        self.change = change
+
+    def with_picks(self, run: Callable[["LoopClosure"], Any]) -> "LoopClosure":
+        """Return the same step with what its body cuts out of arrays as its batch, where the header binds none."""
+        if self.parts:
+            return self
+        made = LoopClosure(self.current, self.known, None, self.again, Picks(self.current))
+        made.stage = self.stage
+        run(made)
+        return made if made.parts else self
+
+    def call(self) -> Any:
+        if self.picks is not None and (self.change is not None or not self.picks.items):
+            return self.picks.run(self.change)
+        targets = self._targets()
+
+        def changed(values: dict[str, Any]) -> None:
+            for name in targets if self.change is not None else ():
+                values[name] = map_structure(values[name], self.change)
+
+        return self.again.run(nothing, no_look, changed)
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        if self.picks is not None:
+            return list(self.picks.items.values())
+        return [(name, self.again.before.values[name]) for name in self._targets()]
+
+    def with_rows(self, rows: Sequence[int]) -> "LoopClosure":
+        size = batch_size(self.parts)
+        return self.mapped(lambda value: rows_of(value, rows, size))
+
+    def mapped(self, change: Callable[[Any], Any]) -> "LoopClosure":
+        made = LoopClosure(self.current, self.known, change, self.again, self.picks)
+        made.stage = self.stage
+        return made
+
+    def variables(self) -> list[tuple[str, Any]]:
+        return unique_variables([(variable_name(v), v) for v in self.known])
+
+    def _targets(self) -> list[str]:
+        return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]
+
+
+class Picks:
+    """Rows that a body cuts out of NumPy arrays, `x[start : start + 32]`: found by running it with its operations
+    handed to a recorder, by the array's id."""
+
+    def __init__(self, current: Pass) -> None:
+        self.again = Again(current.owner.site, current.frame, current.before, instrumented)
+        self.items: dict[int, tuple[str, Any]] = {}
+
+    def run(self, change: Callable[[Any], Any] | None) -> Any:
+        """Run the body; without a change note what is cut out."""
+        recorder = Recorder(self.again.function, is_tracing=False)
+        if change is not None:
+
+            def changed(owner: Any, index: Any, result: Any) -> Any:
+                return to_numpy(change(result)) if id(owner) in self.items else result
+
+            recorder.on_rows = changed
+        try:
+            return self.again.run(answering(recorder), no_look)
+        finally:
+            if change is None:
+                self._note(recorder)
+
+    def _note(self, recorder: Recorder) -> None:
+        names = {id(value): name for name, value in self.again.before.values.items()}
+        names |= {id(array): name for name, array in self.again.before.reached.arrays.values()}
+        indices = {id(index) for _, _, index, _ in recorder.gathers}
+        for _, owner, _, result in recorder.gathers:
+            if id(result) not in indices and id(owner) in names:
+                self.items[id(owner)] = names[id(owner)], result
+
+
+def has_tape(site: LoopSite) -> bool:
+    """Whether a loop's own text speaks of a tape or a loss; of nested ones the innermost that does is meant."""
+    return is_innermost(site, TAPE.search)

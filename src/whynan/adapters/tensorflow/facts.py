@@ -1,61 +1,21 @@
-"""What is known of the run as a whole: its history, its optimizer, its precision."""
+"""What is known of the run as a whole: its weights, its optimizer, its precision."""
 
-import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whynan.adapters.common.run import Run
+from whynan.adapters.common.run import number_of
 from whynan.adapters.tensorflow.closure import Closure, FitClosure
-from whynan.adapters.tensorflow.flags import Told
-from whynan.records import History, OptimizerFacts, Precision
+from whynan.records import OptimizerFacts, Precision
 
 if TYPE_CHECKING:
     from whynan.adapters.tensorflow.replay import Attempt
 
-Measured = dict[str, tuple[float, float, float]]
-_MAX_ELEMENTS = 50_000_000
 
-
-def measure(variables: list[tuple[str, Any]]) -> Measured:
-    """Return of each trainable variable its norm, its largest magnitude and std * sqrt(fan_in)."""
-    found: Measured = {}
-    total = 0
-    for name, variable in variables:
-        if not variable.trainable or not variable.dtype.is_floating:
-            continue
-        array = variable.numpy().astype(np.float64)
-        total += array.size
-        if array.size == 0 or total > _MAX_ELEMENTS:
-            continue
-        fan_in = math.prod(array.shape[:-1])
-        gain = float(array.std()) * math.sqrt(fan_in) if array.ndim >= 2 and "embedding" not in name else 0.0
-        found[name] = (float(np.linalg.norm(array)), float(np.abs(array).max()), gain)
-    return found
-
-
-def history_of(run: Run, variables: list[tuple[str, Any]], start: Measured | None, told: Told | None) -> History:
-    """Return the history as causes look at it; weights are those from before the failing step."""
-    now = measure(variables)
-    first = start or now
-    growth = {n: now[n][0] / first[n][0] for n in now if n in first and first[n][0] > 0 and math.isfinite(now[n][0])}
-    gains = {name: gain for name, (_, _, gain) in first.items() if gain > 0 and math.isfinite(gain)}
-    return History(
-        loss=run.history.loss.values()[-4000:],
-        grad_norm=run.history.grad_norm.values()[-4000:],
-        lr=run.history.lr.values()[-4000:],
-        weight_norm_start=_norm(first),
-        weight_norm_now=_norm(now),
-        weight_abs_max_start=max((m for _, m, _ in first.values()), default=None),
-        weight_abs_max_now=max((m for _, m, _ in now.values() if math.isfinite(m)), default=None),
-        largest_growth=tuple(sorted(growth.items(), key=lambda item: -item[1])[:8]),
-        largest_gain_start=tuple(sorted(gains.items(), key=lambda item: -item[1])[:8]),
-    )
-
-
-def _norm(measured: Measured) -> float | None:
-    total = math.sqrt(sum(norm * norm for norm, _, _ in measured.values()))
-    return total if measured and math.isfinite(total) else None
+def weights(variables: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the trainable variables' numbers by name."""
+    return ((name, v.numpy()) for name, v in variables if v.trainable and v.dtype.is_floating)
 
 
 def optimizer_in(closure: Closure) -> Any:
@@ -85,7 +45,7 @@ def _is_optimizer(value: Any) -> bool:
 
 def learning_rate(optimizer: Any) -> float | None:
     """Return an optimizer's learning rate as it is now; None where it has none that is a number."""
-    return _number(getattr(getattr(optimizer, "inner_optimizer", optimizer), "learning_rate", None))
+    return number_of(getattr(getattr(optimizer, "inner_optimizer", optimizer), "learning_rate", None))
 
 
 def optimizer_of(closure: Closure, places: Any) -> OptimizerFacts | None:
@@ -102,23 +62,16 @@ def optimizer_of(closure: Closure, places: Any) -> OptimizerFacts | None:
             zeros[key] = zeros.get(key, 0) + int((array == 0).sum())
     return OptimizerFacts(
         name=type(optimizer).__name__,
-        lr=_number(getattr(optimizer, "learning_rate", None)),
-        eps=_number(getattr(optimizer, "epsilon", None)),
-        weight_decay=_number(getattr(optimizer, "weight_decay", None)),
-        momentum=_number(getattr(optimizer, "momentum", None)),
-        betas=(b1, b2) if (b1 := _number(getattr(optimizer, "beta_1", None))) is not None
-        and (b2 := _number(getattr(optimizer, "beta_2", None))) is not None else None,
+        lr=number_of(getattr(optimizer, "learning_rate", None)),
+        eps=number_of(getattr(optimizer, "epsilon", None)),
+        weight_decay=number_of(getattr(optimizer, "weight_decay", None)),
+        momentum=number_of(getattr(optimizer, "momentum", None)),
+        betas=(b1, b2) if (b1 := number_of(getattr(optimizer, "beta_1", None))) is not None
+        and (b2 := number_of(getattr(optimizer, "beta_2", None))) is not None else None,
         n_parameters=sum(int(np.prod(v.shape)) for _, v in closure.variables() if v.trainable),
         state_zeros=zeros,
         source=places.made(outer) if places is not None else None,
     )  # fmt: skip
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def precision_of(closure: Closure, traced: "Attempt") -> Precision:
@@ -137,5 +90,5 @@ def precision_of(closure: Closure, traced: "Attempt") -> Precision:
         autocast=half if parameters == "float32" else None,
         parameters=parameters,
         scaler=scaler,
-        scale=_number(getattr(optimizer, "dynamic_scale", None)) if scaler else None,
+        scale=number_of(getattr(optimizer, "dynamic_scale", None)) if scaler else None,
     )

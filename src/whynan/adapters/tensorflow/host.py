@@ -1,38 +1,46 @@
 """Decides that a step is an incident, has it run again, and says what comes of it."""
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from whynan.adapters.common.arrays import all_finite, summarize, to_numpy
-from whynan.adapters.common.batch import batch_size, find_index
-from whynan.adapters.common.explain import Step, evidence_of, incident_of
-from whynan.adapters.common.loops import Loops, Pass
-from whynan.adapters.common.namespaces import user_arrays
+from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
+from whynan.adapters.common.batch import batch_size
+from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
+from whynan.adapters.common.experiments import Window
+from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
+from whynan.adapters.common.loops import Loops, Pass, in_body
+from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.prove import prove
 from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run, action_of
-from whynan.adapters.common.samples import find_guilty, why_guilty
-from whynan.adapters.tensorflow.closure import Closure, FitClosure, FunctionClosure
-from whynan.adapters.tensorflow.experiments import Bench, Window
-from whynan.adapters.tensorflow.facts import history_of, learning_rate, optimizer_in, optimizer_of, precision_of
+from whynan.adapters.common.run import Run, Sizes, history_of, measure
+from whynan.adapters.common.samples import find_samples
+from whynan.adapters.tensorflow.closure import (
+    Closure,
+    FitClosure,
+    FunctionClosure,
+    LoopClosure,
+    SavedVariables,
+    has_tape,
+    n_bytes_of,
+)
+from whynan.adapters.tensorflow.data import mapped
+from whynan.adapters.tensorflow.experiments import Bench
+from whynan.adapters.tensorflow.facts import learning_rate, optimizer_in, optimizer_of, precision_of, weights
 from whynan.adapters.tensorflow.flags import Told
-from whynan.adapters.tensorflow.loops import LoopClosure, has_tape, in_body
 from whynan.adapters.tensorflow.replay import Attempt, Replayer
 from whynan.adapters.tensorflow.watch import Watch
-from whynan.launch.host import Unwind, tell
+from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
-from whynan.records import Incident, ReplayResult, Sample, Symptom
+from whynan.records import Incident, Symptom
 from whynan.records.incident import Stage, What
 from whynan.report.progress import Progress
 
+_LOSSES = {"kl_divergence": "kl_div"}
+"""Losses whose name causes know another one of."""
 _MAX_COPY = 512 * 2**20
 _DETAIL = {"train": "as the step itself told", "validation": "the loss of a validation batch"}
 Hooks = Callable[[Attempt, ExitStack], None]
@@ -47,9 +55,10 @@ class TensorFlowHost:
         self.watch.on_function = self.after_function
         self.hooks: Hooks = lambda attempt, stack: None
         self.sources: Callable[[], list[Any]] = list
+        self.given: Callable[[], list[Any]] = list
         self.epoch: Callable[[], int | None] = lambda: None
         self.is_in_fit: Callable[[], bool] = lambda: False
-        self.weights_start: dict[str, tuple[float, float, float]] | None = None
+        self.weights_start: Sizes | None = None
         self.places: Any = None
         self.window = Window()
         self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery()
@@ -57,6 +66,7 @@ class TensorFlowHost:
         self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
         self.watch.on_eager = self.after_tape
+        self.watch.on_late = self.after_apply
         self.watch.on_validation = self.after_validation
         self.rate: float | None = None
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
@@ -69,7 +79,7 @@ class TensorFlowHost:
         if self.watch.is_eager_loop:
             self._keep_before_update()
         if self.watch.is_eager_loop and known and self.window.wants_start():
-            self.window.begin(LoopClosure(current, known).variables(), self.run.n_steps == 0)
+            self._begin_window(LoopClosure(current, known))
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
         """An iteration of a loop that may hold a tape has ended."""
@@ -101,6 +111,11 @@ class TensorFlowHost:
             self.run.history.lr.append(self.rate)
         self.run.history.ended_step()
 
+    def after_apply(self, told: Told, named: list[tuple[str, Any]], target: Any) -> None:
+        """An update gets bad gradients that the script has looked at itself."""
+        self.run.n_steps = max(self.run.n_steps - 1, 0)
+        self.after_tape(told, named, target)
+
     def eager_incident(self, current: Pass | None, told: Told) -> None:
         """The update has not been made yet: weights are those from before the step."""
         if current is None or not in_body(current):
@@ -128,9 +143,13 @@ class TensorFlowHost:
         self._keep_before_update()
         if self.window.wants_start() and not self.run.is_over:
             try:
-                self.window.begin(closure.variables(), self.run.n_steps == 0)
+                self._begin_window(closure)
             except Exception as error:
                 tell("keeping the state before a step failed", error)
+
+    def _begin_window(self, closure: Closure) -> None:
+        held = [(name, v) for name, v in closure.variables() if v.dtype.is_numpy_compatible]
+        self.window.begin(n_bytes_of(held), lambda: SavedVariables(held), self.run.n_steps == 0)
 
     # Steps that have returned -----------------------------------------------------------------------------------------
 
@@ -185,9 +204,9 @@ class TensorFlowHost:
         """Keep the state between two steps, to go back to."""
         if variables is None or not self._wants_copy():
             return
-        held = [v for _, v in variables if v.dtype.is_numpy_compatible]
-        if sum(int(np.prod(v.shape)) * v.dtype.size for v in held) <= _MAX_COPY:
-            self.recovery.copies.add(self.run.n_steps, [(v, v.numpy()) for v in held])
+        held = [(name, v) for name, v in variables if v.dtype.is_numpy_compatible]
+        if n_bytes_of(held) <= _MAX_COPY:
+            self.recovery.copies.add(self.run.n_steps, SavedVariables(held).copies)
 
     def _keep_before_update(self) -> None:
         if self.recovery.factor != 1.0 and not self.run.is_over:
@@ -209,9 +228,7 @@ class TensorFlowHost:
 
     def _remember_start(self, closure: Closure) -> None:
         """Measure the weights once, near their start: after the first step."""
-        from whynan.adapters.tensorflow.facts import measure
-
-        self.weights_start = measure(closure.variables())
+        self.weights_start = measure(weights(closure.variables()))
 
     # An incident ------------------------------------------------------------------------------------------------------
 
@@ -248,24 +265,17 @@ class TensorFlowHost:
     ) -> Incident:
         symptom = self._symptom_without_replay(closure, told, stage)
         why = (
-            f"whynan failed: {type(error).__name__}: {error}"
-            if error is not None
-            else f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
+            f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
             if self.watch.n_replicas > 1
             else "no loop of the script's holds it"
         )
-        replay = ReplayResult(False, "none", why)
-        step = Step(symptom, replay, _framework(closure), line=source_line(calling_frame()))
-        evidence, _ = evidence_of(step)
-        return incident_of(
-            step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
-        )
+        return unexplained(self.run, symptom, _framework(closure), error or why)
 
     def _symptom_without_replay(
         self, closure: Closure | None, told: Told | None, of_no_closure: Stage = "train"
     ) -> Symptom:
         is_loss = told is None or told.loss_bad
-        kind = _kind_of_number(told.loss) if told is not None and is_loss else "nan"
+        kind = kind_of_number(told.loss) if told is not None and is_loss else "nan"
         what: What = "loss" if is_loss else "gradient"
         stage: Stage = closure.stage if closure is not None else of_no_closure
         return Symptom(what, what, kind, self.run.n_steps, self.epoch(), stage, _DETAIL[stage])
@@ -276,86 +286,72 @@ class TensorFlowHost:
             self.watch.restore_before()
         with Progress() as progress:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
+            if isinstance(closure, LoopClosure):
+                closure = closure.with_picks(lambda c: Replayer(self.watch, c, self.hooks).run(Attempt(), c))
             replayer = Replayer(self.watch, closure, self.hooks)
             traced = replayer.traced()
             if traced.is_finite:
                 traced = replayer.traced()
-            samples: tuple[Sample, ...] = ()
-            step = self._step(closure, told, traced, replayer, samples)
-            if not traced.is_finite:
-                progress.stage("looking for the sample")
-                step.samples, note = self._samples(closure, replayer, traced, deadline)
-                step.notes += [note] if note else []
-            evidence, _ = evidence_of(step)
-            incident = incident_of(
-                step, evidence, self.run.options.policy, action_of(self.run.options.policy, step.symptom.stage)
+            return explained(
+                self.run,
+                self._step(closure, told, traced, replayer),
+                traced.is_finite,
+                lambda: self._samples(closure, replayer, traced, deadline),
+                lambda step: look_in_data(step, self._readers, deadline),
+                lambda: Bench(replayer, self.window, deadline),
+                deadline,
+                progress,
             )
-            if self.run.options.prove and not traced.is_finite:
-                bench = Bench(replayer, self.window, deadline)
-                incident = prove(incident, evidence, bench, deadline, progress)
-            return incident
 
-    def _step(
-        self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer, samples: tuple[Sample, ...]
-    ) -> Step:
+    def _step(self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer) -> Step:
         tracer = traced.tracer
         assert tracer is not None
-        reproduced = not traced.is_finite
+        tracer.graph.batch = closure.parts
         symptom = self._symptom_without_replay(closure, told)
         if traced.what is not None:
             symptom = replace(symptom, what=traced.what, name=traced.name, value=traced.kind)
-        why = None
-        if traced.error is not None:
-            why = f"the step ended with {type(traced.error).__name__}: {str(traced.error)[:200]}"
-        elif not reproduced:
-            why = "run eagerly, operation by operation, the step is finite; as the compiled graph it was not"
+        otherwise = "run eagerly, operation by operation, the step is finite; as the compiled graph it was not"
         loss_call = traced.loss_call
+        now = measure(weights(replayer.variables))
         return Step(
             symptom=symptom,
-            replay=ReplayResult(reproduced, "closure" if traced.error is None else "none", why),
+            replay=replayed(traced.is_finite, traced.error, otherwise),
             framework=_framework(closure),
             graph=tracer.graph,
             starts=tuple(traced.starts),
             loss=int(traced.loss._id) if traced.loss is not None and hasattr(traced.loss, "_id") else None,
             parts=closure.parts,
-            samples=samples,
-            history=history_of(self.run, replayer.variables, self.weights_start, told),
+            history=history_of(self.run, now, self.weights_start or now),
             optimizer=optimizer_of(closure, self.places),
             precision=precision_of(closure, traced),
             line=source_line(calling_frame()),
-            loss_function=_canonical(loss_call[0]) if loss_call else None,
+            loss_function=_LOSSES.get(loss_call[0], loss_call[0]) if loss_call else None,
             loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
             if loss_call
             else (),
         )
 
-    def _samples(
-        self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float
-    ) -> tuple[tuple[Sample, ...], str | None]:
+    def _samples(self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float) -> Found:
         parts = closure.parts
         size = batch_size(parts)
         if size is None or size < 2:
             return (), None
-        guesses = [i for part in parts if part.array.ndim and len(part.array) == size and not all_finite(part.array)
-                   for i in range(size) if not all_finite(part.array[i : i + 1])]  # fmt: skip
         assert traced.tracer is not None
-        found = traced.tracer.graph.slice(traced.starts)
-        if found is not None and found.origin is not None:
-            guesses += [e[0] for e in found.origin.elements if len(e) >= 1]
-        try:
-            rows, note = find_guilty(
-                size,
-                lambda rows: replayer.fails(closure.with_rows(rows)),
-                guesses,
-                min(deadline, time.monotonic() + 20),
-            )
-        except Unwind:
-            raise
-        except Exception as error:
-            return (), f"looking for the sample failed: {type(error).__name__}: {error}"
-        sources = [*self.sources(), *self._dataset_arrays(), *user_arrays()]
-        samples = tuple(Sample(row, find_index(parts, row, sources), None, why_guilty(rows)) for row in rows)
-        return samples, note
+        symptom = (traced.tracer.graph, traced.starts)
+        fails = lambda rows: replayer.fails(closure.with_rows(rows))  # noqa: E731
+        return find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+
+    def _sources(self, size: int) -> list[Any]:
+        return [*self.sources(), *self._dataset_arrays(), *user_arrays(batch_size=size)]
+
+    def _readers(self) -> Iterator[Reader]:
+        """Yield what the batch may have been read from, to be read again."""
+        for generator in self.watch.generators:
+            yield repeated(generator, True)
+        for dataset in [*self.given(), *user_values()]:
+            if isinstance(dataset, tf.data.Dataset):
+                yield from mapped(dataset, lambda: [*self._dataset_arrays(), *user_arrays()])
+        yield from of_users(self.given())
 
     def _dataset_arrays(self) -> list[Any]:
         found = []
@@ -369,16 +365,3 @@ class TensorFlowHost:
 
 def _framework(closure: Closure | None) -> str:
     return "keras" if isinstance(closure, FitClosure) else "tensorflow"
-
-
-def _kind_of_number(value: float) -> str:
-    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-
-
-def _canonical(name: str) -> str:
-    return {
-        "binary_crossentropy": "binary_crossentropy",
-        "kl_divergence": "kl_div",
-        "mean_squared_error": "mean_squared_error",
-        "poisson": "poisson",
-    }.get(name, name)

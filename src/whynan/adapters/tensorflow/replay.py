@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.quiet import quiet
+from whynan.adapters.common.patches import quiet
 from whynan.adapters.tensorflow.closure import Closure, FunctionClosure, SavedVariables
 from whynan.adapters.tensorflow.trace import Eagerly, Tracer, id_of
 from whynan.adapters.tensorflow.validation import loss_in

@@ -1,4 +1,5 @@
-"""Losses that nothing is trained with: what a `tf.function` without a tape returns, what a loss object gives.
+"""Losses that nothing is trained with: what a `tf.function` without a tape returns, what a loss object gives, what an
+eager loop reads as a number, `float(loss)` or `loss.numpy()`.
 
 What counts is what the script calls a loss. Metrics may be NaN for good reasons (a class that does not occur).
 """
@@ -7,12 +8,17 @@ import ast
 import functools
 import inspect
 import re
+import sys
 import textwrap
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 
 _LOSS = re.compile(r"loss|cost|nll|mse\b|rmse|entropy|bce|elbo|objective|deviance|likelihood|error", re.IGNORECASE)
 
@@ -51,3 +57,34 @@ def _places_of_losses(function: Any) -> tuple[int, ...]:
                 named = [0]
             found += named
     return tuple(dict.fromkeys(found))
+
+
+if TYPE_CHECKING:
+    from whynan.adapters.tensorflow.watch import Watch
+
+
+def install(watch: "Watch") -> None:
+    """Look at the numbers that eager tensors are read as."""
+    for name in ("__float__", "numpy"):
+        watch.patches.replace(ops._EagerTensorBase, name, lambda original: _reading(original, watch))
+
+
+def _reading(original: Any, watch: "Watch") -> Any:
+    def read(tensor: Any) -> Any:
+        value = original(tensor)
+        if isinstance(value, (float, np.floating)) and _is_of_interest(float(value), watch, sys._getframe(1)):
+            if watch.attempt is not None:
+                watch.attempt.on_loss(tensor)
+            else:
+                watch.on_validation(None)
+        return value
+
+    read.__doc__, read.__wrapped__ = original.__doc__, original  # type: ignore[attr-defined]
+    return read
+
+
+def _is_of_interest(value: float, watch: "Watch", frame: FrameType) -> bool:
+    """Whether a number that was read is a loss to be looked at: in a replay each, in the run one that is not finite."""
+    if watch.attempt is not None:
+        return watch.attempt.stops_at_loss and speaks_of_loss(frame)
+    return watch.is_enabled and not watch.depth and is_bad_loss(value, frame)

@@ -9,6 +9,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.asked import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.tensorflow import reads
+from whynan.adapters.common.positions import calling_frame
+from whynan.adapters.tensorflow import validation
 from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
@@ -50,6 +53,7 @@ class Watch:
         self.known: dict[int, weakref.ref[Any]] = {}
         self.before: list[tuple[Any, Any]] = []
         self.datasets: list[weakref.ref[Any]] = []
+        self.generators: list[Any] = []
         self.optimizers: list[weakref.ref[Any]] = []
         self.on_function: Callable[[Any, FunctionClosure, Told], None] = lambda *_: None
         self.on_eager: Callable[[Told, list[tuple[str, Any]], Any], bool] = lambda *_: False
@@ -59,12 +63,17 @@ class Watch:
         self._scaled = False
         self._copies = Budget(0.01, n_first=3, free_s=2e-4)
         self.eager_told: Told | None = None
+        self.deciding = False
+        self.late: tuple[Told, list[tuple[str, Any]], Any] | None = None
+        """Bad gradients that the script is going to ask about itself."""
+        self.on_late: Callable[[Told, list[tuple[str, Any]], Any], None] = lambda *_: None
 
     def install(self) -> None:
         self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
         self.patches.replace(polymorphic_function.Function, "__call__", self._call)
-        reads.install(self)
+        validation.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
+        self.patches.replace(tf.data.Dataset, "from_generator", self._generator)
 
     def uninstall(self) -> None:
         self.is_enabled = False
@@ -125,7 +134,19 @@ class Watch:
         if self.current is not None:
             self.training.add(self.current)
         self.flags.note(target, [g for _, g in named])
+        if self._decides(getattr(self.current, "python_function", None)):
+            self.deciding = True
+            self.flags.forgive_gradient()
         return False
+
+    @staticmethod
+    def _decides(function: Any = None) -> bool:
+        """Whether the script itself looks at its gradients and may skip the step: then the update tells."""
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            return decides_by_gradients(code.co_filename, code.co_firstlineno, takes_gradients)
+        frame = calling_frame()
+        return frame is not None and decides_by_gradients(frame.file, frame.line, takes_gradients)
 
     def _note_eagerly(self, target: Any, named: list[tuple[str, Any]]) -> bool:
         loss = to_numpy(target)
@@ -143,6 +164,10 @@ class Watch:
         norm = math.sqrt(squared) if math.isfinite(squared) else math.inf
         value = float(np.sum(loss)) if loss is not None else math.nan
         self.eager_told = Told(loss is not None and not all_finite(loss), bad, value, norm)
+        self.late = None
+        if bad and not self.eager_told.loss_bad and self._decides():
+            told, self.eager_told = self.eager_told, replace(self.eager_told, gradient_bad=False)
+            self.late = (told, named, target)
         return self.on_eager(self.eager_told, named, target) if self.depth == 0 else False
 
     def _learn(self, sources: Any) -> None:
@@ -255,6 +280,9 @@ class Watch:
                 return original(optimizer, grads, trainable_variables)
             if tf.executing_eagerly():
                 self.has_guard = True
+                if self.late is not None and self.depth == 0:
+                    (self.eager_told, named, target), self.late = self.late, None
+                    self.on_late(self.eager_told, named, target)
                 told = self.eager_told
                 if told is not None and told.is_bad:
                     return None
@@ -273,6 +301,8 @@ class Watch:
                     optimizer.build(variables)
                 optimizer.built = True
         self.has_guard = True
+        if self.deciding:
+            self.flags.note(None, [tf.convert_to_tensor(g) for g in grads if g is not None])
 
         def update() -> Any:
             original(optimizer, grads, variables)
@@ -310,6 +340,15 @@ class Watch:
             return dataset
 
         return staticmethod(from_tensor_slices)
+
+    def _generator(self, original: Any) -> Any:
+        function = original.__func__ if isinstance(original, staticmethod) else original
+
+        def from_generator(generator: Any, *args: Any, **kwargs: Any) -> Any:
+            self.generators = [generator, *self.generators][:4]
+            return function(generator, *args, **kwargs)
+
+        return staticmethod(from_generator)
 
 
 def _is_loss(target: Any) -> bool:

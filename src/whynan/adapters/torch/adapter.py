@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from whynan.adapters.common.adapter import attached
 from whynan.adapters.torch import trainers
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.host import TorchHost, device_of
@@ -13,7 +14,6 @@ from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.terms_now import terms_now
 from whynan.adapters.torch.trainers import launchers
 from whynan.launch import host as launch_host
-from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
 from whynan.live.pulse import Pulse
@@ -38,14 +38,10 @@ class TorchAdapter:
 
     def attach_keras(self, keras: Any) -> None:
         """Watch Keras' `fit` too; called when Keras runs on PyTorch."""
-        if self._keras is not None or self.host.is_over:
-            return
-        from whynan.adapters.keras.torch import KerasOnTorch
+        if self._keras is None and not self.host.is_over:
+            from whynan.adapters.keras.torch import KerasOnTorch
 
-        try:
-            self._keras = KerasOnTorch(self.host)
-        except (ImportError, AttributeError) as error:
-            tell(f"watching Keras {keras.__version__} is not possible", error)
+            self._keras = attached(KerasOnTorch, self.host, keras)
 
     def _forked(self) -> None:
         """A child made by a fork is none of our business, unless it is to train: it runs as it would without us."""

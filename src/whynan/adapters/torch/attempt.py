@@ -14,6 +14,7 @@ from whynan.slicing.origin import Slice
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.experiments.run import Experiments
+    from whynan.adapters.torch.ranks.gathered import Gathered
 
 
 @dataclass
@@ -99,6 +100,8 @@ class Attempt:
     until: float | None = None
     together: bool = False
     """All ranks run it in step, collectives included, up to the update."""
+    gathered: "Gathered | None" = None
+    """What the others gave in step: this rank runs its part of the step once more, and none of the others has to."""
 
 
 @dataclass

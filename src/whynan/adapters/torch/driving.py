@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from whynan.adapters.torch.attempt import Decision, Pending
-from whynan.adapters.torch.leaving import Leaving
+from whynan.adapters.torch.event import Leaving
 from whynan.adapters.torch.plan import Plan
 from whynan.adapters.torch.sites import Pass
 from whynan.launch.host import tell

@@ -1,8 +1,10 @@
-"""What the watch tells the host: something is non-finite, here, now."""
+"""What the watch tells the host, something is non-finite, here, now; and how the host leaves the user's code."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from whynan.adapters.torch.sites import Pass
+from whynan.launch.host import Unwind
 from whynan.records.incident import Stage, What
 
 
@@ -23,3 +25,11 @@ class Event:
     was_skipped: bool = False
     is_loss: bool = False
     """Its name alone says that it is a loss."""
+
+
+class Leaving(Unwind):
+    """Leaves the user's code up to one iteration, or (`target` None) for good."""
+
+    def __init__(self, target: Pass | None) -> None:
+        super().__init__()
+        self.target = target

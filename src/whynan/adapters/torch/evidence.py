@@ -2,14 +2,20 @@
 
 import linecache
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from whynan.adapters.common.batch import parts_of
+from whynan.adapters.common.data.reread import line_in, of_users
+from whynan.adapters.common.positions import short_path, source_line
+from whynan.adapters.keras.stack import fit_data
 from whynan.adapters.torch import sources
+from whynan.adapters.torch.data import streams
 from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.lines import LineWatch
 from whynan.adapters.torch.data.refetch import find_data_origin
-from whynan.adapters.torch.lines import short_path, source_line
-from whynan.adapters.torch.names import forward_name
+from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.roots import filling_line, unwritten_line
 from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
 from whynan.adapters.torch.samples import SampleSearch
@@ -228,7 +234,7 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
         return None
     origin = sources.batch_origin(plan, search.size)
     if origin is None:
-        return None
+        return _line_without_loader(plan, search)
     try:
         found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
     except Exception as error:
@@ -244,6 +250,17 @@ def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes:
             notes.append(_LIKELY.format(name=f"self.{attribute.group(1)}", line=filled[0].line))
             return Op(filled[1], "data", "data", filled[0], None, None, tuple(found.inputs), found.output)
     return Op(found.op, found.event or "data", "data", source, None, None, tuple(found.inputs), found.output)
+
+
+def _line_without_loader(plan: "Plan", search: SampleSearch) -> Op | None:
+    """The same for a batch that a generator or a data set of the script's gave, or Keras' `fit` read from one."""
+
+    parts = parts_of(list(sources.batch_items(plan, search.batch.names).items()))
+    with streams.preserved():
+        line = line_in(
+            lambda: of_users(fit_data()), parts, search.position, time.monotonic() + _DATA_BUDGET_S, LineWatch
+        )
+    return line.op if line is not None else None
 
 
 # Facts about the origin ----------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whynan.adapters.common.positions import source_line
 from whynan.adapters.torch import evidence as facts
 from whynan.adapters.torch.elements import nonfinite_elements
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
-from whynan.adapters.torch.lines import source_line
-from whynan.adapters.torch.names import plain_name
+from whynan.adapters.torch.opfacts import plain_name
 from whynan.adapters.torch.reads import sounds_like_loss
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.snapshot import KnownState

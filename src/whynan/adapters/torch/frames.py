@@ -1,4 +1,4 @@
-"""The user's own frames on the Python stack."""
+"""The user's own frames on the Python stack, and during a replay the module of the model that is running."""
 
 import functools
 import os
@@ -6,6 +6,9 @@ import sys
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from whynan.launch.host import is_user_file
 from whynan.trace.graph import Frame
@@ -116,16 +119,6 @@ def live_user_frame(frame: FrameType | None) -> FrameType | None:
     return frame
 
 
-def user_locals(frame: FrameType | None, depth: int = 4) -> list[dict[str, Any]]:
-    """Return copies of the locals of the user's innermost frames, innermost first."""
-    found: list[dict[str, Any]] = []
-    while frame is not None and len(found) < depth:
-        if is_user_file(frame.f_code.co_filename):
-            found.append(dict(frame.f_locals))
-        frame = frame.f_back
-    return found
-
-
 _OPTIMIZERS = tuple(
     part.replace("/", os.sep)
     for part in ("torch/optim/", "keras/src/optimizers/", "keras/src/backend/torch/optimizers/")
@@ -147,3 +140,58 @@ def is_optimizer_innermost(frame: FrameType | None) -> bool:
             return frame.f_code.co_name in ("step", "_single_tensor_step")
         frame = frame.f_back
     return True
+
+
+class ModuleStack:
+    """Follow the modules' forward calls by the global hooks, while entered."""
+
+    def __init__(self) -> None:
+        self.paths: dict[int, str] = {}
+        self.stack: list[Any] = []
+        self._handles: list[Any] = []
+
+    def name_from(self, roots: dict[str, Any]) -> None:
+        """Give every submodule of the root modules its dotted path inside its root."""
+        for root in roots.values():
+            for path, module in root.named_modules():
+                if len(path) >= len(self.paths.get(id(module), "")):
+                    self.paths[id(module)] = path
+
+    def enter(self) -> None:
+        self._handles = [
+            register_module_forward_pre_hook(self._push),
+            register_module_forward_hook(self._pop, always_call=True),
+        ]
+
+    def leave(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.stack = [], []
+
+    def _push(self, module: Any, args: Any) -> None:
+        self.stack.append(module)
+
+    def _pop(self, module: Any, args: Any, output: Any) -> None:
+        while self.stack and self.stack.pop() is not module:
+            pass
+
+    def current(self) -> tuple[str | None, str | None]:
+        """Return the dotted path and the class name of the innermost module that runs now."""
+        if RUNNING:
+            path = next((running.path for running in reversed(RUNNING) if running.path is not None), None)
+            return path, next((running.kind for running in reversed(RUNNING) if running.kind is not None), None)
+        if not self.stack:
+            return None, None
+        module = self.stack[-1]
+        return self.paths.get(id(module)) or None, type(module).__name__
+
+    def custom_function(self, stack: tuple[Frame, ...]) -> str | None:
+        """Return the name of the user's autograd function whose forward is the innermost frame, if one is."""
+        if not stack or stack[0].function != "forward":
+            return None
+        owner = stack[0].code.co_qualname.rpartition(".")[0].rpartition(".")[2]
+        return owner if owner in _functions() else None
+
+
+def _functions() -> set[str]:
+    return {cls.__name__ for cls in torch.autograd.Function.__subclasses__()}

@@ -13,11 +13,10 @@ from whynan.adapters.torch import suspects
 from whynan.adapters.torch.attempt import Pending
 from whynan.adapters.torch.capsule.load import CapsuleReplay
 from whynan.adapters.torch.driving import explain_without_replay, go_on
-from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.event import Event, Leaving
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.inline import InlineTrace
-from whynan.adapters.torch.leaving import Leaving
 from whynan.adapters.torch.lookback import with_trail
 from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.plan import Plan

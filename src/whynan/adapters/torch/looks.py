@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from whynan.adapters.torch import suspects
-from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.leaving import Leaving
+from whynan.adapters.torch.event import Event, Leaving
 from whynan.adapters.torch.sites import Pass
 from whynan.records import Incident
 

@@ -19,6 +19,7 @@ from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
+from whynan.adapters.torch.ranks.gathered import Gathered
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
@@ -55,6 +56,8 @@ class Plan:
         self.undid_step = False
         self._alone: Any = None
         self._listening: Any = None
+        self.gathered: Gathered | None = None
+        """What the ranks of a sharded model gave each other in the latest attempt in step."""
         self.matched: dict[int, tuple[BatchOrigin | None]] = {}
         """Which of the batches drawn lately an iteration runs on, where a trainer draws ahead."""
         self.quiet = Quiet()
@@ -151,11 +154,14 @@ class Plan:
         self._n_items = 0
         self.host.watch.thorough = True
         self.quiet.enter()
-        if not attempt.together and self.host.ranks.is_among_others:
-            self._alone = self.host.ranks.alone(self._answered)
+        if self.host.ranks.is_among_others and (not attempt.together or attempt.gathered is not None):
+            self._alone = self.host.ranks.alone(self._answered, attempt.gathered)
             self._alone.__enter__()
         if attempt.together and self.host.known.is_sharded:
             self._listening = self.host.ranks.listen(self._take_gradient)
+            if attempt.gathered is None:
+                self.gathered = Gathered()
+                self.gathered.keep_from(self._listening)
         if attempt.mode is not None:
             attempt.mode.__enter__()
         if attempt.traced:

@@ -61,17 +61,16 @@ class Recovery:
         if action != "stop" and not self._is_healthy():
             # The step's own update could not be undone: the state is that of the latest full copy.
             action = "roll-back"
-        if action == "roll-back" and is_joint:
-            action = "stop"
+        if action == "roll-back":
+            step = self._roll_back(plan)
+            if step is None and is_joint:
+                action = "stop"  # no copy that all ranks have
         self.is_silent = plan.host.ranks.is_silent
         if action == "drop-sample" and origin is not None:
             loader.leave_out(origin, incident.samples)
         elif action == "clip-gradients":
             self.clip_norm = self.ladder.limits.clip_norm
-        elif action == "lower-learning-rate":
-            self.factor *= self.ladder.limits.learning_rate_factor
-        elif action == "roll-back":
-            step = self._roll_back(plan)
+        elif action == "lower-learning-rate" or action == "roll-back":
             self.factor *= self.ladder.limits.learning_rate_factor
         if self.factor != 1.0 or self.clip_norm is not None:
             self.watch.around_step = self
@@ -106,15 +105,29 @@ class Recovery:
     def _roll_back(self, plan: "Plan") -> int | None:
         """Put parameters and optimizer back to a full copy, an earlier one each time; return its step."""
         windows = [w for w in plan.host.loops.windows.copies() if w.n_steps <= max(plan.pending.step - 3, 0)]
+        is_calm = self._common(plan, {w.n_steps: self.watch.was_calm(w.n_steps) for w in windows})
+        windows = [w for w in windows if w.n_steps in is_calm]
         if not windows:
             return None
-        calm = [w for w in windows if self.watch.was_calm(w.n_steps)] or windows[:1]
+        calm = [w for w in windows if is_calm[w.n_steps]] or windows[:1]
         window = calm[max(len(calm) - 1 - self.n_rolled_back, 0)]
         self.n_rolled_back += 1
         window.copy.restore()
         with torch.no_grad():
             window.start.buffers.restore()
         return window.n_steps
+
+    @staticmethod
+    def _common(plan: "Plan", is_calm: dict[int, bool]) -> dict[int, bool]:
+        """Return the steps of which all ranks have a copy, and whether the loss was calm there on all of them."""
+        ranks = plan.host.ranks
+        if ranks.job is None:
+            return is_calm
+        found = ranks.job.exchange(f"incident/{ranks.n_incidents}/copies", is_calm, plan.host.options.budget)
+        if any(of_rank is None for of_rank in found):
+            return {}
+        steps = set(is_calm).intersection(*found)
+        return {step: all(of_rank[step] for of_rank in found) for step in steps}
 
     # Around every optimizer step from then on ---------------------------------------------------------------------
 

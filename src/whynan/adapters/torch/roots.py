@@ -9,7 +9,7 @@ import linecache
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from whynan.adapters.torch.lines import short_path
+from whynan.adapters.common.positions import short_path
 from whynan.launch.host import user_codes
 from whynan.records import SourceLine
 

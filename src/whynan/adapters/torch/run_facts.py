@@ -1,4 +1,4 @@
-"""What is known of the run as a whole: its history, its optimizer, its precision."""
+"""What is known of the run as a whole: its history, its optimizer, its precision, the size of its weights."""
 
 import math
 from types import FrameType
@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whynan.adapters.torch.checks import dense
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.roots import calling_line
+from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.storages import values_of
 from whynan.records import History, OptimizerFacts, Precision
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
+
+_WRAPS = "__tensor_flatten__"
+"""What quantized state has: its codes' zeros say nothing."""
 
 
 def history_of(plan: "Plan") -> History:
@@ -88,8 +93,8 @@ def _state_zeros(optimizer: Any) -> dict[str, int]:
     zeros: dict[str, int] = {}
     for values in optimizer.state.values():
         for key, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, torch.Tensor) and value.numel() > 1:
-                zeros[key] = zeros.get(key, 0) + int((value == 0).sum())
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and not hasattr(values_of(value), _WRAPS):
+                zeros[key] = zeros.get(key, 0) + int((values_of(value) == 0).sum())
     return zeros
 
 
@@ -123,3 +128,61 @@ def value_of_epoch(frame: FrameType | None) -> int | None:
                 return int(values[name])
         frame = frame.f_back
     return None
+
+
+class WeightScales:
+    """Norms and gains of the parameters; `begin` keeps those of the first step."""
+
+    def __init__(self, known: KnownState) -> None:
+        self.known = known
+        self.norm_start: tuple[float, float] | None = None
+        self.norms_start: dict[int, float] = {}
+        self.gains_start: list[tuple[str, float]] = []
+
+    def begin(self) -> None:
+        """Measure once, before the first update."""
+        if self.norm_start is None:
+            self.norm_start = self.weight_norms()
+            self.norms_start = {id(p): float(p.detach().norm()) for p in self.known.parameters()}
+            self.gains_start = self.gains()
+
+    def gains(self) -> list[tuple[str, float]]:
+        """Return (name, std * sqrt(fan_in)) of matrices and kernels, largest first; 1 keeps activations in scale."""
+        names = self.known.parameter_names()
+        tables = {id(m.weight) for root in self.known.modules.values() for m in root.modules() if _is_table(m)}
+        found = []
+        for parameter in self._readable():
+            if parameter.dim() >= 2 and parameter.numel() > 1 and id(parameter) not in tables:
+                fan_in = parameter.numel() // parameter.shape[0]
+                gain = float(parameter.detach().float().std()) * math.sqrt(fan_in)
+                found.append((names.get(id(parameter), "parameter"), gain))
+        return sorted(found, key=lambda pair: -pair[1] if pair[1] == pair[1] else 0.0)
+
+    def growth(self) -> list[tuple[str, float]]:
+        """Return (name, norm now over norm at the start) of parameters, largest first."""
+        names = self.known.parameter_names()
+        found = []
+        for parameter in self._readable():
+            start = self.norms_start.get(id(parameter), 0.0)
+            now = float(parameter.detach().norm())
+            if start > 0 and math.isfinite(now):
+                found.append((names.get(id(parameter), "parameter"), now / start))
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def _readable(self) -> list[Any]:
+        """Return the parameters that can be read without asking other processes."""
+        parameters = self.known.parameters()
+        return [] if self.known.is_sharded else parameters
+
+    def weight_norms(self) -> tuple[float, float]:
+        """Return the global L2 norm and the largest magnitude over all parameters."""
+        tensors = [t.detach() for t in dense(self.known.parameters()) if t.numel()]
+        if not tensors:
+            return 0.0, 0.0
+        norms = torch.stack([t.double().norm() for t in tensors])
+        largest = max(float(t.abs().max()) for t in tensors)
+        return float(norms.norm()), largest
+
+
+def _is_table(module: Any) -> bool:
+    return isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from whynan.adapters.torch.snapshot import KnownState, Snapshot
+from whynan.adapters.torch.snapshot import KnownState, Snapshot, is_capturing
 from whynan.adapters.torch.window import Windows
 from whynan.launch.host import COLD, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
@@ -163,7 +163,7 @@ class Loops:
         if self._passes:
             self._passes = [ref for ref in self._passes if ref() is not None]
         current = Pass(owner, frame, self)
-        if self.is_replaying():
+        if self.is_replaying() or is_capturing():
             self._passes.append(weakref.ref(current))
             return current
         if owner.can_afford_snapshot():

@@ -111,11 +111,22 @@ class RandomStates:
             torch.cuda.set_rng_state_all(self.cuda)
 
 
+def parts_of(tensor: Any) -> list[Any]:
+    """Return the tensors that a tensor is made of: a wrapper's own (this rank's shard, 8-bit codes and scales), or it.
+
+    A sharded tensor as a whole would wait for the other ranks; a quantized one can hardly do anything itself.
+    """
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    parts = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return [inner for part in parts if isinstance(part, torch.Tensor) for inner in parts_of(part)]
+
+
 class TensorCopies:
     """Copies of tensors by value, put back in place."""
 
     def __init__(self, tensors: Iterable[Any]) -> None:
-        self.pairs = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self.pairs = [(part, part.detach().clone()) for tensor in tensors for part in parts_of(tensor)]
 
     def restore(self) -> None:
         for tensor, copy in self.pairs:
@@ -141,7 +152,7 @@ class GradientState:
             parameter.grad = grad
             if copy is not None:
                 grad.detach().copy_(copy)
-            elif not bool(torch.isfinite(grad.detach().sum())):
+            elif not all(bool(torch.isfinite(part.detach().sum())) for part in parts_of(grad)):
                 grad.detach().zero_()  # the iteration's own; its value before is not known
 
 
@@ -151,10 +162,9 @@ class OptimizerCopy:
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.parameters = TensorCopies(p for group in optimizer.param_groups for p in group["params"])
-        self.state = {
-            parameter: {k: v.detach().clone() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-            for parameter, values in optimizer.state.items()
-        }
+        self.state = {parameter: dict(values) for parameter, values in optimizer.state.items()}
+        tensors = [v for values in self.state.values() for v in values.values() if isinstance(v, torch.Tensor)]
+        self.values = TensorCopies(tensors)
 
     def restore(self) -> None:
         self.parameters.restore()
@@ -162,14 +172,9 @@ class OptimizerCopy:
         for parameter in [p for p in state if p not in self.state]:
             del state[parameter]
         for parameter, values in self.state.items():
-            current = state[parameter]
-            for key in [k for k in current if k not in values]:
-                del current[key]
-            for key, value in values.items():
-                if isinstance(value, torch.Tensor) and isinstance(current.get(key), torch.Tensor):
-                    current[key].detach().copy_(value)
-                else:
-                    current[key] = value.clone() if isinstance(value, torch.Tensor) else value
+            state[parameter].clear()
+            state[parameter].update(values)
+        self.values.restore()
 
     @staticmethod
     def n_bytes(optimizer: Any) -> int:
@@ -180,7 +185,7 @@ class OptimizerCopy:
                 total += parameter.numel() * parameter.element_size()
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, torch.Tensor):
-                        total += value.numel() * value.element_size()
+                        total += sum(part.numel() * part.element_size() for part in parts_of(value))
         return total
 
 
@@ -376,6 +381,11 @@ def _small_tensors(roots: Iterable[Any], known: KnownState) -> list[Any]:
         total += size
         found[id(tensor)] = tensor
     return list(found.values())
+
+
+def is_capturing() -> bool:
+    """Whether what is launched now goes into a CUDA graph, to run again with each of its replays."""
+    return _cuda_used() and bool(torch.cuda.is_current_stream_capturing())
 
 
 def _cuda_used() -> bool:

@@ -32,8 +32,8 @@ def values_of(tensor: Any) -> Any:
 
     Any other tensor as it is.
     """
-    if type(tensor).__name__ == "DTensor" or type(getattr(tensor, "data", None)).__name__ == "DTensor":
-        return tensor.detach()._local_tensor
+    if hasattr(tensor, "_local_tensor"):  # to detach the whole may already wait for the other ranks
+        return tensor._local_tensor.detach()
     return tensor.detach()._values() if tensor.layout == torch.sparse_coo else tensor
 
 

@@ -22,8 +22,7 @@ from whynan.adapters.torch.elements import (
     nonfinite_elements,
     sampled_elements,
 )
-from whynan.adapters.torch.frames import custom_backward_frames, is_optimizer_innermost, user_frames
-from whynan.adapters.torch.modules import ModuleStack
+from whynan.adapters.torch.frames import ModuleStack, custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.opfacts import (
     LOSS_OPS,
     args_by_name,
@@ -95,7 +94,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         sequence = torch._C._autograd._get_sequence_nr() - 1
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         written = written_arguments(func, name, args, kwargs)
-        before = [(tensor, tensor.detach().clone()) for tensor in written if is_watched(tensor)]
+        before = [(tensor, tensor.detach().clone()) for tensor in map(values_of, written) if is_watched(tensor)]
         out = func(*args, **kwargs)
         self._is_differentiable = torch.is_grad_enabled()
         try:

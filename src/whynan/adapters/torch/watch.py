@@ -19,15 +19,14 @@ from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, fir
 from whynan.adapters.torch.elements import kind_of
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.frames import live_user_frame
-from whynan.adapters.torch.ranks.single import Single
+from whynan.adapters.torch.ranks.job import Single
 from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
+from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.scaler import ScalerWatch
-from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.snapshot import KnownState, is_capturing
 from whynan.adapters.torch.trail import Trail
-from whynan.adapters.torch.weights import WeightScales
 from whynan.launch.host import tell
-from whynan.watching.growth import GrowthWatch
-from whynan.watching.history import RunHistory
+from whynan.watching.history import GrowthWatch, RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
@@ -110,7 +109,7 @@ class Watch:
         self._undo.append(undo)
 
     def _is_off(self) -> bool:
-        return not self.enabled or threading.get_ident() != self._thread
+        return not self.enabled or threading.get_ident() != self._thread or is_capturing()
 
     def bookkeeping(self) -> dict[str, Any]:
         """Return the counts and series as they are, for `put_back` after steps that do not count."""

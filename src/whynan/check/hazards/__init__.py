@@ -48,23 +48,12 @@ def hazards_of(*names: str) -> Callable[[Finder], Finder]:
 
 def load() -> None:
     """Import every family."""
-    from whynan.check.hazards import (  # noqa: F401
-        division,
-        domain,
-        emptiness,
-        exponential,
-        half,
-        infinities,
-        logarithm,
-        memory,
-        normalization,
-        root,
-    )
+    from whynan.check.hazards import domain, overflow, statistics, values  # noqa: F401
 
 
 def say(x: Range) -> str:
     """Return an operand's range in words, with what it is known not to be."""
-    from whynan.check.words import number
+    from whynan.check.dtypes import number
 
     if x.lo == x.hi:
         return number(x.lo)

@@ -28,10 +28,7 @@ def load() -> dict[str, Transfer]:
         comparison,
         creation,
         elementwise,
-        indexing,
         linear,
-        losses,
-        normalization,
         reductions,
         shapes,
     )

@@ -9,8 +9,6 @@ from whynan.check.ranges import INF, Range, of, times
 from whynan.check.transfer import transfers
 from whynan.check.transfer.arithmetic import product
 
-ADDING = ("addmm", "addbmm", "baddbmm", "addmv", "linear", "convolution", "convolution_overrideable")
-
 
 @transfers(
     "mm",

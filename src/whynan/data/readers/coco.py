@@ -9,7 +9,7 @@ import numpy as np
 
 from whynan.data.annotations import ABSENT, EMPTY, POLYGON, RLE, shoelace
 from whynan.data.checks.area_not_positive import ABSENT_AREA
-from whynan.data.readers import rle
+from whynan.data.readers import masks
 from whynan.data.readers.json_stream import BEGIN, END, VALUE, JsonError, JsonStream
 from whynan.data.readers.problems import Problem, shown
 
@@ -161,7 +161,7 @@ class _Chunks:
     def _other_segmentation(self, segmentation: Any) -> int:
         if isinstance(segmentation, dict):
             try:
-                area, total = rle.area(segmentation)
+                area, total = masks.area(segmentation)
                 height, width = (int(side) for side in segmentation["size"])
             except (ValueError, TypeError, KeyError) as error:
                 self.problem("annotation-unreadable", "RLE", f"segmentation is no readable RLE: {shown(error)}")

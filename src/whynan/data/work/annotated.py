@@ -5,10 +5,9 @@ from typing import Any
 from whynan.data.catalogue import all_checks, report
 from whynan.data.checks.size_mismatch import SizeMismatch
 from whynan.data.readers import images, voc, yolo
-from whynan.data.readers.problems import as_findings
+from whynan.data.readers.problems import as_findings, facts_of
 from whynan.data.units import Item, Job, Outcome, Unit
 from whynan.data.work.labels import count_classes, find_unknown_labels, look_at_table
-from whynan.data.work.reading import facts_of
 
 
 def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:

@@ -7,8 +7,8 @@ from functools import partial
 from whynan.data.catalogue import look_at
 from whynan.data.looks import ImageLook, ImageRow, MaskLook
 from whynan.data.readers import images, masks
+from whynan.data.readers.problems import facts_of
 from whynan.data.units import Job, Outcome, Unit
-from whynan.data.work.reading import facts_of
 
 _PIECE = 1 << 20
 

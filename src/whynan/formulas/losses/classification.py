@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from whynan.formulas import checks
-from whynan.formulas.backend import LIMITS, Array, Backend
+from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
 from whynan.formulas.elementwise import raise_to
-from whynan.formulas.numbers import clip, lift, lift_to, lower, reduce_loss, saturated, total, weighted
+from whynan.formulas.numbers import clip, lift, lift_to, limit_of, lower, reduce_loss, saturated, total, weighted
 from whynan.formulas.reductions import finite_max
 
 # From here on a sigmoid is 0 or 1 in every dtype.
@@ -50,7 +50,8 @@ def binary_cross_entropy(
     # 1 - p is exact enough where p is not near 0; where it is, log1p is.
     over = p >= 1
     log_q = xp.where(over, math.log(tiny), xp.log1p(-xp.where(over | (p < 0), 0.0, p)))
-    loss = weighted(xp, saturated(xp, -(y * log_p + (1 - y) * log_q)), weight)
+    # Smoothed targets are so far from the largest number that this never leaves the numbers.
+    loss = weighted(xp, -(y * log_p + (1 - y) * log_q), weight)
     return reduce_loss(xp, loss, reduction, dtype)
 
 
@@ -109,13 +110,30 @@ def softplus(xp: Backend, x: Array) -> Array:
 
 def bce_of_logits(xp: Backend, x: Array, y: Array, pos_weight: Array | None = None) -> Array:
     """y softplus(-x) + (1 - y) softplus(x), written so that nothing cancels."""
-    positive = x > 0
-    size = xp.where(positive, x, -x)
-    tail = xp.log1p(xp.exp(-size))
     if pos_weight is None:
-        return saturated(xp, xp.where(positive, x * (1 - y), -x * y) + tail)
+        return xp.guarded(ENTROPY, *xp.broadcast(x, y))
+    positive = x > 0
+    tail = xp.log1p(xp.exp(xp.where(positive, -x, x)))
     on = y * pos_weight
     return saturated(xp, (on + (1 - y)) * tail) + saturated(xp, xp.where(positive, x * (1 - y), -x * on))
+
+
+def _entropy(xp: Backend, x: Array, y: Array) -> Array:
+    tail = xp.log1p(xp.exp(-xp.abs(x)))
+    return saturated(xp, xp.where(x > 0, x * (1 - y), -x * y) + tail)
+
+
+def _entropy_slopes(xp: Backend, x: Array, y: Array) -> tuple[Array, Array]:
+    positive = x > 0
+    # The other part of the loss is at most log 2, which no number of this size notices.
+    over = xp.abs(xp.where(positive, x * (1 - y), x * y)) > limit_of(xp, x)
+    small = xp.exp(-xp.abs(x))
+    rest = small / (1 + small)
+    by_x = xp.where(positive, (1 - y) - rest, rest - y)
+    return xp.where(over, 0.0, by_x), xp.where(over, 0.0, -x)
+
+
+ENTROPY = Guarded("binary cross-entropy", _entropy, _entropy_slopes)
 
 
 def sigmoid(xp: Backend, x: Array) -> Array:

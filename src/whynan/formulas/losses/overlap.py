@@ -6,7 +6,7 @@ from whynan.formulas import checks
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import divide
 from whynan.formulas.losses.classification import class_shapes, expand
-from whynan.formulas.numbers import clip, lift, reduce_loss, saturated, settle, total
+from whynan.formulas.numbers import FAR, clip, lift, reduce_loss, saturated, settle
 from whynan.formulas.reductions import softmax
 
 
@@ -49,15 +49,23 @@ def tversky_loss(
         checks.probabilities(xp, p=p, y=y)
     if len(xp.shape(p)) < 2:
         p, y = xp.reshape(p, (1, math.prod(xp.shape(p)))), xp.reshape(y, (1, math.prod(xp.shape(y))))
-    # Far outside [0, 1], where products would overflow.
-    limit = math.sqrt(LIMITS[xp.dtype(p)].max) / 4
-    p, y = clip(xp, p, limit), clip(xp, y, limit)
     axes = tuple(range(1, len(xp.shape(p))))
-    hit = total(xp, p * y, axes)
+    p, y = within(xp, p, axes), within(xp, y, axes)
+    hit = xp.sum(p * y, axes)
     # 1 - TP / (TP + ...) is this without the difference, which would cancel where the overlap is good.
-    missed = saturated(xp, alpha * total(xp, p * (1 - y), axes) + beta * total(xp, (1 - p) * y, axes))
+    missed = saturated(xp, alpha * xp.sum(p * (1 - y), axes) + beta * xp.sum((1 - p) * y, axes))
     loss = divide(xp, missed, saturated(xp, hit + missed + smooth))
     return reduce_loss(xp, loss, reduction, dtype)
+
+
+def within(xp: Backend, x: Array, axes: tuple[int, ...]) -> Array:
+    """Return x as near to [0, 1] as sums over products of it need to stay numbers; its slope is 1 throughout.
+
+    A slope of 0 out there would have to be noted for each element.
+    """
+    limit = math.sqrt(LIMITS[xp.dtype(x)].max / (16 * FAR))
+    constant = xp.stop(x)
+    return xp.stop(clip(xp, constant, limit)) + (x - constant)
 
 
 def dice_loss(

@@ -3,9 +3,9 @@
 import math
 
 from whynan.formulas import checks
-from whynan.formulas.backend import LIMITS, Array, Backend
+from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
 from whynan.formulas.elementwise import divide
-from whynan.formulas.numbers import half_square, lift, lift_to, reduce_loss, saturated, weighted
+from whynan.formulas.numbers import half_square, lift, lift_to, limit_of, reduce_loss, saturated, weighted
 
 
 def smooth_l1_loss(
@@ -147,9 +147,8 @@ def exp_minus_line(xp: Backend, x: Array) -> Array:
     series = small * 0.0 + 1 / math.factorial(terms + 2)
     for power in range(terms - 1, -1, -1):
         series = series * small + 1 / math.factorial(power + 2)
-    over = x > limits.log_max
-    far = xp.where(near | over, 1.0, x)
-    return xp.where(near, small * small * series, xp.where(over, limits.max, xp.expm1(far) - far))
+    far = xp.where(x > limits.log_max, limits.max, xp.expm1(x) - x)
+    return xp.where(near, small * small * series, far)
 
 
 def kl_divergence_normal(
@@ -177,5 +176,18 @@ def kl_divergence_normal(
     checks.same_shape(xp, "mean", mean, "log_var", log_var)
     if validate:
         checks.finite(xp, mean=mean, log_var=log_var)
-    loss = saturated(xp, 0.5 * exp_minus_line(xp, log_var) + half_square(xp, mean))
+    loss = xp.guarded(DIVERGENCE, mean, log_var)
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
+
+
+def _divergence(xp: Backend, mean: Array, log_var: Array) -> Array:
+    return saturated(xp, 0.5 * exp_minus_line(xp, log_var) + 0.5 * mean * mean)
+
+
+def _divergence_slopes(xp: Backend, mean: Array, log_var: Array) -> tuple[Array, Array]:
+    slope = xp.expm1(log_var)
+    over = xp.abs(0.5 * (slope - log_var) + 0.5 * mean * mean) > limit_of(xp, mean)
+    return xp.where(over, 0.0, mean), xp.where(over, 0.0, 0.5 * slope)
+
+
+DIVERGENCE = Guarded("divergence", _divergence, _divergence_slopes)

@@ -11,13 +11,17 @@ def group_norm_of(batch_norm: Any, num_groups: int = 32) -> nn.GroupNorm:
 
     Args:
         batch_norm: a BatchNorm1d, 2d, 3d or SyncBatchNorm.
-        num_groups: the most groups; there are as many as divide the channels.
+        num_groups: the most groups; there are as many as divide the channels, of at least two channels each: the only
+            value of a group would always be 0.
     """
     channels = batch_norm.num_features
+    groups = math.gcd(num_groups, channels)
+    if groups == channels > 1:
+        groups = groups // 2 if groups % 2 == 0 else 1
     weight = batch_norm.weight
     place = batch_norm.running_mean if weight is None else weight
     layer = nn.GroupNorm(
-        math.gcd(num_groups, channels),
+        groups,
         channels,
         eps=batch_norm.eps,
         affine=weight is not None,

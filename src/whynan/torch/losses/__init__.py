@@ -4,7 +4,16 @@ Each gives 0 with a live gradient graph for an empty or wholly ignored target, a
 gradient 0, where the loss of huge arguments is beyond it.
 """
 
-from whynan.torch.losses.boxes import ciou_loss, decode_boxes, diou_loss, encode_boxes, giou_loss, iou_loss
+from whynan.torch.losses.boxes import (
+    ciou_loss,
+    decode_boxes,
+    diou_loss,
+    encode_boxes,
+    fast_rcnn_loss,
+    giou_loss,
+    iou_loss,
+    rpn_loss,
+)
 from whynan.torch.losses.classification import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -12,7 +21,6 @@ from whynan.torch.losses.classification import (
     cross_entropy,
     focal_loss,
 )
-from whynan.torch.losses.detection import fast_rcnn_loss, rpn_loss
 from whynan.torch.losses.overlap import dice_loss, jaccard_loss, lovasz_softmax_loss, tversky_loss
 from whynan.torch.losses.regression import (
     gaussian_nll_loss,

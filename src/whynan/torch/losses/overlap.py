@@ -5,9 +5,12 @@ from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.formulas.losses import overlap as formulas
-from whynan.torch.backend import XP
+from whynan.formulas.numbers import reduce_loss
+from whynan.torch.backend import NAMES, XP
+from whynan.torch.choice import compiled
 from whynan.torch.fast import documented, known, sound, whole
 from whynan.torch.losses.classification import matched, reduced
+from whynan.torch.losses.compiled import OVERLAP
 
 
 @documented(formulas.tversky_loss)
@@ -34,6 +37,9 @@ def tversky_loss(
             loss = reduced(missed / whole_sum, reduction)
             if sound(loss):
                 return loss
+    if both and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0 and p.dtype == y.dtype:
+        if compiled(p, y):
+            return reduce_loss(XP, OVERLAP.apply(p, y, alpha, beta, smooth), reduction, NAMES[p.dtype])
     return formulas.tversky_loss(XP, p, y, alpha, beta, smooth, ignore_index, reduction, validate)
 
 

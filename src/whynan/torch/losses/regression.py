@@ -7,8 +7,10 @@ from torch.nn import functional
 from whynan.formulas import checks
 from whynan.formulas.losses import regression as formulas
 from whynan.torch.backend import XP
+from whynan.torch.choice import compiled
 from whynan.torch.fast import documented, known, least, most, sound, whole
 from whynan.torch.losses.classification import reduced
+from whynan.torch.losses.compiled import DIVERGENCE
 
 
 def together(*arrays: Tensor) -> bool:
@@ -88,4 +90,12 @@ def kl_divergence_normal(
         # The plain form cancels near the prior: there the formula has to be computed with more care.
         if sound(total) and known(total.item) > 0.25 * mean.numel():
             return total * (0.5 / mean.numel()) if reduction == "mean" else total * 0.5
+    if (
+        weight is None
+        and not validate
+        and reduction != "none"
+        and mean.shape == log_var.shape
+        and compiled(mean, log_var)
+    ):
+        return DIVERGENCE.apply(mean, log_var, reduction)
     return formulas.kl_divergence_normal(XP, mean, log_var, weight, reduction, validate)

@@ -5,9 +5,12 @@ from torch import Tensor
 
 from whynan.formulas import checks
 from whynan.formulas.losses import similarity as formulas
-from whynan.torch.backend import XP
+from whynan.formulas.numbers import reduce_loss
+from whynan.torch.backend import NAMES, XP
+from whynan.torch.choice import compiled
 from whynan.torch.fast import documented, sound, whole
 from whynan.torch.losses.classification import cross_entropy, reduced
+from whynan.torch.losses.compiled import PAIRS
 from whynan.torch.ops.reductions import comfortable
 from whynan.torch.ops.reductions import normalize as unit
 
@@ -44,6 +47,10 @@ def contrastive_loss(
             missing = torch.relu(margin - distance)
             loss = 0.5 * torch.lerp(missing * missing, distance * distance, same.detach().to(a.dtype))
             return reduced(loss, reduction)
+    if weight is None and margin >= 0 and a.shape == b.shape and a.dim() > 1 and same.shape == a.shape[:-1]:
+        if compiled(a, b):
+            loss = PAIRS.apply(a, b, same.detach().to(a.dtype), margin)
+            return reduce_loss(XP, loss, reduction, NAMES[a.dtype])
     return formulas.contrastive_loss(XP, a, b, same, margin, weight, reduction)
 
 
@@ -63,4 +70,7 @@ def info_nce_loss(
         loss = cross_entropy(logits, torch.arange(len(query)), reduction=reduction)
         if sound(loss):
             return loss
+    if shapes and normalize and not validate and 1e-6 < temperature < 1e6 and compiled(query, keys):
+        # Vectors of length 1 and 0, which the formula takes as they are.
+        return formulas.info_nce_loss(XP, unit(query, 1), unit(keys, 1), temperature, False, reduction)
     return formulas.info_nce_loss(XP, query, keys, temperature, normalize, reduction, validate)

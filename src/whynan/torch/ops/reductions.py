@@ -9,7 +9,9 @@ from torch import Tensor
 from whynan.formulas import reductions as formulas
 from whynan.formulas.numbers import flatten_dims, size_of
 from whynan.torch.backend import XP
+from whynan.torch.choice import compiled
 from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
+from whynan.torch.ops.compiled import DEVIATION, LENGTH, STANDARD, UNIT, VARIANCE
 
 Dim = int | Sequence[int] | None
 
@@ -25,6 +27,9 @@ def norm(x: Tensor, dim: Dim = None, p: float = 2.0, keepdim: bool = False) -> T
         result = torch.linalg.vector_norm(x, p, dim, keepdim)
         if comfortable(result):
             return result
+    if x.dim() and p == 2 and compiled(x):
+        axes = flatten_dims(dim, x.dim())
+        return formulas.drop_dims(XP, LENGTH.apply(x, axes), axes, keepdim)
     return formulas.norm(XP, x, dim, p, keepdim)
 
 
@@ -34,6 +39,8 @@ def normalize(x: Tensor, dim: Dim = -1, p: float = 2.0) -> Tensor:
         length = torch.linalg.vector_norm(x, p, dim, True)
         if comfortable(length):
             return x / length
+    if x.dim() and p == 2 and compiled(x):
+        return UNIT.apply(x, flatten_dims(dim, x.dim()))
     return formulas.normalize(XP, x, dim, p)
 
 
@@ -42,12 +49,20 @@ def enough(x: Tensor, dim: Dim, correction: float) -> bool:
     return whole(x) and x.dim() > 0 and size_of(tuple(x.shape), flatten_dims(dim, x.dim())) > correction
 
 
+def spreads(x: Tensor, dim: Dim, correction: float) -> bool:
+    """Return whether both ways to take a spread may be compiled."""
+    return compiled(x) and x.dim() > 0 and size_of(tuple(x.shape), flatten_dims(dim, x.dim())) > correction
+
+
 @documented(formulas.std)
 def std(x: Tensor, dim: Dim = None, correction: float = 1.0, keepdim: bool = False) -> Tensor:
     if enough(x, dim, correction):
         result = torch.std(x, dim, correction=correction, keepdim=keepdim)
         if comfortable(result):
             return result
+    if spreads(x, dim, correction):
+        axes = flatten_dims(dim, x.dim())
+        return formulas.drop_dims(XP, DEVIATION.apply(x, axes, correction), axes, keepdim)
     return formulas.std(XP, x, dim, correction, keepdim)
 
 
@@ -57,6 +72,9 @@ def var(x: Tensor, dim: Dim = None, correction: float = 1.0, keepdim: bool = Fal
         result = torch.var(x, dim, correction=correction, keepdim=keepdim)
         if comfortable(result):
             return result
+    if spreads(x, dim, correction):
+        axes = flatten_dims(dim, x.dim())
+        return formulas.drop_dims(XP, VARIANCE.apply(x, axes, correction), axes, keepdim)
     return formulas.var(XP, x, dim, correction, keepdim)
 
 
@@ -67,6 +85,8 @@ def standardize(x: Tensor, dim: Dim = None, correction: float = 1.0) -> Tensor:
         # Where the spread is of the size of the mean's rounding, the mean has to be taken with more care.
         if comfortable(spread) and largest(middle) * 64 * limits(x).eps < least(spread):
             return (x - middle) / spread
+    if spreads(x, dim, correction):
+        return STANDARD.apply(x, flatten_dims(dim, x.dim()), correction)
     return formulas.standardize(XP, x, dim, correction)
 
 

@@ -19,10 +19,9 @@ from whynan.check.graph import Measured, Place
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import OptimizerFacts, StepFacts
-from whynan.check.saved import Replayed, Saved
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import find_suspects, ranked
-from whynan.check.witness import Witness
+from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 from whynan.launch.host import Unwind, is_user_file
 

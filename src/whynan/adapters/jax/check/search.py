@@ -18,8 +18,7 @@ from whynan.adapters.jax.replay import Runner
 from whynan.check.context import Context
 from whynan.check.graph import Measured
 from whynan.check.hazards import Hazard
-from whynan.check.saved import Replayed, Saved
-from whynan.check.witness import Witness
+from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 
 _MOST_S = 8.0

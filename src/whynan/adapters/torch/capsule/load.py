@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.torch.capsule.save import SCHEMA, STATE, STEP
-from whynan.adapters.torch.capsule.tree import unflatten
+from whynan.adapters.torch.capsule.save import SCHEMA, STATE, STEP, unflatten
 from whynan.adapters.torch.data import loader
-from whynan.adapters.torch.leaving import Leaving
+from whynan.adapters.torch.event import Leaving
 from whynan.adapters.torch.sites import Pass
 from whynan.errors import CapsuleError
 from whynan.launch.host import tell

@@ -1,4 +1,7 @@
-"""Write the failing step as it was before it ran: parameters, optimizer, running statistics, random states, indices."""
+"""Write the failing step as it was before it ran: parameters, optimizer, running statistics, random states, indices.
+
+Nested batches are JSON with references to tensors.
+"""
 
 import json
 import os
@@ -10,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch import sources
-from whynan.adapters.torch.capsule.tree import NoTreeError, flatten
 from whynan.launch.host import tell
 from whynan.snapshot.python_state import frame_values
 
@@ -123,3 +125,44 @@ def _batch(plan: "Plan", tensors: dict[str, Any]) -> tuple[dict[str, Any] | None
         return {name: flatten(values[name], f"batch.{name}", tensors) for name in names}, None
     except NoTreeError as error:
         return None, f"the batch cannot be saved: {error}"
+
+
+class NoTreeError(TypeError):
+    """A value that a capsule has no place for."""
+
+
+def flatten(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+    """Return `value` as JSON; its tensors go into `tensors`. Raises NoTreeError for objects of other kinds."""
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiub":
+        tensors[name] = torch.as_tensor(value).clone()
+        return {"array": name}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value if not isinstance(value, float) else value.hex()}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [flatten(item, f"{name}.{n}", tensors) for n, item in enumerate(value)]}
+    if hasattr(value, "items") and all(isinstance(key, str) for key in value):
+        return {"dict": {key: flatten(item, f"{name}.{key}", tensors) for key, item in value.items()}}
+    raise NoTreeError(f"{name} is a {type(value).__name__}")
+
+
+def unflatten(tree: Any, tensors: dict[str, Any]) -> Any:
+    """Return the value that `flatten` was given; a named tuple comes back as a tuple."""
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content].clone()
+    if kind == "array":
+        return tensors[content].numpy().copy()
+    if kind == "value":
+        return float.fromhex(content) if isinstance(content, str) and _is_hex(content) else content
+    if kind == "dict":
+        return {key: unflatten(item, tensors) for key, item in content.items()}
+    items = [unflatten(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _is_hex(text: str) -> bool:
+    return text.lstrip("-").startswith("0x") or text in ("nan", "inf", "-inf")

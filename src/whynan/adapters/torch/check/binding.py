@@ -3,7 +3,7 @@
 import weakref
 from typing import Any
 
-from whynan.adapters.torch.check.memory import is_expired, key_of, pointer_of, weak
+from whynan.adapters.torch.check.measure import is_expired, key_of, pointer_of, weak
 from whynan.adapters.torch.check.program import Program
 from whynan.check.graph import Graph
 

@@ -18,10 +18,9 @@ from whynan.check.ranges import Range
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import StepFacts
-from whynan.check.saved import Replayed, Saved
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import Suspect, find_suspects, merged, ranked
-from whynan.check.witness import Witness
+from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 
 _MAX_GRAPHS = 2
@@ -209,7 +208,7 @@ class TorchRecording(TorchCheck):
         return found
 
     def _facts(self, context: Context, program: Program) -> StepFacts:
-        from whynan.adapters.torch.check.rates import rate_test
+        from whynan.adapters.torch.check.program import rate_test
 
         facts = self.facts
         optimizers = tuple(facts.optimizer_facts.values())

@@ -11,8 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, UNINITIALIZED
-from whynan.adapters.torch.check.measure import dtype_of, is_finite
-from whynan.adapters.torch.check.memory import is_expired, pointer_of, weak
+from whynan.adapters.torch.check.measure import dtype_of, is_expired, is_finite, pointer_of, weak
 from whynan.adapters.torch.check.places import place_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place

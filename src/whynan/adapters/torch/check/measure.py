@@ -1,9 +1,10 @@
-"""The range of what a tensor held."""
+"""The range of what a tensor held; which memory it lies in, as what, and whether it is still there."""
 
 import math
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from whynan.check.graph import Measured
 
@@ -59,3 +60,25 @@ _NOT_ZERO = 1e-30
 
 def dtype_of(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def pointer_of(tensor: Any) -> int:
+    try:
+        return int(tensor.untyped_storage().data_ptr()) or id(tensor)
+    except Exception:
+        return id(tensor)
+
+
+def key_of(tensor: Any) -> tuple[Any, ...]:
+    return (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def weak(tensor: Any) -> Any:
+    try:
+        return StorageWeakRef(tensor.untyped_storage())
+    except Exception:
+        return None
+
+
+def is_expired(reference: Any) -> bool:
+    return reference is not None and reference.expired()

@@ -7,7 +7,7 @@ import torch
 
 from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program
 from whynan.check.graph import Graph, Node
-from whynan.check.saved import Replayed, Saved
+from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 
 if TYPE_CHECKING:

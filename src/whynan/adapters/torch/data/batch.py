@@ -1,6 +1,7 @@
 """A batch with other samples: one replaced by another, only some kept, all cloned; the original is never changed."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,10 @@ def keep_samples(item: Any, positions: Sequence[int], size: int | None = None) -
     if size is None or not all(0 <= position < size for position in positions):
         raise ValueError(f"no samples {list(positions)} in a batch of {size}")
     with unseen():
-        return _Selection(size, list(positions), _lengths(item, size)).of(item, True, structure.DEPTH)
+        lengths, starts = _lengths(item, size), _starts(item, size)
+        for of_bags in starts.values():
+            lengths.setdefault(sum(of_bags), of_bags)
+        return _Selection(size, list(positions), lengths, starts).of(item, True, structure.DEPTH)
 
 
 def drop_sample(item: Any, k: int, size: int | None = None) -> Any:
@@ -98,13 +102,29 @@ def _lengths(item: Any, size: int) -> dict[int, list[int]]:
     return found
 
 
+def _starts(item: Any, size: int) -> dict[int, list[int]]:
+    """Return the lengths that the offsets of bags tell (`EmbeddingBag`), by the id of the vector that holds them."""
+    leaves = [leaf for _, leaf in structure.leaves(item)]
+    totals = {structure.leading(leaf) for leaf in leaves if leaf.ndim == 1} - {size, None}
+    found: dict[int, list[int]] = {}
+    for leaf in leaves if len(totals) == 1 else ():
+        if leaf.ndim == 1 and len(leaf) == size and "int" in str(leaf.dtype):
+            bounds = [*leaf.tolist(), *totals]
+            if bounds[0] == 0 and bounds == sorted(bounds):
+                found[id(leaf)] = [end - start for start, end in itertools.pairwise(bounds)]
+    return found if len(found) == 1 else {}
+
+
 class _Selection:
     """Takes the same samples from every part of a batch."""
 
-    def __init__(self, size: int, positions: list[int], lengths: dict[int, list[int]]) -> None:
+    def __init__(
+        self, size: int, positions: list[int], lengths: dict[int, list[int]], starts: dict[int, list[int]]
+    ) -> None:
         self.size = size
         self.positions = positions
         self.lengths = lengths
+        self.starts = starts
 
     def of(self, value: Any, top: bool, depth: int) -> Any:
         if structure.is_leaf(value):
@@ -133,6 +153,11 @@ class _Selection:
         numbered = self.numbered_rows(leaf)
         if numbered is not None:
             return numbered
+        if id(leaf) in self.starts:
+            of_bags = [self.starts[id(leaf)][position] for position in self.positions]
+            starts = [0, *itertools.accumulate(of_bags)][: len(of_bags)]
+            made = torch.tensor(starts, dtype=torch.long)
+            return made.to(leaf) if isinstance(leaf, torch.Tensor) else made.numpy().astype(leaf.dtype)
         n = structure.leading(leaf)
         if n == self.size:
             return _take(leaf, self.positions)

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from whynan.adapters.common.data.origin import alone
 from whynan.adapters.torch.data import loader, streams
 from whynan.adapters.torch.data.loader import BatchOrigin
-from whynan.adapters.torch.data.refetch import _alone, _fetch, _start_streams
+from whynan.adapters.torch.data.refetch import _fetch, _start_streams
 
 _AHEAD = ("accelerate", "transformers", "lightning", "pytorch_lightning", "lightning_fabric", "ray.train")
 _MOST = 8
@@ -34,7 +35,7 @@ def matching(batch: Any, size: int | None) -> BatchOrigin | None:
 def _is_it(origin: BatchOrigin, rows: list[Any]) -> bool:
     """Whether the first and the last sample are found in the batch, each at its own place."""
     try:
-        with _alone(), streams.preserved():
+        with alone(streams.preserved()):
             _start_streams(origin)
             samples = [_fetch(origin.dataset, index) for index in origin.indices]
     except Exception:

@@ -41,6 +41,8 @@ class Around:
     on_returned: Callable[[Any], Any] | None = None
     """What becomes of the gradients that `torch.autograd.grad` returns."""
     n_applied: int = 0
+    parts: set[str] = field(default_factory=set)
+    """What of whynan's own parts was used."""
 
     def __enter__(self) -> None:
         self.on_start()

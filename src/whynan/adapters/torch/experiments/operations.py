@@ -169,6 +169,7 @@ def group_norm(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[
     place = _place(traced)
     if place is not None:
         words = "group norm in place of batch norm"
+        yield Change("larger-batch-or-groupnorm", words, normalization.GroupNormLayers())
         yield Change("larger-batch-or-groupnorm", words, GuardMode(normalization.GROUP_NORM, place))
         yield Change("larger-batch-or-groupnorm", words, GuardMode(normalization.GROUP_NORM, anywhere))
 

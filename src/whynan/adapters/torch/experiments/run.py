@@ -12,11 +12,17 @@ from whynan.adapters.torch.experiments.patched import patched_function
 from whynan.adapters.torch.experiments.shrink import Shrinking
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
-from whynan.diagnosis.parts import part_for
-from whynan.experiments.conclude import best_verdicts, conclude_causes, conclude_remedies
-from whynan.experiments.patch import patched_source, unified_diff
-from whynan.experiments.table import rows
-from whynan.experiments.verdict import Measured, Verdict, failure_of, judge
+from whynan.diagnosis.snippets import part_for
+from whynan.experiments.table import patched_source, rows, unified_diff
+from whynan.experiments.verdict import (
+    Measured,
+    Verdict,
+    best_verdicts,
+    conclude_causes,
+    conclude_remedies,
+    failure_of,
+    judge,
+)
 from whynan.launch.host import tell
 from whynan.records import Incident
 from whynan.records.evidence import Evidence

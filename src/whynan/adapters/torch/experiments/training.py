@@ -108,24 +108,46 @@ def clip_gradients(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
 
 
 def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
-    """Yield weights drawn anew by fan-in, norms and biases at their neutral values, from the first step on."""
+    """Yield layers initialized by their type, then all weights by fan-in alone, from the first step on."""
     known = plan.host.known
+    for by_type in (True, False):
+        around = Around(plan.host.watch, _nothing)
+        change = Change("better-init", "", around, scope="start", n_applied=lambda: len(known.parameters()))
 
-    def start() -> None:
-        generator = torch.Generator().manual_seed(0)
-        held = [p for p in (*known.parameters(), *known.buffers()) if p.is_floating_point()]
-        bad = [p for p in held if not bool(torch.isfinite(p.detach()).all())]
-        with torch.no_grad():
-            for parameter in bad or known.parameters():
-                _initialize(parameter, generator)
+        def start(change: Change = change, by_type: bool = by_type) -> None:
+            held = [p for p in (*known.parameters(), *known.buffers()) if p.is_floating_point()]
+            bad = {id(p): p for p in held if not bool(torch.isfinite(p.detach()).all())}
+            left = bad or {id(p): p for p in known.parameters()}
+            change.words = "weights initialized by their fan-in"
+            with torch.random.fork_rng(sorted({p.device.index for p in left.values() if p.device.type == "cuda"})):
+                torch.manual_seed(0)
+                if by_type and _initialize_layers(known, left):
+                    change.words = "layers initialized by their type"
+                    change.mode.parts.add("whynan.torch.init.initialize")
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for parameter in left.values():
+                    _initialize(parameter, generator)
 
-    yield Change(
-        "better-init",
-        "weights initialized by their fan-in",
-        Around(plan.host.watch, _nothing, on_start=start),
-        scope="start",
-        n_applied=lambda: len(known.parameters()),
-    )
+        around.on_start = start
+        yield change
+
+
+def _initialize_layers(known: Any, left: dict[int, Any]) -> bool:
+    """Initialize the layers that own parameters of `left`, and take those out; return whether there were any."""
+    from whynan.torch.init import initialize_layer
+
+    layers = list({id(m): m for root in known.roots().values() for m in root.modules()}.values())
+    kinds = {type(layer).__name__ for layer in layers}
+    nonlinearity = "tanh" if "Tanh" in kinds and not kinds & {"ReLU", "GELU", "SiLU", "LeakyReLU"} else "relu"
+    n_before = len(left)
+    for layer in layers:
+        own = {id(p): p._version for p in layer.parameters(recurse=False)}
+        if own.keys() & left.keys() and initialize_layer(layer, nonlinearity):
+            for parameter in layer.parameters(recurse=False):
+                if parameter._version != own[id(parameter)]:
+                    left.pop(id(parameter), None)
+    return len(left) < n_before
 
 
 def _initialize(parameter: Any, generator: Any) -> None:

@@ -14,15 +14,24 @@ from torch.distributed.algorithms.join import Join
 from torch.utils._pytree import tree_leaves
 
 from whynan.adapters.common.patches import Patches
+from whynan.adapters.torch.ranks.gathered import Functional, Gathered
 
 _Group = dist.ProcessGroup
 
 
 class Alone:
-    """While entered, this rank runs by itself. `modules` are the wrapped models."""
+    """While entered, this rank runs by itself. `modules` are the wrapped models, `gathered` what the others gave."""
 
-    def __init__(self, modules: Iterable[Any], on_answer: Callable[[Any], None] = lambda tensor: None) -> None:
+    def __init__(
+        self,
+        modules: Iterable[Any],
+        on_answer: Callable[[Any], None] = lambda tensor: None,
+        gathered: Gathered | None = None,
+        is_sharded: bool = False,
+    ) -> None:
         self.modules = list(modules)
+        self.gathered = gathered
+        self.is_sharded = is_sharded
         self.on_answer = on_answer
         """Told of each tensor that other ranks' values should have gone into."""
         self._stack = ExitStack()
@@ -34,6 +43,10 @@ class Alone:
             if hasattr(_Group, name):
                 patches.replace(_Group, name, self._answering(name, make))
         patches.replace(Join, "notify_join_context", _nobody_is_told)
+        if self.gathered is not None:
+            self.gathered.begin()
+        if self.is_sharded:
+            self._stack.enter_context(Functional())
         for module in self.modules:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
@@ -47,6 +60,8 @@ class Alone:
         def wrapper(original: Any) -> Any:
             def answered(group: Any, *args: Any, **kwargs: Any) -> _Done:
                 with torch.no_grad():
+                    if self.gathered is not None and self.gathered.answers(name, args[0]):
+                        return _Done()
                     make(*args)
                 for tensor in tree_leaves(args[:1]):
                     if isinstance(tensor, torch.Tensor):

@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.attempt import Attempt, Decision
+from whynan.adapters.torch.ranks.gathered import why_not_alone
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.records import Incident
 
@@ -161,22 +163,43 @@ def _explained(
     search = SampleSearch(plan, traced)
     if missing and traced.is_finite:
         return explain.without_replay(plan, f"{_ranks(missing)} did not answer; the step is finite on those that did")
-    if together:
+    why = why_not_alone(plan, plan.gathered) if together else None
+    if why is not None:
         search.find_by_elements()  # each replay would need all ranks
-        return explain.incident(plan, traced, search)
-    if not traced.is_finite:
+    elif not traced.is_finite:
         plan.progress.stage("looking for the sample")
-        yield from search.attempts()
-    incident = plan.known = explain.incident(plan, traced, search)
+        yield from _by_itself(plan, search.attempts(), together)
+    # Nobody answers what tensors of shards ask the others for while they are described.
+    with plan.host.ranks.alone(_is_of_no_account) if together else nullcontext():
+        incident = plan.known = explain.incident(plan, traced, search)
     if traced.is_finite or not plan.is_to_be_proved(incident) or plan.evidence is None:
         return incident
+    if why is not None:
+        return replace(incident, notes=(*incident.notes, f"remedies were not tried: {why}"))
     from whynan.adapters.torch.experiments.run import Experiments
 
     experiments = Experiments(plan, traced, search, incident, plan.evidence)
-    for attempt in experiments.step_attempts():
+    if together:
+        words = "remedies were tried on this rank's part of the step, up to the update, with what all ranks had sent"
+        experiments.notes.append(words)
+    for attempt in _by_itself(plan, experiments.step_attempts(), together):
         yield attempt
         plan.known = experiments.concluded()
     return experiments.concluded()
+
+
+def _by_itself(
+    plan: "Plan", attempts: Generator[Attempt, None, None], together: bool
+) -> Generator[Attempt, None, None]:
+    """Yield attempts as they are; of a sharded model with what the others gave in the place of them."""
+    for attempt in attempts:
+        yield replace(attempt, together=True, gathered=plan.gathered) if together else attempt
+        if together and plan.outcome.error is not None:
+            break  # it left `fully_shard` in the middle of a layer
+
+
+def _is_of_no_account(tensor: object) -> None:
+    """What is only described is answered by anything."""
 
 
 def _words(

@@ -1,7 +1,7 @@
 """The processes of a job that are watched together: who is there, a flag that all share, and a place to leave messages.
 
 Nothing here is registered with `torch.distributed`: the group of processes and the store are our own, beside the
-program's, so that names, counts and order of its groups stay what they are without us.
+program's, so that names, counts and order of its groups stay what they are without us. `Single` is where there is none.
 """
 
 import pickle
@@ -110,3 +110,23 @@ class Flag:
             tell("waiting for the other ranks failed", error)
             return None
         return [float(value) for value in self.tensor.tolist()]
+
+
+class Single:
+    """What a watch asks of its ranks, where there are none."""
+
+    is_joint = False
+    agreed = False
+    look_at_all = False
+
+    def before_backward(self, look_is_due: bool) -> None:
+        """Nobody is to be told."""
+
+    def before_update(self) -> None:
+        """Nobody is to be asked."""
+
+    def before_sharded_update(self) -> None:
+        """Nobody has the other parts of the parameters."""
+
+    def step_is_over(self) -> None:
+        """Nothing has been agreed on."""

@@ -17,6 +17,7 @@ from whynan.adapters.common.patches import Patches
 from whynan.adapters.torch.checks import first_nonfinite
 from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.ranks.alone import Alone
+from whynan.adapters.torch.ranks.gathered import Gathered
 from whynan.adapters.torch.ranks.job import Flag, Job
 from whynan.adapters.torch.storages import values_of
 from whynan.launch.host import tell
@@ -253,9 +254,9 @@ class Ranks:
                 patches.replace(dist.ProcessGroup, name, wrapped)
         return patches
 
-    def alone(self, on_answer: Callable[[Any], None]) -> Alone:
+    def alone(self, on_answer: Callable[[Any], None], gathered: Gathered | None = None) -> Alone:
         """What is entered for a replay on this rank only."""
-        return Alone(self._models, on_answer)
+        return Alone(self._models, on_answer, gathered, self.host.known.is_sharded)
 
     @staticmethod
     def own_words(was_replayed: bool) -> str:

@@ -1,12 +1,14 @@
 """A step function of a trainer as the body of a loop of one iteration, which the host can run again.
 
 The loop is a text of our own, rewritten like the user's: the machinery of the re-yield does the rest. Its one name
-stands for the batch, so that samples can be replaced.
+stands for the batch, so that samples can be replaced. States of metrics (torchmetrics) are put back too: they are
+neither parameters nor buffers, and every forward pass changes them.
 """
 
 import linecache
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch.frames import STEP_PREFIX
@@ -68,3 +70,28 @@ class StepClosure:
             return skipped()
         # The first call is the run's own; those after it were replays, except where it did not come to its end.
         return results[0]
+
+
+class MetricStates:
+    """Copies of what metrics have summed up so far. Values that are no metrics are passed over."""
+
+    def __init__(self, metrics: Iterable[Any]) -> None:
+        torch = sys.modules["torch"]
+        self.entries = []
+        for metric in metrics:
+            if not hasattr(metric, "_defaults"):
+                continue
+            values = {key: value for key, value in vars(metric).items() if not key.startswith("__")}
+            copies = {
+                key: value.clone() if isinstance(value, torch.Tensor) else list(value)
+                for key, value in values.items()
+                if isinstance(value, torch.Tensor) or (isinstance(value, list) and key in metric._defaults)
+            }
+            plain = {key: value for key, value in values.items() if isinstance(value, (int, float, bool, type(None)))}
+            self.entries.append((metric, copies, plain))
+
+    def restore(self) -> None:
+        for metric, copies, plain in self.entries:
+            vars(metric).update(plain)
+            for key, copy in copies.items():
+                vars(metric)[key] = list(copy) if isinstance(copy, list) else copy.clone()

@@ -1,5 +1,6 @@
 """PyTorch Ignite: the step is an engine's process function."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.common.patches import Patches
@@ -15,16 +16,18 @@ def patch(host: "TorchHost", module: Any, patches: Patches) -> None:
     def wrapped(original: Any) -> Any:
         def __init__(engine: Any, process_function: Any) -> None:  # noqa: N807
             original(engine, process_function)
-            engine._process_function = _step(host, process_function)
+            engine._process_function = repeatable(host, process_function)
 
         return __init__
 
     patches.replace(module.Engine, "__init__", wrapped)
 
 
-def _step(host: "TorchHost", original: Any) -> Any:
+def repeatable(host: "TorchHost", original: Any) -> Any:
+    """Return a process function whose calls can be run again."""
     closure = StepClosure(host, getattr(original, "__name__", "process_function"))
 
+    @functools.wraps(original)
     def process_function(engine: Any, batch: Any) -> Any:
         return closure.run(lambda given: original(engine, given), batch, epoch=max(engine.state.epoch - 1, 0))
 

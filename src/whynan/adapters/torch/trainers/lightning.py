@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.torch.trainers.closure import StepClosure
-from whynan.adapters.torch.trainers.metrics import MetricStates
+from whynan.adapters.torch.trainers.closure import MetricStates, StepClosure
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost

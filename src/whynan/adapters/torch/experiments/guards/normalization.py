@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from whynan.adapters.torch.experiments.guards.call import Call, Guard
 
@@ -31,6 +32,30 @@ def _group_norm(call: Call) -> Any:
     channels = x.shape[1]
     groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels > g), 1)
     return F.group_norm(x, groups, weight, bias, max(float(call.argument(7, "eps", default=1e-5)), 1e-5))
+
+
+class GroupNormLayers:
+    """While entered, each layer of batch norm runs as the group norm that `whynan.torch.layers` makes of it."""
+
+    def __init__(self) -> None:
+        self.n_applied = 0
+        self.parts: set[str] = set()
+        self._forward: Any = None
+
+    def __enter__(self) -> None:
+        from whynan.torch.layers import group_norm_of
+
+        self._forward = _BatchNorm.forward
+
+        def forward(layer: Any, x: Any) -> Any:
+            self.n_applied += 1
+            self.parts.add("whynan.torch.layers.replace_batch_norm")
+            return group_norm_of(layer)(x)
+
+        _BatchNorm.forward = forward
+
+    def __exit__(self, *exception: object) -> None:
+        _BatchNorm.forward = self._forward
 
 
 LARGER_EPS: dict[str, Guard] = {
