@@ -46,7 +46,7 @@ def find(reader: Reader, row: Any) -> tuple[int, Any, int | None]:
     with np.errstate(all="ignore"), reread._as_before(reader.roots):
         number = reread._find(reader, [row], until)
         assert number is not None
-        origin, index = reread._traced(reader, number, [row], LineWatch(reread.is_user_file, until))
+        origin, index, _ = reread._traced(reader, number, [row], LineWatch(reread.is_user_file, until))
     return number, origin, index
 
 
@@ -99,3 +99,18 @@ def test_random_data_is_believed_only_where_one_item_is_bad() -> None:
     assert reread._find(repeated(lambda: noisy({4})), [wanted], until) == 4
     assert reread._find(repeated(lambda: noisy({2, 4})), [wanted], until) is None
     assert reread._wanted((Part("x", "batch", np.ones((2, 2))),), None) == []
+
+
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_the_number_of_an_item_is_an_index_only_where_items_are_samples(is_batched: bool) -> None:
+    def items() -> Iterator[Any]:
+        for row in DATA.reshape(4, 3, 3) if is_batched else DATA:
+            yield np.log(row)
+
+    with np.errstate(all="ignore"):
+        bad = np.log(DATA[7])
+    line = reread.line_in(lambda: [repeated(items, True)], (Part("x", "batch", bad[None]),), 0, time.monotonic() + 20)
+    assert line is not None
+    assert line.op is not None
+    assert line.op.source.code == "yield np.log(row)"
+    assert line.index == (None if is_batched else 7)

@@ -26,7 +26,7 @@ from whynan.adapters.numpy.record import Recorder
 from whynan.experiments.verdict import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
-from whynan.snapshot.carried import find_loop
+from whynan.snapshot.carried import carried_names, find_loop, target_names
 from whynan.snapshot.python_state import frame_values
 from whynan.watching.budget import Budget
 
@@ -57,6 +57,7 @@ class ByHand:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.window = Window()
+        self.names: set[str] = set()
         self.passes: deque[Pass] = deque(maxlen=_KEPT)
         self.recent: deque[Pass] = deque(maxlen=_KEPT)
         self.looks = Budget(0.01, n_first=3, free_s=5e-5)
@@ -67,6 +68,14 @@ class ByHand:
         names = current.owner.site.assigned & current.before.values.keys()
         arrays = Reached({name: values[name] for name in names if name in values}).arrays.values()
         return all(id(a) in outputs for _, a in arrays if isinstance(a, jax.Array) and a.ndim and a.dtype.kind != "u")
+
+    def note_given(self, current: Pass, given: set[int]) -> None:
+        """Learn which names hold parameters: carried ones whose arrays, by their ids, a derivative was given."""
+        site = current.owner.site
+        names = (carried_names(site) & site.assigned & current.before.values.keys()) - set(target_names(site))
+        for name in names - self.names:
+            if any(id(leaf) in given for _, leaf in Reached({name: current.before.values[name]}).arrays.values()):
+                self.names.add(name)
 
     def bad_after(self, current: Pass) -> tuple[Pass, int, tuple[str, Any]] | None:
         """Note an iteration that has ended. Return the first one kept that has made a parameter NaN, how many have
@@ -79,7 +88,7 @@ class ByHand:
         self.looks.begin()
         try:
             values = frame_values(current.frame) or {}
-            names = current.owner.site.assigned & self.passes[0].before.values.keys()
+            names = self.names
             if _bad_in(values, names) is None:
                 self.passes.clear()
                 return None

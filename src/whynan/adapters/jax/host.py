@@ -71,6 +71,7 @@ class JaxHost:
                 if self.n_compiled >= _LEARNING_PASSES:
                     set_site(site.site.index, COLD)
                     return
+            self.by_hand.note_given(current, {id(leaf) for leaf in self.watch.calls[-1].leaves})
             found = self.by_hand.bad_after(current)
         except Exception as failure:
             tell("looking at an update failed", failure)

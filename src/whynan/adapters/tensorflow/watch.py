@@ -27,7 +27,7 @@ from whynan.adapters.tensorflow.closure import FunctionClosure
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.adapters.tensorflow.validation import is_bad, loss_in
-from whynan.launch.host import tell
+from whynan.launch.host import is_user_file, tell
 from whynan.watching.budget import Budget
 
 _MAX_KNOWN = 4096
@@ -345,7 +345,9 @@ class Watch:
         function = original.__func__ if isinstance(original, staticmethod) else original
 
         def from_generator(generator: Any, *args: Any, **kwargs: Any) -> Any:
-            self.generators = [generator, *self.generators][:4]
+            code = getattr(generator, "__code__", None)
+            if code is not None and is_user_file(code.co_filename):
+                self.generators = [generator, *self.generators][:4]
             return function(generator, *args, **kwargs)
 
         return staticmethod(from_generator)

@@ -150,10 +150,10 @@ def line_in(
             if number is None:
                 continue
             with alone(_as_before(reader.roots)):
-                origin, index = _traced(reader, number, wanted, watch(is_user_file, deadline))
+                origin, index, is_row = _traced(reader, number, wanted, watch(is_user_file, deadline))
             if reader.index_of is not None:
                 index = reader.index_of(number)
-            elif reader.gives_samples:
+            elif reader.gives_samples and index is None and is_row:
                 index = number
             op = _op(origin) if origin is not None and not origin.stored and origin.line is not None else None
             best = Line(op, index) if best is None or op is not None else best
@@ -252,23 +252,27 @@ def _places(array: Any, row: Any) -> Any:
     return near.reshape(1 if array.shape == row.shape else len(array), -1).all(axis=1)
 
 
-def _traced(reader: Reader, number: int, wanted: list[Any], watch: LineWatch) -> tuple[DataOrigin | None, int | None]:
-    """Return the origin in the call of that number, and the index of the row by what the code that made it holds."""
+def _traced(
+    reader: Reader, number: int, wanted: list[Any], watch: LineWatch
+) -> tuple[DataOrigin | None, int | None, bool]:
+    """Return the origin in the call of that number, the row's index by what the code that made it holds, and whether
+    what the call gave is the row itself, and no batch."""
     for current, call in enumerate(reader.calls()):
         if current < number:
             call()
             continue
         item = run(watch, call)
         event = watch.result_event
-        if not is_bad(item) or event is None:
-            break
         arrays = [part.array for part in parts_of([("item", _as_parts(item))])]
+        is_row = any(a.shape == row.shape and _holds(a, row) for a in arrays for row in wanted)
+        if not is_bad(item) or event is None:
+            return None, None, is_row
         hits = [_places(array, row) for array in arrays for row in wanted if array.shape[1:] == row.shape]
         places = {int(hit.argmax()) for hit in hits if hit.sum() == 1}
         sizes = {len(array) for array in arrays if array.ndim}
         index = _index_in(event.frame.f_locals, places.pop(), sizes.pop()) if len(places) == len(sizes) == 1 else None
-        return data_origin(event, item, True, None), index
-    return None, None
+        return data_origin(event, item, True, None), index, is_row
+    return None, None, False
 
 
 def _index_in(names: dict[str, Any], position: int, size: int) -> int | None:
