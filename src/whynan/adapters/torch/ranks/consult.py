@@ -162,7 +162,9 @@ def _explained(
         )
     search = SampleSearch(plan, traced)
     if missing and traced.is_finite:
-        return explain.without_replay(plan, f"{_ranks(missing)} did not answer; the step is finite on those that did")
+        error = traced.error
+        here = "the step is finite on those that did" if error is None else f"the step raised {type(error).__name__}"
+        return explain.without_replay(plan, f"{_ranks(missing)} did not answer; {here}")
     why = why_not_alone(plan, plan.gathered) if together else None
     if why is not None:
         search.find_by_elements()  # each replay would need all ranks
