@@ -37,9 +37,9 @@ def tversky_loss(
             loss = reduced(missed / whole_sum, reduction)
             if sound(loss):
                 return loss
-    if both and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0 and p.dtype == y.dtype:
-        if compiled(p, y):
-            return reduce_loss(XP, OVERLAP.apply(p, y, alpha, beta, smooth), reduction, NAMES[p.dtype])
+    plain = both and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0
+    if plain and compiled(p, y):
+        return reduce_loss(XP, OVERLAP.apply(p, y, alpha, beta, smooth), reduction, NAMES[p.dtype])
     return formulas.tversky_loss(XP, p, y, alpha, beta, smooth, ignore_index, reduction, validate)
 
 
