@@ -50,10 +50,10 @@ class WithSlope(nn.Cell):
 class WithSlopes(WithSlope):
     """A formula of two arrays with its own slopes."""
 
-    def construct(self, a: Array, b: Array) -> Array:
+    def construct(self, a: Array, b: Array) -> Array:  # type: ignore[override]
         return self.guarded.value(XP, a, b)
 
-    def bprop(self, a: Array, b: Array, out: Array, upstream: Array) -> tuple[Array, Array]:
+    def bprop(self, a: Array, b: Array, out: Array, upstream: Array) -> tuple[Array, Array]:  # type: ignore[override]
         by_a, by_b = self.guarded.slopes(XP, a, b)
         return upstream * by_a, upstream * by_b
 
