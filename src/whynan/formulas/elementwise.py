@@ -110,7 +110,7 @@ def _arc(name: str, sign: float, dtype: str) -> Guarded:
 def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
     """x / (x² + y²) and -y / (x² + y²), in ratio to the larger one, whose square neither overflows nor vanishes."""
     size = xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y))
-    size = xp.where(size == 0, 1.0, size)
+    size = lower(xp, size, LIMITS[xp.dtype(x)].tiny)
     u, v = x / size, y / size
     squares = u * u + v * v
     squares = xp.where(squares == 0, 1.0, squares)
@@ -187,15 +187,15 @@ def _power(xp: Backend, x: Array, p: Array) -> Array:
 
 def _power_slopes(xp: Backend, x: Array, p: Array) -> tuple[Array, Array]:
     limits = LIMITS[xp.dtype(x)]
+    value = _power(xp, x, p)
     whole = xp.floor(p) == p
-    flat = ((x < 0) & ~whole) | (p == 0) | ((x == 0) & (p < 0))
+    flat = ((x < 0) & ~whole) | (xp.abs(value) >= limits.max) | (p == 0)
     # Near 0 the slope of a power below 1 is the one at the smallest normal number.
     near = (xp.abs(x) < limits.tiny) & (p < 1)
-    lesser = xp.raw_power(xp.where(flat, 1.0, xp.where(near, limits.tiny, x)), p - 1)
-    flat = flat | (xp.abs(lesser * x) >= limits.max)
-    slope = clip(xp, p * clip(xp, lesser, limits.max), limits.max)
+    base = xp.where(flat, 1.0, xp.where(near, limits.tiny, x))
+    slope = clip(xp, p * clip(xp, xp.raw_power(base, p - 1), limits.max), limits.max)
     positive = (x > 0) & ~flat
-    by_exponent = clip(xp, _power(xp, x, p) * xp.log(xp.where(positive, x, 1.0)), limits.max)
+    by_exponent = clip(xp, value * xp.log(xp.where(positive, x, 1.0)), limits.max)
     # x^0 is 1 for all x, but its slope in p is log(x).
     at_zero = (p == 0) & (x > 0)
     by_exponent = xp.where(at_zero, xp.log(xp.where(at_zero, x, 1.0)), by_exponent)

@@ -131,7 +131,7 @@ class MindSpore:
         plain = ops.log1p(x)
         u = ops.stop_gradient(1 + x)
         same = u == 1
-        exact = ops.log(u) * x / self.where(same, u * 0 + 1, u - 1)
+        exact = ops.log(u) * (x / self.where(same, u * 0 + 1, u - 1))
         value = self.where(same, x, exact)
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 

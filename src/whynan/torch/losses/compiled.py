@@ -43,7 +43,9 @@ OVERLAP = choice(
         look_at_overlap,
         lambda arrays, static, missed, whole: missed / whole,
         overlap_slopes,
-        lambda arrays, static: overlap.tversky_loss(XP, arrays[0], arrays[1], *static, None, "none"),
+        lambda arrays, static: overlap.tversky_loss(
+            XP, arrays[0], arrays[1], static[0], static[1], static[2], None, "none"
+        ),
     ),
     2,
 )
