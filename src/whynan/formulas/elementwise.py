@@ -3,7 +3,7 @@
 import math
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
-from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated
+from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated, scale_of
 
 
 def log(xp: Backend, x: Array) -> Array:
@@ -83,7 +83,13 @@ def atan2(xp: Backend, y: Array, x: Array) -> Array:
 
 
 def angle(xp: Backend, y: Array, x: Array) -> Array:
-    return xp.guarded(ANGLE, *xp.broadcast(y, x))
+    y, x = xp.broadcast(y, x)
+    # The angle does not change with the scale, and the slopes of scaled coordinates do not overflow.
+    scale = scale_of(xp, xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
+    origin = (x == 0) & (y == 0)
+    flat = xp.where(origin, 1.0, x * scale)
+    # The value at the origin keeps what the plain function says about signed zeros: ±0 or ±π.
+    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * scale, flat))
 
 
 def _root(dtype: str) -> Guarded:
@@ -107,20 +113,9 @@ def _arc(name: str, sign: float, dtype: str) -> Guarded:
     return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
 
 
-def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
-    """x / (x² + y²) and -y / (x² + y²), in ratio to the larger one, whose square neither overflows nor vanishes."""
-    size = xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y))
-    size = lower(xp, size, LIMITS[xp.dtype(x)].tiny)
-    u, v = x / size, y / size
-    squares = u * u + v * v
-    squares = xp.where(squares == 0, 1.0, squares)
-    return saturated(xp, u / squares / size), saturated(xp, -v / squares / size)
-
-
 ROOT = {dtype: _root(dtype) for dtype in LIMITS}
 ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
 ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}
-ANGLE = Guarded("angle", lambda xp, y, x: xp.atan2(y, x), _angle_slopes)
 
 
 def _quotient(xp: Backend, a: Array, b: Array) -> Array:
