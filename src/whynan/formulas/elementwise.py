@@ -3,7 +3,7 @@
 import math
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
-from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated, scale_of
+from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated, scale_of, settle
 
 
 def log(xp: Backend, x: Array) -> Array:
@@ -217,4 +217,4 @@ def pow(xp: Backend, x: Array, exponent: Array | float) -> Array:
         exponent: a number, or a shape that broadcasts with that of x.
     """
     (x, exponent), dtype = lift(xp, x, exponent)
-    return rounded(xp, raise_to(xp, x, exponent), dtype)
+    return settle(xp, raise_to(xp, x, exponent), dtype)
