@@ -3,7 +3,7 @@
 import math
 
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
-from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated
+from whynan.formulas.numbers import clip, lift, limit_of, lower, rounded, saturated, scale_of, settle
 
 
 def log(xp: Backend, x: Array) -> Array:
@@ -83,7 +83,13 @@ def atan2(xp: Backend, y: Array, x: Array) -> Array:
 
 
 def angle(xp: Backend, y: Array, x: Array) -> Array:
-    return xp.guarded(ANGLE, *xp.broadcast(y, x))
+    y, x = xp.broadcast(y, x)
+    # The angle does not change with the scale, and the slopes of scaled coordinates do not overflow.
+    scale = scale_of(xp, xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
+    origin = (x == 0) & (y == 0)
+    flat = xp.where(origin, 1.0, x * scale)
+    # The value at the origin keeps what the plain function says about signed zeros: ±0 or ±π.
+    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * scale, flat))
 
 
 def _root(dtype: str) -> Guarded:
@@ -107,20 +113,9 @@ def _arc(name: str, sign: float, dtype: str) -> Guarded:
     return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
 
 
-def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
-    """x / (x² + y²) and -y / (x² + y²), in ratio to the larger one, whose square neither overflows nor vanishes."""
-    size = xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y))
-    size = xp.where(size == 0, 1.0, size)
-    u, v = x / size, y / size
-    squares = u * u + v * v
-    squares = xp.where(squares == 0, 1.0, squares)
-    return saturated(xp, u / squares / size), saturated(xp, -v / squares / size)
-
-
 ROOT = {dtype: _root(dtype) for dtype in LIMITS}
 ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
 ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}
-ANGLE = Guarded("angle", lambda xp, y, x: xp.atan2(y, x), _angle_slopes)
 
 
 def _quotient(xp: Backend, a: Array, b: Array) -> Array:
@@ -187,15 +182,15 @@ def _power(xp: Backend, x: Array, p: Array) -> Array:
 
 def _power_slopes(xp: Backend, x: Array, p: Array) -> tuple[Array, Array]:
     limits = LIMITS[xp.dtype(x)]
+    value = _power(xp, x, p)
     whole = xp.floor(p) == p
-    flat = ((x < 0) & ~whole) | (p == 0) | ((x == 0) & (p < 0))
+    flat = ((x < 0) & ~whole) | (xp.abs(value) >= limits.max) | (p == 0)
     # Near 0 the slope of a power below 1 is the one at the smallest normal number.
     near = (xp.abs(x) < limits.tiny) & (p < 1)
-    lesser = xp.raw_power(xp.where(flat, 1.0, xp.where(near, limits.tiny, x)), p - 1)
-    flat = flat | (xp.abs(lesser * x) >= limits.max)
-    slope = clip(xp, p * clip(xp, lesser, limits.max), limits.max)
+    base = xp.where(flat, 1.0, xp.where(near, limits.tiny, x))
+    slope = clip(xp, p * clip(xp, xp.raw_power(base, p - 1), limits.max), limits.max)
     positive = (x > 0) & ~flat
-    by_exponent = clip(xp, _power(xp, x, p) * xp.log(xp.where(positive, x, 1.0)), limits.max)
+    by_exponent = clip(xp, value * xp.log(xp.where(positive, x, 1.0)), limits.max)
     # x^0 is 1 for all x, but its slope in p is log(x).
     at_zero = (p == 0) & (x > 0)
     by_exponent = xp.where(at_zero, xp.log(xp.where(at_zero, x, 1.0)), by_exponent)
@@ -222,4 +217,4 @@ def pow(xp: Backend, x: Array, exponent: Array | float) -> Array:
         exponent: a number, or a shape that broadcasts with that of x.
     """
     (x, exponent), dtype = lift(xp, x, exponent)
-    return rounded(xp, raise_to(xp, x, exponent), dtype)
+    return settle(xp, raise_to(xp, x, exponent), dtype)

@@ -51,10 +51,10 @@ class WithSlope(nn.Cell):
 class WithSlopes(WithSlope):
     """A formula of two arrays with its own slopes."""
 
-    def construct(self, a: Array, b: Array) -> Array:
+    def construct(self, a: Array, b: Array) -> Array:  # type: ignore[override]
         return self.guarded.value(XP, a, b)
 
-    def bprop(self, a: Array, b: Array, out: Array, upstream: Array) -> tuple[Array, Array]:
+    def bprop(self, a: Array, b: Array, out: Array, upstream: Array) -> tuple[Array, Array]:  # type: ignore[override]
         by_a, by_b = self.guarded.slopes(XP, a, b)
         return upstream * by_a, upstream * by_b
 
@@ -127,7 +127,7 @@ class MindSpore(Namespace):
         plain = ops.log1p(x)
         u = ops.stop_gradient(1 + x)
         same = u == 1
-        exact = ops.log(u) * x / self.where(same, u * 0 + 1, u - 1)
+        exact = ops.log(u) * (x / self.where(same, u * 0 + 1, u - 1))
         value = self.where(same, x, exact)
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 

@@ -70,17 +70,20 @@ def choice(name: str, plain: Plain, n_arrays: int) -> Any:
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
             exact, *saved = ctx.saved_tensors
-            static = ctx.static
+            static, needed = ctx.static, ctx.needs_input_grad[:n_arrays]
+
+            def wanted(found: Any) -> Any:
+                return tuple(slope.contiguous().clone() for slope, need in zip(found, needed, strict=True) if need)
 
             def plainly(gradient: Any, *operands: Any) -> Any:
-                return tuple(slopes(gradient, operands[:n_arrays], static, *operands[n_arrays:]))
+                return wanted(slopes(gradient, operands[:n_arrays], static, *operands[n_arrays:]))
 
             def by_formula(gradient: Any, *operands: Any) -> Any:
                 pullback = torch.func.vjp(lambda *arrays: formula(arrays, static), *operands[:n_arrays])[1]
-                return tuple(slope.contiguous().clone() for slope in pullback(gradient))
+                return wanted(pullback(gradient))
 
-            found = torch.cond(exact, plainly, by_formula, (gradient.contiguous(), *saved))
-            return (*found, *[None] * len(static))
+            found = iter(torch.cond(exact, plainly, by_formula, (gradient.contiguous(), *saved)))
+            return (*(next(found) if need else None for need in needed), *[None] * len(static))
 
     Function.__name__ = Function.__qualname__ = name
     return Function

@@ -67,9 +67,31 @@ def test_second_derivatives(name):
     assert gradgradcheck(lambda v: CALLS[name](EAGER, v), x)
 
 
-@pytest.mark.parametrize("name", ["div", "normalize", "cross entropy", "focal", "giou", "kl", "softmax", "smooth l1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "div",
+        "normalize",
+        "cross entropy",
+        "focal",
+        "giou",
+        "kl",
+        "softmax",
+        "smooth l1",
+        "norm",
+        "std",
+        "var",
+        "standardize",
+        "dice",
+        "contrastive",
+        "info nce",
+        "acos",
+        "sqrt",
+    ],
+)
 def test_compiled_is_the_same(name):
     torch.manual_seed(3)
+    torch._dynamo.reset()
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     compiled = torch.compile(lambda v: CALLS[name](EAGER, v), backend="aot_eager", fullgraph=True)
     values = []
@@ -77,6 +99,42 @@ def test_compiled_is_the_same(name):
         value = function(x)
         values.append((value, *torch.autograd.grad(value.sum(), x)))
     torch.testing.assert_close(*values)
+
+
+CHOICES = [
+    lambda a, b: ops.norm(a, 1),
+    lambda a, b: ops.normalize(a, 1),
+    lambda a, b: ops.standardize(a, 1),
+    lambda a, b: losses.dice_loss(a, b),
+    lambda a, b: losses.kl_divergence_normal(a, b),
+    lambda a, b: losses.contrastive_loss(a, b, torch.tensor([0, 1, 0])),
+]
+
+
+@pytest.mark.parametrize("index", range(len(CHOICES)))
+def test_compiled_both_ways(index):
+    """The plain kernels for usual numbers, the formula for the others: what the eager part gives, and finite."""
+    call = CHOICES[index]
+    torch._dynamo.reset()
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    usual = torch.rand(2, 3, 8, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    for first, second in (usual, usual * 3e38, usual * 1e-40, torch.zeros(2, 3, 8), torch.stack([usual[0], usual[0]])):
+        arrays = [first.clone().requires_grad_(), second.clone().requires_grad_()]
+        found = []
+        for function in (compiled, call):
+            value = function(*arrays)
+            weight = torch.linspace(0.5, 1.5, value.numel()).reshape(value.shape)
+            slopes = torch.autograd.grad(value, arrays, weight, allow_unused=True, materialize_grads=True)
+            found.append((value, slopes))
+            assert value.isfinite().all() and all(slope.isfinite().all() for slope in slopes)
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_inside_transforms():
+    x = torch.randn(5, 4)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda v: torch.vmap(ops.norm)(v), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), torch.linalg.vector_norm(x, dim=1))
 
 
 def test_vmap_and_functional_gradients():

@@ -147,8 +147,9 @@ def exp_minus_line(xp: Backend, x: Array) -> Array:
     series = small * 0.0 + 1 / math.factorial(terms + 2)
     for power in range(terms - 1, -1, -1):
         series = series * small + 1 / math.factorial(power + 2)
-    far = xp.where(x > limits.log_max, limits.max, xp.expm1(x) - x)
-    return xp.where(near, small * small * series, far)
+    over = x > limits.log_max
+    far = xp.where(near | over, 1.0, x)
+    return xp.where(near, small * small * series, xp.where(over, limits.max, xp.expm1(far) - far))
 
 
 def kl_divergence_normal(
@@ -185,7 +186,9 @@ def _divergence(xp: Backend, mean: Array, log_var: Array) -> Array:
 
 
 def _divergence_slopes(xp: Backend, mean: Array, log_var: Array) -> tuple[Array, Array]:
-    slope = xp.expm1(log_var)
+    limits = LIMITS[xp.dtype(mean)]
+    far = log_var > limits.log_max
+    slope = xp.where(far, limits.max, xp.expm1(xp.where(far, 0.0, log_var)))
     over = xp.abs(0.5 * (slope - log_var) + 0.5 * mean * mean) > limit_of(xp, mean)
     return xp.where(over, 0.0, mean), xp.where(over, 0.0, 0.5 * slope)
 

@@ -43,7 +43,9 @@ OVERLAP = choice(
         look_at_overlap,
         lambda arrays, static, missed, whole: missed / whole,
         overlap_slopes,
-        lambda arrays, static: overlap.tversky_loss(XP, *arrays, *static, reduction="none"),
+        lambda arrays, static: overlap.tversky_loss(
+            XP, arrays[0], arrays[1], static[0], static[1], static[2], None, "none"
+        ),
     ),
     2,
 )
@@ -69,7 +71,7 @@ DIVERGENCE = choice(
             arrays[0] * (gradient * (2 * share_of(arrays, static))),
             (torch.exp(arrays[1]) - 1) * (gradient * share_of(arrays, static)),
         ),
-        lambda arrays, static: regression.kl_divergence_normal(XP, *arrays, reduction=static[0]),
+        lambda arrays, static: regression.kl_divergence_normal(XP, arrays[0], arrays[1], None, static[0]),
     ),
     2,
 )
@@ -98,7 +100,9 @@ PAIRS = choice(
         look_at_pairs,
         value_of_pairs,
         pair_slopes,
-        lambda arrays, static: similarity.contrastive_loss(XP, *arrays, *static, reduction="none"),
+        lambda arrays, static: similarity.contrastive_loss(
+            XP, arrays[0], arrays[1], arrays[2], static[0], None, "none"
+        ),
     ),
     3,
 )

@@ -32,14 +32,15 @@ def tversky_loss(
         hit, predicted, wanted = (p * y_float).sum(axes), p.sum(axes), y_float.sum(axes)
         missed = alpha * (predicted - hit) + beta * (wanted - hit)
         whole_sum = hit + missed + smooth
-        # Where next to nothing is missed, the differences of sums cancel.
-        if known(lambda: float((missed.detach() > 0.05 * whole_sum.detach()).all())) == 1 and sound(missed):
+        low, high = missed.detach(), whole_sum.detach()
+        # Where next to nothing is missed, the differences of sums cancel; slopes divide by the square of the whole.
+        if known(lambda: float(((low > 0.05 * high) & (high > 2.0**-40)).all())) == 1 and sound(missed):
             loss = reduced(missed / whole_sum, reduction)
             if sound(loss):
                 return loss
-    if both and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0 and p.dtype == y.dtype:
-        if compiled(p, y):
-            return reduce_loss(XP, OVERLAP.apply(p, y, alpha, beta, smooth), reduction, NAMES[p.dtype])
+    plain = both and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0
+    if plain and compiled(p, y):
+        return reduce_loss(XP, OVERLAP.apply(p, y, alpha, beta, smooth), reduction, NAMES[p.dtype])
     return formulas.tversky_loss(XP, p, y, alpha, beta, smooth, ignore_index, reduction, validate)
 
 

@@ -47,10 +47,10 @@ def contrastive_loss(
             missing = torch.relu(margin - distance)
             loss = 0.5 * torch.lerp(missing * missing, distance * distance, same.detach().to(a.dtype))
             return reduced(loss, reduction)
-    if weight is None and margin >= 0 and a.shape == b.shape and a.dim() > 1 and same.shape == a.shape[:-1]:
-        if compiled(a, b):
-            loss = PAIRS.apply(a, b, same.detach().to(a.dtype), margin)
-            return reduce_loss(XP, loss, reduction, NAMES[a.dtype])
+    pairs = weight is None and margin >= 0 and a.shape == b.shape and a.dim() > 1 and same.shape == a.shape[:-1]
+    if pairs and compiled(a, b):
+        loss = PAIRS.apply(a, b, same.detach().to(a.dtype), margin)
+        return reduce_loss(XP, loss, reduction, NAMES[a.dtype])
     return formulas.contrastive_loss(XP, a, b, same, margin, weight, reduction)
 
 

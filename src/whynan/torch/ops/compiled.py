@@ -77,7 +77,7 @@ DEVIATION = choice(
         lambda gradient, arrays, static, spread, middle: (
             (arrays[0] - middle) * (gradient / (spread * count_of(arrays[0], static))),
         ),
-        lambda arrays, static: formulas.std(XP, arrays[0], *static, True),
+        lambda arrays, static: formulas.std(XP, arrays[0], static[0], static[1], True),
     ),
     1,
 )
@@ -89,7 +89,7 @@ VARIANCE = choice(
         lambda gradient, arrays, static, spread, middle: (
             (arrays[0] - middle) * (gradient * (2 / count_of(arrays[0], static))),
         ),
-        lambda arrays, static: formulas.var(XP, arrays[0], *static, True),
+        lambda arrays, static: formulas.var(XP, arrays[0], static[0], static[1], True),
     ),
     1,
 )
