@@ -9,8 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from whynan.diagnosis import catalogue
-from whynan.diagnosis.cause import Cause
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Cause, Remedy
 
 _SECTIONS = {"Symptoms": "How it looks", "Given": "Given", "Bad": "Bad", "Good": "Good", "Code": "Code"}
 

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _SERVER = """
 import json, os, signal, sys
 import torch, numpy
-import whynan.cli.main, whynan.pipeline, whynan.adapters.torch.adapter, whynan.report.save, whynan.report.terminal
+import whynan.cli.main, whynan.pipeline, whynan.adapters.torch.adapter, whynan.report.saved, whynan.report.terminal
 
 for line in sys.stdin:
     job = json.loads(line)

@@ -10,14 +10,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from whynan.api.report import Report
     from whynan.api.watch import NonFiniteError, Watched, watch
-    from whynan.recovery.ladder import Limits
+    from whynan.recovery import Limits
 
 _PLACES = {
     "watch": "whynan.api.watch",
     "Watched": "whynan.api.watch",
     "NonFiniteError": "whynan.api.watch",
     "Report": "whynan.api.report",
-    "Limits": "whynan.recovery.ladder",
+    "Limits": "whynan.recovery",
     "load_ipython_extension": "whynan.api.notebook",
 }
 __all__ = ["Limits", "NonFiniteError", "Report", "Watched", "__version__", "watch"]

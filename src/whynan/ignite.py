@@ -5,7 +5,7 @@ from typing import Any
 
 from ignite.engine import Events
 
-from whynan.adapters.torch.trainers.ignite import repeatable
+from whynan.adapters.torch.trainers import repeatable
 from whynan.api.trainers import TrainerWatch
 
 

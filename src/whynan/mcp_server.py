@@ -83,7 +83,7 @@ def report(directory: str = "whynan-out", as_json: bool = False) -> str:
     Returns Markdown: what, where, why, which sample, what was tried, the patch.
     """
     from whynan.report.markdown import render
-    from whynan.report.read import load
+    from whynan.report.saved import load
 
     place = Path(directory)
     try:

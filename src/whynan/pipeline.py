@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import whynan
+from whynan import replay
 from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
-from whynan.launch import imports, pickled
+from whynan.launch import imports, spawned
 from whynan.launch.host import Unwind, tell
 from whynan.launch.isolation import own_imports
 from whynan.launch.options import RunOptions
 from whynan.launch.ownership import Ownership
 from whynan.launch.spawned import Spawned, report_of_children
-from whynan.live.pulse import Pulse
-from whynan.live.status_line import StatusLine
+from whynan.live.pulse import Pulse, StatusLine
 from whynan.records import Incident, Outcome, Recording, RunInfo
-from whynan.replay import rerun
-from whynan.report.progress import Progress
+from whynan.report.output import Progress
 
 STOPPED = 3
 
@@ -85,8 +84,8 @@ class Session:
         self.keras: Any = None
         self.is_finished = False
         self.pid = os.getpid()
-        self.request = rerun.requested()
-        self.streams = rerun.Streams(self.request)
+        self.request = replay.requested()
+        self.streams = replay.Streams(self.request)
         self.environment = dict(os.environ)
         self.pulse = Pulse()
         self.is_child = False
@@ -205,7 +204,7 @@ class Session:
         adapter.on_adopted = self.become_child
         if not self.is_child and self.request is None:
             Spawned(self.options, self).install()
-            pickled.watch_ray(self.options, self)
+            spawned.watch_ray(self.options, self)
         self._attach(adapter)
         if self.request is not None:
             adapter.trace_inline(self.request)
@@ -215,7 +214,7 @@ class Session:
         if self.options.policy != "stop" and not getattr(self.adapter, "rank", int)():
             self._save(self.recording(None))  # the run goes on, and may be killed before its end
         if self.request is not None and incident.replay.reproduced:
-            rerun.answer(self.request, incident)
+            replay.answer(self.request, incident)
 
     def _save_preliminary(self, incident: Incident) -> None:
         """Write what is known while it is being explained: this process may be ended before it has its answer."""
@@ -285,13 +284,13 @@ class Session:
 
     def _completed(self, incident: Incident) -> Incident:
         """Explain an incident by a second run where it could not be replayed in place and the user allows it."""
-        if self.adapter is None or not self.options.rerun or self.request is not None or not rerun.is_wanted(incident):
+        if self.adapter is None or not self.options.rerun or self.request is not None or not replay.is_wanted(incident):
             return incident
         seconds = time.monotonic() - self.began
         with Progress() as progress:
             progress.stage(f"running the script again to trace step {incident.symptom.step}, about {seconds:.0f} s")
             step = min(incident.symptom.step, self.adapter.n_steps())
-            return rerun.rerun(incident, self.options, self.streams, self.root, self.environment, seconds, step)
+            return replay.rerun(incident, self.options, self.streams, self.root, self.environment, seconds, step)
 
     def _ended_by_itself(self, exit: BaseException | None) -> bool:
         """A run that only diverged has ended as it would have: its status stays its own."""
@@ -328,7 +327,7 @@ class Session:
         return "script-error" if _error_of(exit) is not None else "healthy"
 
     def _save(self, recording: Recording) -> None:
-        from whynan.report.save import save
+        from whynan.report.saved import save
 
         if self.options.out == Path():  # a watch in a program of one's own that asked for no folder
             return
@@ -347,7 +346,7 @@ class Session:
         if self.options.tensorboard is not None:
             try:
                 with own_imports():
-                    from whynan.live.tensorboard import TensorBoard
+                    from whynan.live.pulse import TensorBoard
 
                     self.pulse.add(TensorBoard(self.options.tensorboard))
             except ImportError:
@@ -381,7 +380,7 @@ def start(options: RunOptions) -> Session:
     """Begin to watch; called before the user's program runs."""
     session = Session(options)
     session.view()
-    pickled.install()
+    spawned.install()
     imports.when_imported("torch", session.attach_torch)
     imports.when_imported("tensorflow", session.attach_tensorflow)
     imports.when_imported("numpy", session.attach_numpy)

@@ -557,7 +557,7 @@ def test_shards(tmp_path: Path) -> None:
 
 def test_every_check_can_be_found() -> None:
     """Each check's slug stands in one of these tests, or in those about input that cannot be read."""
-    from whynan.data.catalogue import all_checks
+    from whynan.data.finding import all_checks
 
     text = "".join(place.read_text() for place in Path(__file__).parent.glob("test_*.py"))
     missing = [slug for slug in all_checks() if f'"{slug}"' not in text]
@@ -565,7 +565,7 @@ def test_every_check_can_be_found() -> None:
 
 
 def test_slugs_that_scripts_rely_on() -> None:
-    from whynan.data.catalogue import all_checks
+    from whynan.data.finding import all_checks
 
     needed = """
     box-zero-size box-negative-size box-nonfinite box-outside-image box-partly-outside-image box-too-small
@@ -579,7 +579,7 @@ def test_slugs_that_scripts_rely_on() -> None:
 
 
 def test_every_check_explains_itself() -> None:
-    from whynan.data.catalogue import all_checks
+    from whynan.data.finding import all_checks
     from whynan.diagnosis.catalogue import look_up
 
     for slug, check in all_checks().items():

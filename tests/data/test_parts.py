@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whynan.data.annotations import shoelace
-from whynan.data.measure import ArrayMeasure
+from whynan.data.measure import ArrayMeasure, initial_losses
 from whynan.data.readers import json_stream, masks
 from whynan.data.readers.json_stream import BEGIN, ELEMENT, END, JsonError, JsonStream
-from whynan.data.statistics import initial_losses
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from whynan.diagnosis import catalogue
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.engine import diagnose, find_causes
 from whynan.diagnosis.growth import growth_of
 from whynan.records import Evidence, History, ReplayResult

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from whynan.adapters.torch.experiments.guarded import GuardMode
+from whynan.adapters.torch.experiments.guarded import GuardMode, WiderOp
 from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, parts, skip_empty
-from whynan.adapters.torch.experiments.precision import WiderOp
 from whynan.adapters.torch.experiments.stable import StableMode
 
 F = torch.nn.functional

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whynan.experiments.table import patched_source, unified_diff
+from whynan.experiments import patched_source, unified_diff
 
 SOURCE = """import torch
 

@@ -1,7 +1,6 @@
 """What a measurement is worth, and what verdicts do to a diagnosis."""
 
-from whynan.experiments.table import rows
-from whynan.experiments.verdict import (
+from whynan.experiments import (
     Measured,
     Verdict,
     best_verdicts,
@@ -9,9 +8,10 @@ from whynan.experiments.verdict import (
     conclude_remedies,
     failure_of,
     judge,
+    rows,
 )
 from whynan.records import Incident, ReplayResult, Symptom
-from whynan.records.incident import CauseFound, RemedyProposed
+from whynan.records.recording import CauseFound, RemedyProposed
 
 
 def test_finite_steps_confirm() -> None:

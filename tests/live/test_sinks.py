@@ -9,7 +9,7 @@ import pytest
 from tests.live.conftest import FAILING, HEALTHY
 from tests.report.recordings import EVERYTHING, HOSTILE_TEXTS, VARIANTS, hostile
 
-from whynan.live import ci
+from whynan.live import finish
 
 
 def test_json_on_standard_output_follows_the_output_of_the_script(watched, tmp_path):
@@ -120,14 +120,14 @@ def test_ci_of_a_healthy_run_is_one_test_that_passes(watched, tmp_path):
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_junit_and_annotations_hold_any_text(text):
     report = json.loads(json.dumps(hostile(text).to_json()))
-    ElementTree.fromstring(ci.junit(report))
-    (line,) = ci.annotations(report)
+    ElementTree.fromstring(finish.junit(report))
+    (line,) = finish.annotations(report)
     assert line.startswith("::error ")
     assert "\n" not in line
 
 
 def test_every_report_has_an_annotation_for_each_incident():
     for recorded in VARIANTS.values():
-        assert len(ci.annotations(recorded.to_json())) == len(recorded.incidents)
+        assert len(finish.annotations(recorded.to_json())) == len(recorded.incidents)
     assert EVERYTHING.origin.source.line == 58
-    assert ",line=58," in ci.annotations(VARIANTS["everything"].to_json())[0]
+    assert ",line=58," in finish.annotations(VARIANTS["everything"].to_json())[0]

@@ -11,9 +11,8 @@ from fcntl import ioctl
 
 from tests.live.conftest import HEALTHY
 
-from whynan.live.pulse import Beat, Pulse
-from whynan.live.status_line import StatusLine, words
-from whynan.watching.history import RunHistory
+from whynan.live.pulse import Beat, Pulse, StatusLine, words
+from whynan.watching import RunHistory
 
 
 def on_terminal(folder, *options, lines=24, columns=100, script=HEALTHY, **environment):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from whynan.adapters.common.recovery import Copies, Recovery
+from whynan.adapters.common.run import Copies, Recovery
 from whynan.records import Incident, ReplayResult, Symptom
-from whynan.records.incident import CauseFound
+from whynan.records.recording import CauseFound
 
 DATA = """
 import numpy as np

@@ -1,6 +1,6 @@
 """The mildest intervention first, stronger ones where incidents keep coming, an end at the limit."""
 
-from whynan.recovery.ladder import Ladder, Limits
+from whynan.recovery import Ladder, Limits
 
 
 def test_a_sample_that_is_known_is_dropped() -> None:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tests.report.recordings import EVERYTHING, HISTORY, HOSTILE_TEXTS, VARIANTS, hostile, recording
 
-from whynan.report.save import save
+from whynan.report.saved import save
 
 CHROMIUM = os.environ.get("WHYNAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

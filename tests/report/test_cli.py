@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from tests.report.recordings import VARIANTS
 
 from whynan.cli.report import report
-from whynan.report.progress import Progress
-from whynan.report.save import save
+from whynan.report.output import Progress
+from whynan.report.saved import save
 
 
 def test_renders_again(tmp_path):

@@ -15,11 +15,8 @@ from tests.report.recordings import HISTORY, HOSTILE_TEXTS, NAN, VARIANTS, hosti
 from whynan.errors import OutputError, ReportError
 from whynan.records import LossTerm
 from whynan.report import html
-from whynan.report.beside import read_npz, read_pictures, to_npz
-from whynan.report.read import load, load_history
-from whynan.report.save import save, save_page
-from whynan.report.schema import schema
-from whynan.report.schema.check import KEYWORDS, find_fault
+from whynan.report.saved import load, load_history, read_npz, read_pictures, save, save_page, to_npz
+from whynan.report.schema import KEYWORDS, find_fault, schema
 
 EVERYTHING = VARIANTS["everything"]
 ALL = {**VARIANTS, **{f"hostile-{n}": hostile(text) for n, text in enumerate(HOSTILE_TEXTS)}}
@@ -232,7 +229,7 @@ def test_nan_survives(tmp_path):
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, whynan.report.save, whynan.report.html, whynan.report.terminal, whynan.report.read\n"
+        "import sys, whynan.report.saved, whynan.report.html, whynan.report.terminal, whynan.report.saved\n"
         "sys.exit(bool({'numpy', 'torch', 'jsonschema'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

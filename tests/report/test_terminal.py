@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.report.recordings import EVERYTHING, HOSTILE_TEXTS, ORIGIN, VARIANTS, hostile, recording
 
-from whynan.report.save import to_json_text
+from whynan.report.saved import to_json_text
 from whynan.report.terminal import render
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,8 +1,8 @@
 """The walk from a symptom to its origin, on traces made by hand."""
 
 from whynan.records import TensorSummary
-from whynan.slicing.origin import find_origin
-from whynan.trace.graph import Edge, Leaf, OpRecord, Trace
+from whynan.slicing import find_origin
+from whynan.trace import Edge, Leaf, OpRecord, Trace
 
 TENSOR = TensorSummary((2,), "float32")
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from whynan.watching import budget as budget_module
-from whynan.watching.budget import Budget
-from whynan.watching.history import RunHistory, Series
+from whynan import watching
+from whynan.watching import Budget, RunHistory, Series
 
 
 class Clock:
@@ -18,7 +17,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(budget_module, "time", clock)
+    monkeypatch.setattr(watching, "time", clock)
     return clock
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from whynan.watching.history import GrowthWatch
+from whynan.watching import GrowthWatch
 
 
 def told_at(losses: list[float]) -> list[int]:

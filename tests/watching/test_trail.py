@@ -1,6 +1,6 @@
 """What watching has read of the last steps, as a look back."""
 
-from whynan.watching.trail import MOST_STEPS, Trail
+from whynan.watching import MOST_STEPS, Trail
 
 
 def test_values_stand_at_their_steps_and_gaps_stay_gaps() -> None:

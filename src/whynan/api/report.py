@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whynan.records import CauseFound, Incident, Op, Recording, RemedyProposed, Sample
-from whynan.report.save import save
+from whynan.report.saved import save
 
 
 class Report:
@@ -91,7 +91,7 @@ class Report:
     def _with_sources(self) -> dict[str, Any]:
         import json
 
-        from whynan.report.save import to_json_text
+        from whynan.report.saved import to_json_text
         from whynan.report.source import add_contexts
 
         report: dict[str, Any] = json.loads(to_json_text(self.to_json()))

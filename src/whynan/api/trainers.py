@@ -1,14 +1,100 @@
-"""What the callbacks for trainers share: a session around a trainer's training, and its report."""
+"""Watches for programs that run by themselves: in a trainer's callback, around a step, by attachment."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from whynan.api.engine import Engine, Event
 from whynan.api.report import Report
 from whynan.api.watch import NonFiniteError
+from whynan.launch import host as launch_host
 from whynan.launch.options import Policy, RunOptions
+from whynan.pipeline import Session
+from whynan.records import Incident
+
+OnIncident = Callable[[dict[str, Any]], None]
+
+
+class Options(TypedDict, total=False):
+    """`policy` is what happens at an incident, `budget` bounds the seconds spent on one, `prove=False` leaves the
+    experiments out, `out` is a folder for report.json and report.html, `on_incident` gets each incident."""
+
+    policy: Policy
+    budget: float
+    prove: bool
+    out: str | Path | None
+    on_incident: OnIncident | None
+
+
+class Standing:
+    """A session that an object of the user's program holds. `filename` is the file that the object was made in."""
+
+    def __init__(
+        self,
+        filename: str,
+        policy: Policy = "stop",
+        budget: float = 60.0,
+        prove: bool = True,
+        out: str | Path | None = None,
+        on_incident: OnIncident | None = None,
+    ) -> None:
+        self.options = RunOptions(
+            out=Path(out).absolute() if out is not None else Path(),
+            policy=policy,
+            prove=prove,
+            budget=budget,
+            argv=tuple(sys.argv),
+        )
+        self.on_incident = on_incident
+        self.session = Session(self.options)
+        record = self.session.record
+        self.session.record = lambda incident: self._recorded(record, incident)  # type: ignore[method-assign]
+        self.host: Any = None
+        self.is_open = True
+        launch_host.install()
+        Engine.know(filename)
+
+    def watches(self, framework: str) -> bool:
+        """Take the adapter of a framework that has been attached; False where there is none."""
+        adapter: Any = self.session.adapters.get(framework)
+        if adapter is None:
+            return False
+        self.host = adapter.host
+        self.host.run.stopped = self._stopped
+        return True
+
+    @property
+    def report(self) -> Report:
+        """Return what has been found so far."""
+        return Report(self.session.recording(None), (Path.cwd(),))
+
+    def close(self) -> None:
+        """Stop watching; the report stays."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        for adapter in self.session.adapters.values():
+            adapter.detach()
+        if self.options.out != Path():
+            self.report.save(self.options.out)
+
+    def look(self) -> None:
+        """Look at the last steps, whose results nobody has waited for."""
+        poll = getattr(self.host.watch, "poll", None)
+        if poll is not None and self.is_open and not self.host.run.is_over:
+            poll(wait=True)
+
+    def _recorded(self, record: Callable[[Incident], None], incident: Incident) -> None:
+        record(incident)
+        if self.on_incident is not None:
+            self.on_incident(incident.to_json())
+        if self.options.out != Path():
+            self.report.save(self.options.out)
+
+    def _stopped(self) -> NonFiniteError:
+        self.close()
+        return NonFiniteError(self.report)
 
 
 class TrainerWatch:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from whynan.check.dtypes import plural
+from whynan.check.ranges import plural
 from whynan.check.result import CheckResult
 from whynan.check.suspects import Suspect
 from whynan.check.witness import Replayed, Saved

@@ -14,8 +14,7 @@ from rich.text import Text
 
 from whynan.adapters.capabilities import CAPABILITIES, FRAMEWORKS, SUPPORTED, in_words
 from whynan.diagnosis import catalogue
-from whynan.diagnosis.cause import Cause
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Cause, Remedy
 
 WIDTH = 100
 CAPABILITIES_WIDTH = 140

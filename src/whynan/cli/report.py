@@ -9,8 +9,7 @@ import click
 
 from whynan.errors import OutputError, ReportError
 from whynan.report.output import write_safely
-from whynan.report.read import load, load_history
-from whynan.report.save import PAGE, save_page
+from whynan.report.saved import PAGE, load, load_history, save_page
 from whynan.report.terminal import render
 
 
@@ -50,14 +49,14 @@ def report(directory: Path, is_opened: bool, form: str | None) -> None:
 
 
 def _print_as(form: str, saved: dict[str, Any], roots: tuple[Path, ...]) -> None:
-    from whynan.live import ci
+    from whynan.live import finish
     from whynan.report import markdown
-    from whynan.report.save import to_json_text
+    from whynan.report.saved import to_json_text
 
     text = {
         "markdown": lambda: markdown.render(saved, roots),
         "json": lambda: to_json_text(saved),
-        "github": lambda: "".join(f"{line}\n" for line in ci.annotations(saved, roots)),
-        "junit": lambda: ci.junit(saved, roots).decode("utf-8") + "\n",
+        "github": lambda: "".join(f"{line}\n" for line in finish.annotations(saved, roots)),
+        "junit": lambda: finish.junit(saved, roots).decode("utf-8") + "\n",
     }[form]()
     write_safely(text, sys.stdout)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from whynan.data.finding import Findings
+from whynan.data.measure import Statistics
 from whynan.data.objects.look import ObjectLook
 from whynan.data.objects.sources import Failure, Single, source_of
 from whynan.data.options import EngineName, Format, Options
 from whynan.data.progress import Bars
 from whynan.data.result import Result
 from whynan.data.scan import scan
-from whynan.data.statistics import Statistics
 from whynan.data.storage import Storage
 from whynan.data.units import Job
 
@@ -135,7 +135,7 @@ def _with_paths(findings: Findings, dataset: Any) -> Findings:
         return findings
     from dataclasses import replace
 
-    from whynan.adapters.torch.data.indices import resolve
+    from whynan.adapters.torch.data.lineage import resolve
 
     told = Findings()
     for finding in findings:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.measure import ArrayMeasure
 
 

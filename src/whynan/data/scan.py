@@ -5,19 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from whynan.data.cache import Cache, place_of
-from whynan.data.catalogue import look_at, report
 from whynan.data.engine.local import LocalEngine, default_workers
 from whynan.data.extra import need
-from whynan.data.finding import Findings
+from whynan.data.finding import Findings, look_at, report
 from whynan.data.looks import ImageRow, Overview, PartView
+from whynan.data.measure import Statistics
 from whynan.data.options import EngineName, Options
 from whynan.data.recognise.detect import class_of, recognise
-from whynan.data.recognise.heads import Heads
-from whynan.data.recognise.parts import Part, Plan
+from whynan.data.recognise.parts import Heads, Part, Plan
 from whynan.data.result import Result
-from whynan.data.statistics import Statistics
-from whynan.data.storage import Storage, locate
+from whynan.data.storage import Cache, Storage, locate, place_of
 from whynan.data.units import Item, Job, Outcome, Unit
 
 IMAGES_A_UNIT = 32
@@ -156,7 +153,7 @@ class _Look:
     # Images --------------------------------------------------------------------------------------------------------
 
     def _read_images(self) -> None:
-        from whynan.data.work.pictures import kind_of_images
+        from whynan.data.work.dispatch import kind_of_images
 
         names = self.plan.images
         if names:

@@ -12,8 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from whynan.data.catalogue import all_checks
-from whynan.data.finding import SEVERITIES, Finding, Severity
+from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
 from whynan.data.result import Result
 from whynan.report.output import write_safely
 from whynan.report.words import clean, plural

@@ -7,8 +7,8 @@ from typing import Any
 
 from whynan.data.finding import Findings
 from whynan.data.looks import ImageRow
+from whynan.data.measure import Statistics
 from whynan.data.options import Options
-from whynan.data.statistics import Statistics
 from whynan.data.storage import Storage
 
 

@@ -1,7 +1,8 @@
-"""All causes and remedies: found as files, looked up by slug, read as pages."""
+"""All causes and remedies: what each is, found as files, looked up by slug, read as pages."""
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,13 +10,75 @@ from functools import cache
 from importlib.metadata import entry_points
 from inspect import cleandoc, isabstract
 from types import ModuleType
-from typing import TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from whynan.diagnosis import causes as causes_package
+from whynan.diagnosis import facts
 from whynan.diagnosis import remedies as remedies_package
-from whynan.diagnosis.cause import Cause
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.snippets import patch_for
 from whynan.errors import UsageError
+from whynan.records.evidence import Evidence
+from whynan.records.recording import RemedyProposed
+
+Group = Literal["data", "math", "optimization", "precision", "architecture", "loss", "machine"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """The evidence supports a cause: how strongly (0 to 1), why in plain words, and facts that a reader can check."""
+
+    confidence: float
+    explanation: str
+    evidence: tuple[str, ...] = ()
+
+
+class Cause(ABC):
+    """A way in which a step goes non-finite.
+
+    The docstring is its page in the catalogue: a first paragraph that says what it is, `Symptoms:` that says how it
+    looks, then code under `Given:` (what both examples start from), `Bad:` and `Good:`. Both examples compute `loss`.
+    """
+
+    slug: ClassVar[str]
+    title: ClassVar[str]
+    group: ClassVar[Group]
+    remedies: ClassVar[tuple[str, ...]]
+    """Slugs of what helps, best first."""
+
+    @abstractmethod
+    def match(self, evidence: Evidence) -> Match | None:
+        """Return how well the evidence fits this cause, None where it does not."""
+
+
+class Remedy:
+    """A change that should help.
+
+    The docstring is its page in the catalogue: what it does and when it helps, then code under `Code:`.
+    """
+
+    slug: ClassVar[str]
+    title: ClassVar[str]
+
+    def where(self, evidence: Evidence) -> str | None:
+        """Return the place of the change as "train.py:57"; the origin's line unless a remedy knows better."""
+        return facts.place(evidence)
+
+    def patch(self, evidence: Evidence, cause: str) -> str | None:
+        """Return the change as one line of code, None where it can't be said in one."""
+        return None
+
+    def propose(self, evidence: Evidence, cause: str) -> RemedyProposed:
+        """Return this remedy fitted to the evidence; `cause` is the slug of the cause that asks for it."""
+        if evidence.framework == "torch" or self.slug in _NEUTRAL:
+            patch = self.patch(evidence, cause)
+        else:
+            patch = patch_for(evidence.framework, self.slug, evidence)
+        return RemedyProposed(self.slug, self.title, self.where(evidence), patch)
+
+
+_NEUTRAL = ("normalize-inputs",)
+"""Remedies whose line reads the same in every framework."""
+
 
 SECTIONS = ("Symptoms", "Given", "Bad", "Good", "Code")
 GROUPS = ("data", "math", "optimization", "precision", "architecture", "loss", "machine")

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from whynan.diagnosis import catalogue
-from whynan.diagnosis.cause import Cause
+from whynan.diagnosis.catalogue import Cause
 from whynan.records.evidence import Evidence
-from whynan.records.incident import CauseFound, RemedyProposed
+from whynan.records.recording import CauseFound, RemedyProposed
 
 # Below this a match says less than "not known" would.
 LEAST = 0.2

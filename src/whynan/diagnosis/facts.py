@@ -5,7 +5,7 @@ import re
 
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import TensorSummary
 
 ALIASES = {
     "true_divide": "div", "truediv": "div", "divide": "div", "floor_divide": "div", "__truediv__": "div",

@@ -1,8 +1,10 @@
-"""What a formula needs from a framework."""
+"""What a formula needs from a framework, what frameworks have in common, and a formula as a function of one."""
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 Array = Any
 Axis = int | Sequence[int] | None
@@ -103,3 +105,154 @@ class Backend(Protocol):
 
     def to_numpy(self, x: Array) -> Any:
         """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""
+
+
+def axes_of(dim: Axis) -> int | tuple[int, ...] | None:
+    return dim if dim is None or isinstance(dim, int) else tuple(dim)
+
+
+class Namespace:
+    """The operations of `whynan.formulas.backend.Backend` that are functions of the module `ns`."""
+
+    ns: Any
+    functions: dict[str, Any]
+    """Functions with slopes of their own, by name."""
+
+    def is_array(self, x: Any) -> bool:
+        return hasattr(x, "dtype")
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype)
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        return tuple(x.shape)
+
+    def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        return self.functions[function.name](*arrays)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        return self.ns.where(condition, a, b)
+
+    def exp(self, x: Array) -> Array:
+        return self.ns.exp(x)
+
+    def expm1(self, x: Array) -> Array:
+        return self.ns.expm1(x)
+
+    def log(self, x: Array) -> Array:
+        return self.ns.log(x)
+
+    def log1p(self, x: Array) -> Array:
+        return self.ns.log1p(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return self.ns.sqrt(x)
+
+    def abs(self, x: Array) -> Array:
+        return self.ns.abs(x)
+
+    def sign(self, x: Array) -> Array:
+        return self.ns.sign(x)
+
+    def floor(self, x: Array) -> Array:
+        return self.ns.floor(x)
+
+    def acos(self, x: Array) -> Array:
+        return self.ns.acos(x)
+
+    def asin(self, x: Array) -> Array:
+        return self.ns.asin(x)
+
+    def atan2(self, y: Array, x: Array) -> Array:
+        return self.ns.atan2(y, x)
+
+    def raw_power(self, x: Array, p: Array) -> Array:
+        return self.ns.pow(x, p)
+
+    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return self.ns.broadcast_to(x, shape)
+
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return self.ns.reshape(x, tuple(shape))
+
+    def moveaxis(self, x: Array, source: int, target: int) -> Array:
+        return self.ns.moveaxis(x, source, target)
+
+    def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.ns.sum(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.ns.max(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.ns.min(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        return self.ns.any(x, axis=axes_of(dim), keepdims=keepdim)
+
+    def cumsum(self, x: Array, dim: int) -> Array:
+        return self.ns.cumsum(x, dim)
+
+    def argsort(self, x: Array, dim: int) -> Array:
+        return self.ns.argsort(x, dim)
+
+    def arange(self, n: int, like: Array) -> Array:
+        return self.ns.arange(n)
+
+    def concat(self, arrays: Sequence[Array], dim: int) -> Array:
+        return self.ns.concatenate(list(arrays), dim)
+
+    def stack(self, arrays: Sequence[Array], dim: int) -> Array:
+        return self.ns.stack(list(arrays), dim)
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
+        states = [first]
+        for index in range(rows.shape[0]):
+            states.append(step(states[-1], rows[index]))
+        return self.ns.stack(states)
+
+
+Result = TypeVar("Result")
+
+
+def bind(
+    xp: Backend, formula: Callable[..., Result], names: dict[str, str] | None = None, **defaults: Any
+) -> Callable[..., Result]:
+    """Return `formula` of the framework `xp`, with the same name, documentation and signature less its first parameter.
+
+    Args:
+        xp: the framework.
+        formula: a function whose first parameter is a `Backend`.
+        names: further names of parameters, the way the framework calls them: {"axis": "dim"}.
+        defaults: defaults of the framework, in place of the formula's.
+    """
+    signature = inspect.signature(formula)
+    parameters = list(signature.parameters.values())[1:]
+    known = {parameter.name for parameter in parameters}
+    defaults = {name: value for name, value in defaults.items() if name in known}
+    aliases = {theirs: ours for theirs, ours in (names or {}).items() if ours in known and theirs not in known}
+
+    @functools.wraps(formula)
+    def function(*args: Any, **given: Any) -> Result:
+        for theirs, ours in aliases.items():
+            if theirs in given:
+                if ours in given:
+                    raise TypeError(f"{formula.__name__}() got both {theirs!r} and {ours!r}: they are the same")
+                given[ours] = given.pop(theirs)
+        for name, value in defaults.items():
+            if name not in given and position[name] >= len(args):
+                given[name] = value
+        return formula(xp, *args, **given)
+
+    position = {parameter.name: place for place, parameter in enumerate(parameters)}
+    shown = [p.replace(default=defaults[p.name]) if p.name in defaults else p for p in parameters]
+    shown_function: Any = function
+    shown_function.__signature__ = signature.replace(parameters=shown)
+    del shown_function.__wrapped__
+    if aliases and function.__doc__:
+        said = ", ".join(f"`{theirs}` for `{ours}`" for theirs, ours in aliases.items())
+        function.__doc__ = f"{function.__doc__.rstrip()}\n\n    Also understood: {said}.\n    "
+    return function

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import Array, Guarded
+from whynan.formulas.backend import Array, Guarded, Namespace
 from whynan.formulas.guarded import GUARDED
-from whynan.formulas.namespace import Namespace
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

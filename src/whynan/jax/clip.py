@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.jax.backend import XP
 
 __all__ = ["clip_adaptive", "clip_by_global_norm", "clip_by_value"]
@@ -34,7 +34,7 @@ def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[Any, Any]:
         gradients: a pytree of arrays.
         max_norm: the bound, above 0.
     """
-    checks.positive("max_norm", max_norm)
+    numbers.positive("max_norm", max_norm)
     leaves, tree = jax.tree.flatten(gradients)
     if not leaves:
         return gradients, jnp.zeros(())
@@ -53,7 +53,7 @@ def clip_by_value(gradients: Any, clip_value: float) -> Any:
         gradients: a pytree of arrays.
         clip_value: the bound, above 0.
     """
-    checks.positive("clip_value", clip_value)
+    numbers.positive("clip_value", clip_value)
     return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), jnp.clip(x, -clip_value, clip_value), x), gradients)
 
 
@@ -69,8 +69,8 @@ def clip_adaptive(gradients: Any, parameters: Any, clip_factor: float = 0.01, ep
         clip_factor: the largest ratio of norms, above 0.
         eps: the least norm that a unit's weight counts with.
     """
-    checks.positive("clip_factor", clip_factor)
-    checks.positive("eps", eps)
+    numbers.positive("clip_factor", clip_factor)
+    numbers.positive("eps", eps)
 
     def clip(gradient: Any, parameter: Any) -> Any:
         if not gradient.size:

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from whynan.formulas import bind, layers
+from whynan.formulas import backend, layers
 from whynan.jax.backend import XP
 
-layer_norm = partial(bind.bind, XP, names={"axis": "dim"})(layers.layer_norm)
+layer_norm = partial(backend.bind, XP, names={"axis": "dim"})(layers.layer_norm)
 
 __all__ = ["layer_norm"]

@@ -8,7 +8,7 @@ from typing import Any, Unpack, overload
 import jax
 
 from whynan.api.report import Report
-from whynan.api.standing import Options, Standing
+from whynan.api.trainers import Options, Standing
 
 
 @overload

@@ -5,9 +5,8 @@ from typing import Any
 
 import keras
 
-from whynan.formulas.backend import Array, Axis, Backend, Guarded
+from whynan.formulas.backend import Array, Axis, Backend, Guarded, Namespace, axes_of
 from whynan.formulas.guarded import GUARDED
-from whynan.formulas.namespace import Namespace, axes_of
 
 
 class TensorFlow(Namespace):

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import keras
 
 from whynan.api.report import Report
-from whynan.api.standing import Options, Standing
+from whynan.api.trainers import Options, Standing
 from whynan.errors import UsageError
 
 

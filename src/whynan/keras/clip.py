@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.reductions import norm
 from whynan.keras.backend import XP
 
@@ -26,7 +26,7 @@ def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any
         gradients: a list of arrays and None.
         max_norm: the bound, above 0.
     """
-    checks.positive("max_norm", max_norm)
+    numbers.positive("max_norm", max_norm)
     given = [g for g in gradients if g is not None]
     if not given:
         return gradients, keras.ops.zeros(())
@@ -46,7 +46,7 @@ def clip_by_value(gradients: list[Any], clip_value: float) -> list[Any]:
         gradients: a list of arrays and None.
         clip_value: the bound, above 0.
     """
-    checks.positive("clip_value", clip_value)
+    numbers.positive("clip_value", clip_value)
     return [
         None if g is None else keras.ops.where(keras.ops.isfinite(g), keras.ops.clip(g, -clip_value, clip_value), g)
         for g in gradients

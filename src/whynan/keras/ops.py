@@ -7,10 +7,10 @@ PyTorch. The names `axis` and `keepdims` are understood too; as in `keras.ops`, 
 
 from functools import partial
 
-from whynan.formulas import bind, elementwise, reductions
+from whynan.formulas import backend, elementwise, reductions
 from whynan.keras.backend import XP
 
-_part = partial(bind.bind, XP, names={"axis": "dim", "keepdims": "keepdim"}, correction=0.0)
+_part = partial(backend.bind, XP, names={"axis": "dim", "keepdims": "keepdim"}, correction=0.0)
 
 acos = _part(elementwise.acos)
 asin = _part(elementwise.asin)

@@ -1,20 +1,65 @@
-"""Runs a script, a module, a directory or a zip file as `__main__`, as `python` itself would."""
+"""Runs a script, a module, a directory or a zip file as `__main__`, as `python` itself would, from start to end.
+
+A compiled function is not replayed loop by loop, and a function that is sent to another process meets no whynan there:
+both get the code that plain python would have given them.
+"""
 
 import builtins
 import os
 import runpy
 import sys
 import types
+from collections.abc import Callable
 from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, NoReturn
 
 from whynan.errors import NoScriptError
 from whynan.launch import host, imports
-from whynan.launch.bytecode import serve_readers
+from whynan.launch.host import Unwind
+from whynan.launch.imports import when_imported
 from whynan.launch.isolation import forget_shadowed
 from whynan.launch.options import RunOptions
+from whynan.launch.plain import plain_code
 from whynan.launch.rewrite import rewrite
-from whynan.launch.traceback import call_outermost
+from whynan.launch.traceback import call_outermost, strip_frames, without_whynan
+
+
+def serve_readers() -> None:
+    """Give plain code to the known readers of bytecode, once the program imports them."""
+    when_imported("torch._dynamo.bytecode_transformation", _serve_dynamo)
+    when_imported("torch._dynamo.trace_rules", _skip_whynan)
+    when_imported("numba.core.bytecode", _serve_numba)
+    for home in ("cloudpickle", "joblib.externals.cloudpickle", "ray.cloudpickle"):
+        when_imported(f"{home}.cloudpickle", _serve_cloudpickle)
+
+
+def _serve_dynamo(module: ModuleType) -> None:
+    names = vars(module)
+    read = names["_cached_cleaned_instructions"]
+    names["_cached_cleaned_instructions"] = lambda code, *args, **options: read(plain_code(code), *args, **options)
+
+
+def _skip_whynan(module: ModuleType) -> None:
+    """Keep the compiler away from whynan's own functions, which a loop calls where its function was not compiled."""
+    vars(module)["add"]("whynan")
+
+
+def _serve_numba(module: ModuleType) -> None:
+    names = vars(module)
+    get_code_object = names["get_code_object"]
+
+    def get_plain_code_object(obj: object) -> Any:
+        code = get_code_object(obj)
+        return plain_code(code) if isinstance(code, CodeType) else code
+
+    names["get_code_object"] = get_plain_code_object
+
+
+def _serve_cloudpickle(module: ModuleType) -> None:
+    table = vars(module)["CloudPickler"]._dispatch_table
+    reduce = table[CodeType]
+    table[CodeType] = lambda code: reduce(plain_code(code))
 
 
 def user_root(script: str | None) -> str:
@@ -112,3 +157,74 @@ def _accepts(hook: object, script: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+STOPPED = 3
+"""Exit status of a run that was stopped at an incident."""
+
+_callbacks: list[Callable[[], object]] = []
+
+
+def before_exit(callback: Callable[[], object]) -> None:
+    """Call `callback` where the program ends the process by `os._exit`, which runs no handlers of its own."""
+    _callbacks.append(callback)
+
+
+def watch_exit() -> None:
+    """Make `os._exit` run the `before_exit` callbacks; in this process, not in its forks."""
+    pid, leave = os.getpid(), os._exit
+
+    def _exit(status: int) -> NoReturn:
+        if os.getpid() == pid:
+            host.exiting()
+            _run_callbacks()
+        leave(status)
+
+    os._exit = _exit
+
+
+def _run_callbacks() -> None:
+    while _callbacks:
+        try:
+            _callbacks.pop(0)()
+        except Exception as error:
+            host.tell("writing the report failed", error)
+
+
+def end(error: BaseException | None, status: int | None) -> None:
+    """End the program as `error` would end a plain run, with exit status `status` where one is given.
+
+    Returns where the program simply ended; the interpreter then goes on to threads and `atexit`.
+    """
+    if isinstance(error, Unwind):
+        sys.exit(STOPPED if status is None else status)
+    if error is None or isinstance(error, SystemExit):
+        if status is not None:
+            sys.exit(status)
+        if error is not None:
+            raise error
+        return
+    _show_as_plain(error)
+    if status is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(status)
+    raise error
+
+
+def user_error(error: BaseException) -> BaseException:
+    """Return `error` without the frames that lie between the interpreter and the user's program."""
+    strip_frames(error)
+    return error
+
+
+def _show_as_plain(error: BaseException) -> None:
+    """Let the hook that the program has set see the traceback that a plain run would show it."""
+    hook = sys.excepthook
+    tb = without_whynan(error.__traceback__)
+
+    def show(kind: type[BaseException], shown: BaseException, raised_at: TracebackType | None) -> Any:
+        if shown is error:
+            shown.__traceback__ = sys.last_traceback = raised_at = tb
+        return hook(kind, shown, raised_at)
+
+    sys.excepthook = show

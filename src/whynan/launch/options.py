@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from whynan.recovery.ladder import Limits
+from whynan.recovery import Limits
 
 Policy = Literal["stop", "recover", "observe"]
 

@@ -7,8 +7,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from whynan.formulas.backend import Array, Axis, Guarded
-from whynan.formulas.namespace import Namespace, axes_of
+from whynan.formulas.backend import Array, Axis, Guarded, Namespace, axes_of
 
 DTYPES = {
     "float64": mindspore.float64,

@@ -7,7 +7,7 @@ import mindspore
 from mindspore.train import Callback
 
 from whynan.api.report import Report
-from whynan.api.standing import Options, Standing
+from whynan.api.trainers import Options, Standing
 from whynan.errors import UsageError
 
 

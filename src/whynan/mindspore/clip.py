@@ -5,7 +5,7 @@ from typing import Any
 import mindspore
 from mindspore import ops
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.reductions import norm
 from whynan.mindspore.backend import XP
 
@@ -22,7 +22,7 @@ def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[tuple[Any, ...
         gradients: a tuple or list of tensors.
         max_norm: the bound, above 0.
     """
-    checks.positive("max_norm", max_norm)
+    numbers.positive("max_norm", max_norm)
     given = tuple(gradients)
     if not given:
         return given, mindspore.Tensor(0.0, mindspore.float32)
@@ -41,5 +41,5 @@ def clip_by_value(gradients: Any, clip_value: float) -> tuple[Any, ...]:
         gradients: a tuple or list of tensors.
         clip_value: the bound, above 0.
     """
-    checks.positive("clip_value", clip_value)
+    numbers.positive("clip_value", clip_value)
     return tuple(ops.where(ops.isfinite(g), ops.clamp(g, -clip_value, clip_value), g) for g in gradients)

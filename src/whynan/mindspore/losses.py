@@ -12,11 +12,11 @@ from typing import Any
 
 import mindspore
 
-from whynan.formulas import bind
-from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
+from whynan.formulas import backend
+from whynan.formulas.losses import boxes, classification, overlap, regression, similarity
 from whynan.mindspore.backend import XP
 
-_part = partial(bind.bind, XP, names={"axis": "dim"}, dim=1)
+_part = partial(backend.bind, XP, names={"axis": "dim"}, dim=1)
 
 
 def _of_no_boxes(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ kl_divergence_normal = _part(regression.kl_divergence_normal)
 relative_error_loss = _part(regression.relative_error_loss)
 smooth_l1_loss = _part(regression.smooth_l1_loss)
 
-ctc_loss = _part(sequence.ctc_loss)
+ctc_loss = _part(similarity.ctc_loss)
 
 contrastive_loss = _part(similarity.contrastive_loss)
 cosine_distance = _part(similarity.cosine_distance)

@@ -6,11 +6,11 @@ The formulas are those of `whynan.formulas`, the names those of `whynan.torch.op
 
 from functools import partial
 
-from whynan.formulas import bind, elementwise, reductions
+from whynan.formulas import backend, elementwise, reductions
 from whynan.mindspore.backend import XP
 
 _part = partial(
-    bind.bind,
+    backend.bind,
     XP,
     names={"axis": "dim", "keepdims": "keepdim", "keep_dims": "keepdim", "ddof": "correction"},
     correction=0.0,

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas.backend import Array, Guarded
-from whynan.formulas.namespace import Namespace
+from whynan.formulas.backend import Array, Guarded, Namespace
 
 
 class NumPy(Namespace):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.reductions import norm
 from whynan.numpy.backend import XP
 
@@ -22,7 +22,7 @@ def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any
         gradients: a list of arrays.
         max_norm: the bound, above 0.
     """
-    checks.positive("max_norm", max_norm)
+    numbers.positive("max_norm", max_norm)
     fine = [bool(np.isfinite(g).all()) for g in gradients]
     norms = [float(norm(XP, np.asarray(g, np.float64))) for g, ok in zip(gradients, fine, strict=True) if ok]
     total = math.hypot(*norms)
@@ -38,5 +38,5 @@ def clip_by_value(gradients: list[Any], clip_value: float) -> list[Any]:
         gradients: a list of arrays.
         clip_value: the bound, above 0.
     """
-    checks.positive("clip_value", clip_value)
+    numbers.positive("clip_value", clip_value)
     return [np.where(np.isfinite(g), np.clip(g, -clip_value, clip_value), g) for g in gradients]

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from whynan.records.incident import LossTerm, ReplayResult, Sample, Symptom
-from whynan.records.op import Op, PathStep, SourceLine
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import Op, PathStep, SourceLine, TensorSummary
+from whynan.records.recording import LossTerm, ReplayResult, Sample, Symptom
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from whynan.records.numbers import from_jsonable
+from whynan.records.op import from_jsonable
 from whynan.report.words import clean
 
 _NAMES = {"target": "target box", "proposal": "proposed box", "anomaly": "anomaly"}

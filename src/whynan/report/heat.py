@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whynan.records.numbers import from_jsonable
+from whynan.records.op import from_jsonable
 from whynan.report.words import clean, short_number
 
 WIDTH = 720

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whynan.records.experiment import NOTHING
-from whynan.report import phrases, words
+from whynan.records.recording import NOTHING
+from whynan.report import words
 from whynan.report.source import SourceRow, read_context
 from whynan.report.words import clean
 
@@ -147,11 +147,11 @@ def build(report: Json, roots: Sequence[Path] = ()) -> Page:
     roots = tuple(roots) or (Path(),)
     incidents = tuple(_incident(item, report, roots) for item in report["incidents"])
     return Page(
-        headline=incidents[0].headline if incidents else phrases.run_headline(report),
+        headline=incidents[0].headline if incidents else words.run_headline(report),
         is_silent=not incidents and report["outcome"] == "healthy",
         incidents=incidents,
-        script_error=phrases.script_error(report),
-        skipped=phrases.skipped(report.get("skipped") or ()),
+        script_error=words.script_error(report),
+        skipped=words.skipped(report.get("skipped") or ()),
         run=_run(report),
     )
 
@@ -159,23 +159,23 @@ def build(report: Json, roots: Sequence[Path] = ()) -> Page:
 def _incident(item: Json, report: Json, roots: Sequence[Path]) -> Incident:
     causes = tuple(_cause(cause, item, rank) for rank, cause in enumerate(item["causes"]))
     return Incident(
-        headline=phrases.headline(item, report["outcome"]),
+        headline=words.headline(item, report["outcome"]),
         noticed=_optional(item["symptom"].get("detail")),
-        warning=phrases.replay_warning(item["replay"]),
+        warning=words.replay_warning(item["replay"]),
         rerun=_rerun(item["replay"], report["run"]),
         origin=_origin(item["origin"], roots) if item["origin"] else None,
-        no_origin=phrases.no_origin(item),
+        no_origin=words.no_origin(item),
         cause=causes[0] if causes else None,
-        no_cause=phrases.no_cause(item),
+        no_cause=words.no_cause(item),
         other_causes=causes[1:],
-        samples=tuple(phrases.sample(sample) for sample in item["samples"]),
+        samples=tuple(words.sample(sample) for sample in item["samples"]),
         remedies=tuple(_remedy(remedy, item["replay"]) for remedy in item["remedies"]),
         terms=tuple(_term(term, (item["origin"] or {}).get("phase")) for term in item["loss_terms"]),
         path=tuple(_step(step) for step in item["path"]),
         not_restored=tuple(clean(name) for name in item["replay"].get("not_restored") or ()),
         notes=tuple(clean(note) for note in item.get("notes") or ()),
         action=_optional(item["action"].get("detail")),
-        answers=tuple(Answer(*answer) for answer in phrases.answers(item, report["outcome"])),
+        answers=tuple(Answer(*answer) for answer in words.answers(item, report["outcome"])),
         trials=tuple(_trial(trial) for trial in item.get("experiments") or ()),
     )
 
@@ -210,12 +210,12 @@ def _origin(origin: Json, roots: Sequence[Path]) -> Origin:
     return Origin(
         place=words.place(origin) or "line not known",
         function=_optional(origin.get("function")),
-        what=phrases.operation(origin),
-        flow=phrases.flow(origin),
+        what=words.operation(origin),
+        flow=words.flow(origin),
         module=_optional(origin.get("module")),
         rows=read_context(origin, roots),
         values=tuple(words.value_range(tensor) for tensor in origin["inputs"]),
-        elements=phrases.elements(origin),
+        elements=words.elements(origin),
     )
 
 
@@ -225,14 +225,14 @@ def _cause(cause: Json, incident: Json, rank: int) -> Cause:
         slug=clean(cause["slug"]),
         title=title,
         explanation="" if explanation == title else explanation,
-        known=phrases.how_known(cause, incident) if rank == 0 else phrases.likelihood(cause["confidence"]),
+        known=words.how_known(cause, incident) if rank == 0 else words.likelihood(cause["confidence"]),
         confidence=f"{cause['confidence']:.0%}",
         evidence=tuple(clean(fact) for fact in cause["evidence"]),
     )
 
 
 def _remedy(remedy: Json, replay: Json) -> Remedy:
-    state, mark = phrases.remedy_mark(remedy, replay)
+    state, mark = words.remedy_mark(remedy, replay)
     return Remedy(
         slug=clean(remedy["slug"]),
         title=clean(remedy["title"]),
@@ -267,7 +267,7 @@ def _term(term: Json, phase: str | None) -> Term:
 
 def _step(step: Json) -> Step:
     return Step(
-        op=phrases.operation(step),
+        op=words.operation(step),
         place=words.place(step) or "line not known",
         function=_optional(step.get("function")),
         module=_optional(step.get("module")),

@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 
-from whynan.formulas.backend import Array, Axis, Guarded
+from whynan.formulas.backend import Array, Axis, Guarded, Namespace
 from whynan.formulas.guarded import GUARDED
-from whynan.formulas.namespace import Namespace
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 
 __all__ = ["Accumulator", "ZClip", "clip_adaptive", "clip_by_global_norm", "clip_by_value"]
 
@@ -67,7 +67,7 @@ def clip_by_global_norm(parameters: Parameters, max_norm: float, error_if_nonfin
     Returns:
         The norm of all gradients before clipping: NaN or Inf where one is not finite.
     """
-    checks.positive("max_norm", max_norm)
+    numbers.positive("max_norm", max_norm)
     gradients = gradients_of(parameters)
     if not gradients:
         return torch.zeros(())
@@ -104,7 +104,7 @@ def clip_by_value(parameters: Parameters, clip_value: float) -> None:
         parameters: what `model.parameters()` gives, or one tensor.
         clip_value: the bound, above 0.
     """
-    checks.positive("clip_value", clip_value)
+    numbers.positive("clip_value", clip_value)
     for gradient in gradients_of(parameters):
         infinite = torch.isinf(gradient)
         kept = gradient.clone() if gradient.device.type != "cpu" or bool(infinite.any()) else None
@@ -135,8 +135,8 @@ def clip_adaptive(parameters: Parameters, clip_factor: float = 0.01, eps: float 
         clip_factor: the largest ratio of norms, above 0.
         eps: the least norm that a unit's weight counts with, so that weights of 0 can be learned.
     """
-    checks.positive("clip_factor", clip_factor)
-    checks.positive("eps", eps)
+    numbers.positive("clip_factor", clip_factor)
+    numbers.positive("eps", eps)
     given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     for parameter in given:
         if parameter.grad is None or not parameter.numel():
@@ -173,13 +173,13 @@ class ZClip:
     def __init__(
         self, z: float = 2.5, alpha: float = 0.97, warmup_steps: int = 25, max_norm: float | None = None
     ) -> None:
-        checks.positive("z", z)
+        numbers.positive("z", z)
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha: must be in [0, 1), is {alpha}")
         if warmup_steps < 2:
             raise ValueError(f"warmup_steps: statistics need at least 2 norms, is {warmup_steps}")
         if max_norm is not None:
-            checks.positive("max_norm", max_norm)
+            numbers.positive("max_norm", max_norm)
         self.z, self.alpha, self.warmup_steps, self.max_norm = z, alpha, warmup_steps, max_norm
         self.mean: float | None = None
         self.variance = 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.schedules import RangeTest, Recorder, rising
 
 __all__ = ["RangeTest", "lr_range_test", "warmup_cosine", "warmup_polynomial", "warmup_step"]
@@ -44,7 +44,7 @@ def warmup_cosine(
         start_factor: where the warm-up starts, in (0, 1].
     """
     check(warmup_steps, total_steps, start_factor)
-    checks.not_negative("min_lr", min_lr)
+    numbers.not_negative("min_lr", min_lr)
     after = lr_scheduler.CosineAnnealingLR(optimizer, total_steps - warmup_steps, eta_min=min_lr)
     return before(optimizer, after, warmup_steps, start_factor)
 
@@ -62,7 +62,7 @@ def warmup_polynomial(
         start_factor: where the warm-up starts, in (0, 1].
     """
     check(warmup_steps, total_steps, start_factor)
-    checks.positive("power", power)
+    numbers.positive("power", power)
     after = lr_scheduler.PolynomialLR(optimizer, total_steps - warmup_steps, power=power)
     return before(optimizer, after, warmup_steps, start_factor)
 

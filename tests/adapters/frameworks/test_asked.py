@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from whynan.adapters.common.asked import decides_by_gradients, takes_gradients
+from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 
 STEP = "def step(x):\n    with Tape() as tape:\n        loss = f(x)\n    grads = tape.gradient(loss, w)\n"
 DECIDES = [

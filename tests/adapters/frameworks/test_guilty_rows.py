@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from whynan.adapters.common.samples import find_guilty
+from whynan.adapters.common.experiments import find_guilty
 
 
 def batch_of(*bad: int) -> Callable[[list[int]], bool]:

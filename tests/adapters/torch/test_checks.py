@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whynan.adapters.torch.checks import TensorGroup, any_nonfinite, dense, first_nonfinite
+from whynan.adapters.torch.elements import TensorGroup, any_nonfinite, dense, first_nonfinite
 
 
 @settings(deadline=None)

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whynan.adapters.torch.data.boxes import are_corners, mended
-from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.facts import are_corners, describe, mended
 
 
 def roles(facts):

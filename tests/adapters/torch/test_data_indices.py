@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset, random_split
 
-from whynan.adapters.torch.data.indices import resolve
+from whynan.adapters.torch.data.lineage import resolve
 
 
 class Held(Dataset):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from whynan.adapters.common.data.values import is_bad
+from whynan.adapters.common.arrays import is_bad
 from whynan.adapters.torch.data import loader as recording
 from whynan.adapters.torch.data import streams
 from whynan.adapters.torch.data.refetch import find_data_origin

@@ -3,7 +3,7 @@
 import pytest
 
 from whynan.adapters.torch.opfacts import forward_name, plain_name
-from whynan.trace.graph import OpRecord
+from whynan.trace import OpRecord
 
 
 @pytest.mark.parametrize(

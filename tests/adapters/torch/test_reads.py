@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from whynan.adapters.torch.reads import name_of_tensor
-from whynan.adapters.torch.suspects import is_validation_loss, spoken
+from whynan.adapters.torch.frames import name_of_tensor
+from whynan.adapters.torch.looks import is_validation_loss, spoken
 from whynan.launch import host
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.explain import slice_of
 from whynan.adapters.torch.opfacts import plain_name
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.launch import host
-from whynan.slicing.origin import Slice
+from whynan.slicing import Slice
 
 Body = Callable[[], Any]
 

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from whynan.formulas import bind, elementwise, reductions
-from whynan.formulas.losses import boxes, classification, overlap, regression, sequence, similarity
+from whynan.formulas import backend, elementwise, reductions
+from whynan.formulas.losses import boxes, classification, overlap, regression, similarity
 from whynan.torch import losses, ops
 from whynan.torch.backend import XP
 
@@ -45,7 +45,7 @@ def formulas_of(*modules: Any) -> Any:
     for module in modules:
         for name, value in vars(module).items():
             if callable(value) and getattr(value, "__module__", "") == module.__name__ and not isinstance(value, type):
-                found[name] = bind.bind(XP, value, dim=1) if name in CLASS_DIM else bind.bind(XP, value)
+                found[name] = backend.bind(XP, value, dim=1) if name in CLASS_DIM else backend.bind(XP, value)
     return SimpleNamespace(**found)
 
 
@@ -53,5 +53,5 @@ CLASS_DIM = ("cross_entropy", "categorical_cross_entropy", "focal_loss", "lovasz
 EAGER = TorchFramework(ops, losses)
 FORMULA = TorchFramework(
     formulas_of(elementwise, reductions),
-    formulas_of(boxes, classification, overlap, regression, sequence, similarity),
+    formulas_of(boxes, classification, overlap, regression, similarity),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from whynan.adapters.common.arrays import is_floating, summarize, to_numpy
 from whynan.records import BatchFacts
-from whynan.records.tensor import Role
+from whynan.records.op import Role
 
 _TARGET = re.compile(
     r"^(y|ys|yb|y_?batch|y_?true|t|targets?|labels?|lab|truth|gt|tgt|answers?|classes|outputs?|energy|rewards?|"

@@ -20,11 +20,11 @@ from whynan.adapters.common.arrays import (
     summarize,
 )
 from whynan.adapters.common.batch import Part
-from whynan.adapters.common.names import ELEMENTWISE
+from whynan.adapters.common.positions import ELEMENTWISE
 from whynan.records import Phase, SourceLine
-from whynan.records.tensor import Role
-from whynan.slicing.origin import Slice, find_origin
-from whynan.trace.graph import Edge, Frame, Leaf, OpRecord, Trace
+from whynan.records.op import Role
+from whynan.slicing import Slice, find_origin
+from whynan.trace import Edge, Frame, Leaf, OpRecord, Trace
 
 _SAMPLED = 6
 _MAX_STARTS = 12

@@ -1,11 +1,17 @@
-"""What is replaced for a while: attributes of a library, the streams that a replayed step would print to again."""
+"""What is replaced for a while: attributes of a library, printing streams, one line of the user's functions."""
 
+import ast
+import gc
 import io
+import linecache
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any
+
+from whynan.launch.host import user_codes
 
 
 class Patches:
@@ -42,3 +48,49 @@ def quiet() -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = out, err
         warnings.filters = filters
+
+
+Codes = dict[tuple[str, int], CodeType]
+
+
+def codes_in(tree: ast.AST, filename: str) -> Codes:
+    """Return the code objects of a module by qualified name and first line."""
+    module = compile(tree, filename, "exec", dont_inherit=True)  # type: ignore[call-overload]
+    found: Codes = {}
+    todo: list[CodeType] = [module]
+    while todo:
+        code = todo.pop()
+        found[code.co_qualname, code.co_firstlineno] = code
+        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return found
+
+
+@contextmanager
+def swapped(sources: dict[str, str], change: Callable[[ast.AST], ast.AST] | None = None) -> Iterator[int]:
+    """Give the user's functions the code of `sources` (files by name); `change` is made to every file's tree.
+
+    Yields how many functions run other code than before. Functions are found where they live, so that those that a
+    library holds (a loss, a layer's `call`) change too; they keep their identity, defaults and closures.
+    """
+    codes: dict[str, Codes] = {}
+    for filename in list(user_codes) if change is not None else list(sources):
+        text = sources.get(filename) or "".join(linecache.getlines(filename))
+        try:
+            tree: ast.AST = ast.parse(text)
+            codes[filename] = codes_in(
+                ast.fix_missing_locations(change(tree)) if change is not None else tree, filename
+            )
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+    changed = []
+    for function in [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in codes]:
+        old = function.__code__
+        new = codes[old.co_filename].get((old.co_qualname, old.co_firstlineno))
+        if new is not None and new.co_freevars == old.co_freevars:
+            changed.append((function, old))
+            function.__code__ = new
+    try:
+        yield len(changed)
+    finally:
+        for function, old in changed:
+            function.__code__ = old

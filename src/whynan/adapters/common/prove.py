@@ -12,11 +12,10 @@ from typing import Protocol
 from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
 from whynan.diagnosis.snippets import part_for
-from whynan.experiments.table import rows
-from whynan.experiments.verdict import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge
+from whynan.experiments import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge, rows
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident
-from whynan.report.progress import Progress
+from whynan.report.output import Progress
 
 _SHARE = 0.75
 """Of the incident's time, as far as experiments may go."""

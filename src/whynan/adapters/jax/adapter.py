@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from whynan.adapters.common.adapter import CommonAdapter, attached
+from whynan.adapters.common.run import CommonAdapter, attached
 from whynan.adapters.jax.host import JaxHost
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions

@@ -15,20 +15,18 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.body import Again
+from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.loops import Pass, speaks_of_training
 from whynan.adapters.common.run import Run
-from whynan.adapters.common.state import Reached
 from whynan.adapters.numpy.experiments import Bench, Window
 from whynan.adapters.numpy.explain import Seen, explain
-from whynan.adapters.numpy.instrument import instrumented
-from whynan.adapters.numpy.record import Recorder
-from whynan.experiments.verdict import Measured
+from whynan.adapters.numpy.replay import Recorder, instrumented
+from whynan.experiments import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.snapshot.carried import carried_names, find_loop, target_names
 from whynan.snapshot.python_state import frame_values
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 _KEPT = 8
 _BY_HAND = re.compile(

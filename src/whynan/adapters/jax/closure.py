@@ -10,7 +10,7 @@ import numpy as np
 
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.loops import Pass
-from whynan.records.incident import Stage
+from whynan.records.recording import Stage
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float)
 

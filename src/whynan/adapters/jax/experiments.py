@@ -1,4 +1,4 @@
-"""Remedies tried on a JAX step: the failing call, or the calls from a kept one up to it."""
+"""What is known of a JAX run as a whole, and remedies tried on its failing step."""
 
 import math
 import time
@@ -11,12 +11,56 @@ import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
-from whynan.adapters.common.swap import swapped
+from whynan.adapters.common.patches import swapped
 from whynan.adapters.jax.byhand import HandBench
 from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import Runner
+from whynan.adapters.jax.replay import Runner, Traced
 from whynan.adapters.jax.watch import Watch
-from whynan.experiments.verdict import Measured
+from whynan.experiments import Measured
+from whynan.records import OptimizerFacts, Precision
+
+_MAX_ELEMENTS = 50_000_000
+
+
+def parameters(call: Call) -> dict[str, Any]:
+    """Return the call's parameters by name: what it carries from step to step, or by its first argument's name."""
+    names = call.names()
+    batch = {id(part.array) for part in call.parts()}
+    found = {}
+    total = 0
+    for i in call.dynamic():
+        array = to_numpy(call.leaves[i])
+        if array is None or array.ndim == 0 or not is_floating(array) or id(array) in batch:
+            continue
+        is_state = i in call.carried if call.carried else call.is_state(i, names)
+        total += array.size
+        if is_state and "opt" not in names[i] and total < _MAX_ELEMENTS:
+            found[names[i]] = array
+    return found
+
+
+def optimizer_of(call: Call, keras: Any) -> OptimizerFacts | None:
+    """Return the optimizer's facts where Keras has one, or where optax keeps its settings in the state."""
+    if keras is not None:
+        return keras.optimizer_facts()  # type: ignore[no-any-return]
+    names = call.names()
+    state = [name for name in names if "opt" in name.split("[")[0] or ".mu" in name or ".nu" in name]
+    if not state:
+        return None
+    adaptive = any(".nu" in name for name in state)
+    lr = next((float(np.asarray(call.leaves[i])) for i, name in enumerate(names) if "learning_rate" in name), None)
+    return OptimizerFacts(name="adam" if adaptive else "optax", lr=lr)
+
+
+def precision_of(call: Call, traced: Traced) -> Precision:
+    dtypes = [str(a.dtype) for a in parameters(call).values()]
+    own = dtypes[0] if dtypes else "float32"
+    half = None
+    found = traced.interpreter.graph.slice(traced.starts)
+    if found is not None and found.origin is not None:
+        half = next((s.dtype for s in found.origin.inputs if s.dtype in ("float16", "bfloat16")), None)
+    return Precision(autocast=half if own == "float32" else None, parameters=own)
+
 
 _STEPS = 200
 _MAX_BYTES = 256 * 2**20

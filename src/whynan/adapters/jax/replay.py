@@ -12,7 +12,7 @@ from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.patches import quiet
 from whynan.adapters.jax.closure import Call, data_name
 from whynan.adapters.jax.trace import Interpreter
-from whynan.records.incident import What
+from whynan.records.recording import What
 
 _LAST_KEY = re.compile(r"\w+(?=['\"\]]*$)")
 

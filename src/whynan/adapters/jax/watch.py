@@ -18,13 +18,13 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.asked import decides_by_gradients
+from whynan.adapters.common.loops import decides_by_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
 from whynan.launch.host import is_user_file, tell
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 _SMALL = 4096
 _MAX_KEPT = 24

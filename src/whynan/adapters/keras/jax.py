@@ -14,8 +14,7 @@ from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import JaxHost
 from whynan.adapters.jax.replay import Traced, trace_call
 from whynan.adapters.jax.trace import LAYER_TAG
-from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.stack import epoch_of_fit, fit_arrays, fit_data
+from whynan.adapters.keras.places import Places, epoch_of_fit, fit_arrays, fit_data
 from whynan.records import OptimizerFacts, SourceLine
 
 Layer = tuple[str, str, SourceLine | None]

@@ -1,17 +1,19 @@
-"""The user's lines that made layers, losses and optimizers, and that compiled models."""
+"""What Keras tells of a run: lines that made layers, losses and optimizers; the epoch and arrays on the stack."""
 
 import functools
 import inspect
 import sys
 import weakref
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from whynan.adapters.common.arrays import is_array
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import keyword_line, source_line
 from whynan.launch.host import is_user_file
 from whynan.records import SourceLine
-from whynan.trace.graph import Frame
+from whynan.trace import Frame
 
 
 class Places:
@@ -104,3 +106,43 @@ def _innermost(frame: FrameType | None) -> Frame | None:
             return Frame(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti)
         frame = frame.f_back
     return None
+
+
+def epoch_of_fit() -> int | None:
+    """Return the epoch in which Keras' `fit` on the stack is; None outside of one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and "trainer" in frame.f_code.co_filename:
+            epoch = frame.f_locals.get("epoch")
+            return int(epoch) if epoch is not None else None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def fit_arrays() -> list[Any]:
+    """Return what the `fit` or `evaluate` on the stack was given: groups of arrays, a row for each sample."""
+    groups = (tuple(v for value in pair for v in _leaves(value) if is_array(v)) for pair in _given())
+    return [group for group in groups if group]
+
+
+def fit_data() -> list[Any]:
+    """Return the data sets, objects of any kind, that the `fit` or `evaluate` on the stack was given."""
+    return [x for x, _ in _given() if x is not None]
+
+
+def _given() -> Iterator[tuple[Any, Any]]:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("fit", "evaluate") and "trainer" in frame.f_code.co_filename:
+            yield frame.f_locals.get("x"), frame.f_locals.get("y")
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None:
+        yield value

@@ -8,11 +8,10 @@ import keras
 import torch
 
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.keras.places import Places
-from whynan.adapters.keras.stack import epoch_of_fit
+from whynan.adapters.keras.places import Places, epoch_of_fit
 from whynan.adapters.torch.frames import RUNNING, Running
 from whynan.adapters.torch.snapshot import TensorCopies
-from whynan.adapters.torch.trainers.closure import StepClosure
+from whynan.adapters.torch.trainers import StepClosure
 from whynan.records import SourceLine
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import mindspore as ms
 
-from whynan.adapters.common.adapter import CommonAdapter
+from whynan.adapters.common.run import CommonAdapter
 from whynan.adapters.mindspore.host import MindSporeHost
 from whynan.launch.options import RunOptions
 from whynan.records import Incident

@@ -6,7 +6,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from whynan.adapters.common.names import plain_name
+from whynan.adapters.common.positions import plain_name
 
 _NO_NUMPY = {ms.bfloat16}
 _PLAIN = {

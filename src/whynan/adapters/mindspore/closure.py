@@ -14,7 +14,7 @@ from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
 from whynan.launch.rewrite import LoopSite
-from whynan.records.incident import Stage
+from whynan.records.recording import Stage
 from whynan.snapshot.carried import target_names
 
 Change = Callable[[Any], Any]

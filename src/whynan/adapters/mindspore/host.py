@@ -10,26 +10,24 @@ import numpy as np
 from whynan.adapters.common.arrays import kind_of_number
 from whynan.adapters.common.batch import find_index, parts_of
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users
-from whynan.adapters.common.experiments import Window
+from whynan.adapters.common.experiments import Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run, Sizes, history_of
-from whynan.adapters.common.samples import find_samples
+from whynan.adapters.common.run import Recovery, Run, Sizes, history_of
 from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
 from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, given_to, may_train
 from whynan.adapters.mindspore.experiments import Bench
-from whynan.adapters.mindspore.facts import learning_rate, measured, optimizer_of, precision_of
+from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
 from whynan.adapters.mindspore.replay import Attempt, Replayer
 from whynan.adapters.mindspore.watch import Told, Watch
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Sample, Symptom
-from whynan.records.incident import Stage, What
-from whynan.report.progress import Progress
+from whynan.records.recording import Stage, What
+from whynan.report.output import Progress
 
 _MAX_COPY = 512 * 2**20
 Changed = tuple[What, str] | None

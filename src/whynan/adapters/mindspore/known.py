@@ -1,16 +1,140 @@
-"""What of a MindSpore program is known: its optimizers and models, their parameters, their running statistics."""
+"""What of a MindSpore program is known: its optimizers, models, parameters, cells and the lines that made them."""
 
 import functools
+import sys
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore import nn
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.namespaces import user_spaces
-from whynan.adapters.mindspore.arrays import array_of
+from whynan.adapters.common.patches import Patches
+from whynan.adapters.common.positions import source_line
+from whynan.adapters.common.run import Sizes, measure, number_of
+from whynan.adapters.mindspore.arrays import array_of, is_floating
+from whynan.launch.host import is_user_file
+from whynan.records import OptimizerFacts, Precision, SourceLine
+from whynan.trace import Frame
+
+if TYPE_CHECKING:
+    from whynan.adapters.mindspore.watch import Watch
+
+
+_DEPTH = 40
+
+
+class Places:
+    """Lines by cell. Cells are held weakly."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[weakref.ref[Any], Frame]] = {}
+
+    def install(self, patches: Patches) -> None:
+        patches.replace(nn.Cell, "__init__", self._init)
+
+    def made(self, cell: Any) -> SourceLine | None:
+        """Return the line that made a cell; None where no line of the user's did."""
+        known = self._made.get(id(cell))
+        return source_line(known[1]) if known is not None and known[0]() is cell else None
+
+    def _init(self, original: Any) -> Any:
+        places = self
+
+        @functools.wraps(original)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            frame = _maker(sys._getframe(1), type(self))
+            if frame is not None and len(places._made) < 20_000:
+                places._made[id(self)] = (weakref.ref(self), frame)
+            original(self, *args, **kwargs)
+
+        return __init__
+
+
+def _maker(frame: FrameType | None, kind: type) -> Frame | None:
+    """Return the user's frame that asked for an object of the class: none of its own constructors."""
+    constructors = {getattr(vars(base).get("__init__"), "__code__", None) for base in kind.__mro__}
+    for _ in range(_DEPTH):
+        if frame is None:
+            return None
+        code = frame.f_code
+        if is_user_file(code.co_filename) and code not in constructors:
+            return Frame(code.co_filename, frame.f_lineno, code.co_name, code, frame.f_lasti)
+        frame = frame.f_back
+    return None
+
+
+def names_of_cells(roots: list[Any]) -> dict[int, str]:
+    """Return the dotted path of each cell inside the first model that holds it, by the cell's id."""
+    found: dict[int, str] = {}
+    for root in roots:
+        for path, cell in root.cells_and_names():
+            found.setdefault(id(cell), path)
+    return found
+
+
+def measured(parameters: list[Any]) -> Sizes:
+    """Return how large parameters are. Kernels are laid out (out, in, ...)."""
+    return measure(((str(p.name), array_of(p)) for p in parameters if is_floating(p)), is_out_first=True)
+
+
+def learning_rate(optimizer: Any) -> float | None:
+    """Return an optimizer's learning rate, the largest of its groups; None where it follows a schedule of its own."""
+    try:
+        groups = getattr(optimizer, "param_groups", None)
+        if groups:
+            return max(float(group["lr"]) for group in groups)
+        if getattr(optimizer, "dynamic_lr", False):
+            return float(array_of(optimizer.get_lr()).max()) if not getattr(optimizer, "is_group_lr", False) else None
+        rate = optimizer.learning_rate
+        rates = rate if isinstance(rate, (list, tuple)) else [rate]
+        return max(float(array_of(r)) for r in rates)
+    except Exception:
+        return None
+
+
+def optimizer_of(watch: "Watch") -> OptimizerFacts | None:
+    """Return the facts of the optimizer that updates most."""
+    optimizers = watch.known_optimizers()
+    if not optimizers:
+        return None
+    optimizer = max(optimizers, key=lambda o: sum(p.size for p in o.parameters))
+    groups = getattr(optimizer, "param_groups", None)
+    first = groups[0] if groups else {}
+    zeros: dict[str, int] = {}
+    trained = {id(p) for p in optimizer.parameters}
+    for parameter in optimizer.get_parameters():
+        if id(parameter) not in trained and parameter.size > 1 and is_floating(parameter):
+            key = str(parameter.name).split(".")[0]
+            zeros[key] = zeros.get(key, 0) + int((array_of(parameter) == 0).sum())
+    betas = first.get("betas")
+    b1, b2 = number_of(getattr(optimizer, "beta1", None)), number_of(getattr(optimizer, "beta2", None))
+    return OptimizerFacts(
+        name=type(optimizer).__name__,
+        lr=learning_rate(optimizer),
+        eps=number_of(first.get("eps", getattr(optimizer, "eps", None))),
+        weight_decay=number_of(first.get("weight_decay", getattr(optimizer, "weight_decay", None))),
+        momentum=number_of(first.get("momentum", getattr(optimizer, "momentum", None))),
+        betas=(float(betas[0]), float(betas[1])) if betas else (b1, b2) if b1 is not None and b2 is not None else None,
+        n_parameters=sum(int(p.size) for p in optimizer.parameters),
+        state_zeros=zeros,
+        source=watch.places.made(optimizer),
+    )
+
+
+def precision_of(watch: "Watch", ops: list[str]) -> Precision:
+    """Return in which precision the step ran; `ops` are the dtypes that its operations made."""
+    dtypes = [str(p.dtype).lower() for p in watch.trained()]
+    parameters = dtypes[0] if dtypes else "float32"
+    half = next((d for d in ops if d in ("float16", "bfloat16")), None)
+    return Precision(
+        autocast=half if parameters == "float32" else None,
+        parameters=parameters,
+        scaler=watch.unscaled is not None,
+    )
 
 
 class Known:

@@ -16,7 +16,7 @@ from whynan.adapters.common.patches import quiet
 from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Change, Closure, SavedParameters
 from whynan.adapters.mindspore.trace import Tracer
-from whynan.records.incident import What
+from whynan.records.recording import What
 
 
 class Stop(BaseException):

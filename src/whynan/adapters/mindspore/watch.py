@@ -23,11 +23,10 @@ from whynan.adapters.mindspore import validation
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, SavedParameters, given_to
 from whynan.adapters.mindspore.guard import Guards
-from whynan.adapters.mindspore.known import Known, like, norm_kinds, optimizer_kinds
-from whynan.adapters.mindspore.places import Places
+from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.replay import Attempt
 from whynan.launch.host import is_user_file
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 _SPEAKS_OF_STEPS = re.compile(r"grad|optim|\bopt\b|train", re.IGNORECASE)
 _MAX_COPY = 256 * 2**20

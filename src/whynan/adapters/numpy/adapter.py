@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from whynan.adapters.common.adapter import CommonAdapter
+from whynan.adapters.common.run import CommonAdapter
 from whynan.adapters.numpy.host import NumpyHost
 from whynan.launch.options import RunOptions
 from whynan.records import Incident

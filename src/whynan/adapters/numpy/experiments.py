@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from whynan.adapters.common.batch import batch_size
-from whynan.adapters.common.body import Again
+from whynan.adapters.common.body import Again, Reached, State
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
 from whynan.adapters.common.run import Sizes, measure
-from whynan.adapters.common.state import Reached, State
 from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
-from whynan.adapters.numpy.record import Recorder
-from whynan.adapters.numpy.replay import answering
-from whynan.experiments.verdict import Measured
+from whynan.adapters.numpy.replay import Recorder, answering
+from whynan.experiments import Measured
 
 _STEPS = 128
 _MOST_BYTES = 64 * 2**20

@@ -12,18 +12,16 @@ from whynan.adapters.common import run as runs
 from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
 from whynan.adapters.common.batch import Part, batch_size, is_target
 from whynan.adapters.common.batch import parts_of as named_parts
-from whynan.adapters.common.body import Again
+from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.data.reread import look_in_data, of_users
+from whynan.adapters.common.experiments import find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.run import Run
-from whynan.adapters.common.samples import find_samples
-from whynan.adapters.common.state import Reached
-from whynan.adapters.numpy.record import Recorder
-from whynan.adapters.numpy.replay import answering
+from whynan.adapters.numpy.replay import Recorder, answering
 from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Symptom
-from whynan.records.incident import Stage, What
-from whynan.report.progress import Progress
+from whynan.records.recording import Stage, What
+from whynan.report.output import Progress
 from whynan.snapshot.carried import target_names
 
 

@@ -9,23 +9,20 @@ from typing import Any
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.body import Again
+from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
-from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run
-from whynan.adapters.common.state import Reached
+from whynan.adapters.common.run import Recovery, Run
 from whynan.adapters.numpy.experiments import Bench, Window
 from whynan.adapters.numpy.explain import Seen, explain, rate_in
-from whynan.adapters.numpy.instrument import instrumented
-from whynan.adapters.numpy.record import Recorder
+from whynan.adapters.numpy.replay import Recorder, instrumented
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult, SourceLine, Symptom
 from whynan.snapshot.python_state import frame_values
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 _NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)
 _LEARNING_PASSES = 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from whynan.adapters.common.adapter import CommonAdapter, attached
+from whynan.adapters.common.run import CommonAdapter, attached
 from whynan.adapters.tensorflow.host import TensorFlowHost
 from whynan.launch.options import RunOptions
 from whynan.records import Incident

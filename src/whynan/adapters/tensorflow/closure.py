@@ -13,11 +13,9 @@ from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
-from whynan.adapters.numpy.instrument import instrumented
-from whynan.adapters.numpy.record import Recorder
-from whynan.adapters.numpy.replay import answering
+from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
-from whynan.records.incident import Stage
+from whynan.records.recording import Stage
 from whynan.snapshot.carried import target_names
 
 

@@ -10,14 +10,12 @@ import tensorflow as tf
 from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
-from whynan.adapters.common.experiments import Window
+from whynan.adapters.common.experiments import Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.recovery import Recovery
-from whynan.adapters.common.run import Run, Sizes, history_of, measure
-from whynan.adapters.common.samples import find_samples
+from whynan.adapters.common.run import Recovery, Run, Sizes, history_of, measure
 from whynan.adapters.tensorflow.closure import (
     Closure,
     FitClosure,
@@ -27,17 +25,22 @@ from whynan.adapters.tensorflow.closure import (
     has_tape,
     n_bytes_of,
 )
-from whynan.adapters.tensorflow.data import mapped
-from whynan.adapters.tensorflow.experiments import Bench
-from whynan.adapters.tensorflow.facts import learning_rate, optimizer_in, optimizer_of, precision_of, weights
+from whynan.adapters.tensorflow.experiments import (
+    Bench,
+    learning_rate,
+    optimizer_in,
+    optimizer_of,
+    precision_of,
+    weights,
+)
 from whynan.adapters.tensorflow.flags import Told
-from whynan.adapters.tensorflow.replay import Attempt, Replayer
+from whynan.adapters.tensorflow.replay import Attempt, Replayer, mapped
 from whynan.adapters.tensorflow.watch import Watch
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Symptom
-from whynan.records.incident import Stage, What
-from whynan.report.progress import Progress
+from whynan.records.recording import Stage, What
+from whynan.report.output import Progress
 
 _LOSSES = {"kl_divergence": "kl_div"}
 """Losses whose name causes know another one of."""

@@ -12,11 +12,10 @@ from tensorflow.python.framework import op_callbacks
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.graph import Graph, Node
-from whynan.adapters.common.names import forward_name, plain_name
-from whynan.adapters.common.positions import called_name, user_frames
+from whynan.adapters.common.positions import called_name, forward_name, plain_name, user_frames
 from whynan.launch.host import tell
 from whynan.records import Phase, SourceLine
-from whynan.records.tensor import Role
+from whynan.records.op import Role
 
 _READ = "ReadVariableOp"
 _ASSIGNS = {"AssignVariableOp": None, "AssignAddVariableOp": "add", "AssignSubVariableOp": "sub"}

@@ -19,7 +19,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.asked import decides_by_gradients, takes_gradients
+from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame
 from whynan.adapters.tensorflow import validation
@@ -28,7 +28,7 @@ from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.adapters.tensorflow.validation import is_bad, loss_in
 from whynan.launch.host import is_user_file, tell
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 _MAX_KNOWN = 4096
 

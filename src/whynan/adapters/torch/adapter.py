@@ -6,19 +6,18 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.common.adapter import attached
+from whynan.adapters.common.run import attached
 from whynan.adapters.torch import trainers
 from whynan.adapters.torch.data import loader
+from whynan.adapters.torch.driving import InlineTrace
 from whynan.adapters.torch.host import TorchHost, device_of
-from whynan.adapters.torch.inline import InlineTrace
-from whynan.adapters.torch.terms_now import terms_now
-from whynan.adapters.torch.trainers import launchers
+from whynan.adapters.torch.trail import terms_now
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
 from whynan.live.pulse import Pulse
 from whynan.records import Incident
-from whynan.replay.rerun import Request
+from whynan.replay import Request
 
 
 class TorchAdapter:
@@ -91,7 +90,7 @@ class TorchAdapter:
     def rank(self) -> int:
         """Return which of a job's processes this is."""
         known = self.host.ranks.rank
-        return known if known is not None else launchers.rank_of_environment()
+        return known if known is not None else trainers.rank_of_environment()
 
     def is_joint(self) -> bool:
         """Whether rank 0 reports for all."""

@@ -3,18 +3,17 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.sites import Pass
+from whynan.adapters.torch.sites import Event, Pass
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import Watch
 from whynan.adapters.torch.window import Window
 from whynan.records import Incident, Symptom
-from whynan.records.incident import Stage, What
-from whynan.slicing.origin import Slice
+from whynan.records.recording import Stage, What
+from whynan.slicing import Slice
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.experiments.run import Experiments
-    from whynan.adapters.torch.ranks.gathered import Gathered
+    from whynan.adapters.torch.ranks.alone import Gathered
 
 
 @dataclass

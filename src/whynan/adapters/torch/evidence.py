@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from whynan.adapters.common.batch import parts_of
 from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
-from whynan.adapters.keras.stack import fit_data
+from whynan.adapters.keras.places import fit_data
 from whynan.adapters.torch import sources
 from whynan.adapters.torch.data import streams
 from whynan.adapters.torch.data.facts import describe
-from whynan.adapters.torch.data.lines import LineWatch
-from whynan.adapters.torch.data.refetch import find_data_origin
+from whynan.adapters.torch.data.refetch import LineWatch, find_data_origin
 from whynan.adapters.torch.opfacts import forward_name
-from whynan.adapters.torch.roots import filling_line, unwritten_line
-from whynan.adapters.torch.run_facts import history_of, optimizer_of, precision_of
+from whynan.adapters.torch.run_facts import filling_line, history_of, optimizer_of, precision_of, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis.rewrite import assigned_above, named_numbers
 from whynan.launch.host import is_user_file, tell
@@ -32,7 +30,7 @@ from whynan.records import (
     Sample,
     SourceLine,
 )
-from whynan.trace.graph import Leaf, OpRecord
+from whynan.trace import Leaf, OpRecord
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome

@@ -10,11 +10,10 @@ import torch
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.torch import evidence as facts
 from whynan.adapters.torch.elements import nonfinite_elements
-from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
 from whynan.adapters.torch.opfacts import plain_name
-from whynan.adapters.torch.reads import sounds_like_loss
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.storages import values_of
@@ -23,9 +22,9 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.diagnosis.engine import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
-from whynan.slicing.origin import Slice, find_origin
+from whynan.slicing import Slice, find_origin
 from whynan.snapshot.python_state import frame_values
-from whynan.trace.graph import Leaf, OpRecord
+from whynan.trace import Leaf, OpRecord
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome, Pending

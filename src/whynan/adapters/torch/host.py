@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch import suspects
+from whynan.adapters.torch import looks
 from whynan.adapters.torch.attempt import Pending
-from whynan.adapters.torch.capsule.load import CapsuleReplay
-from whynan.adapters.torch.driving import explain_without_replay, go_on
-from whynan.adapters.torch.event import Event, Leaving
+from whynan.adapters.torch.capsule.step import CapsuleReplay
+from whynan.adapters.torch.driving import InlineTrace, explain_without_replay, go_on
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
-from whynan.adapters.torch.inline import InlineTrace
 from whynan.adapters.torch.lookback import with_trail
 from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.plan import Plan
@@ -25,14 +23,14 @@ from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.run_facts import value_of_epoch
-from whynan.adapters.torch.sites import Loops, Pass, Site
+from whynan.adapters.torch.sites import Event, Leaving, Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.watch import BY_HAND, Watch
 from whynan.launch.host import Unwind, strip_frames, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 
 class TorchHost:
@@ -352,9 +350,9 @@ class TorchHost:
             self.plan.abort()
             self.plan = None
             return False
-        error = suspects.spoken(error)
+        error = looks.spoken(error)
         try:
-            event = suspects.nonfinite_in_exception(error, current.frame)
+            event = looks.nonfinite_in_exception(error, current.frame)
         except Exception as failure:  # the script's streams are still muted: the plan has to come to its end
             tell("looking at an exception of the script failed", failure)
             event = None

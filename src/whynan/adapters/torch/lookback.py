@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch import explain
-from whynan.adapters.torch.checks import dense
-from whynan.adapters.torch.layers import layers_of, own
+from whynan.adapters.torch.elements import dense
 from whynan.adapters.torch.pictures import sample_pictures
 from whynan.adapters.torch.proposals import ProposalHooks, picture_of
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.trail import layers_of, own
 from whynan.adapters.torch.watch import unwrapped
 from whynan.adapters.torch.window import MOST_COPIED, FullCopy, Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
-from whynan.watching.trail import MOST_STEPS, most_telling
+from whynan.watching import MOST_STEPS, most_telling
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from whynan.trace.graph import OpRecord
+from whynan.trace import OpRecord
 
 LOSS_OPS = {
     "binary_cross_entropy": "binary_cross_entropy",

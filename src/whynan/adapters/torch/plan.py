@@ -15,12 +15,11 @@ import torch
 from whynan.adapters.torch import course, explain
 from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
 from whynan.adapters.torch.data.loader import BatchOrigin
-from whynan.adapters.torch.event import Event
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.quiet import Quiet
-from whynan.adapters.torch.ranks.gathered import Gathered
-from whynan.adapters.torch.sites import Pass
+from whynan.adapters.torch.ranks.alone import Gathered
+from whynan.adapters.torch.sites import Event, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
@@ -28,8 +27,8 @@ from whynan.adapters.torch.watch import BY_HAND
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
-from whynan.records.incident import CauseFound, Method
-from whynan.report.progress import Progress
+from whynan.records.recording import CauseFound, Method
+from whynan.report.output import Progress
 from whynan.snapshot.python_state import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ class Plan:
             return
         self.host.n_capsules += 1
         try:
-            from whynan.adapters.torch.capsule.save import save
+            from whynan.adapters.torch.capsule.step import save
 
             save(self, self.host.options.out / "capsule", self.host.options.capsule_data)
         except Exception as error:

@@ -9,7 +9,7 @@ from whynan.adapters.torch import sources
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.storages import values_of
 from whynan.records import Incident
-from whynan.recovery.ladder import Action, Ladder, Limits
+from whynan.recovery import Action, Ladder, Limits
 from whynan.report.output import write_safely
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.data.batch import batch_size, replace_sample
-from whynan.adapters.torch.drawn import drawn_rows
+from whynan.adapters.torch.handmade import drawn_rows
 from whynan.records import Sample
 
 if TYPE_CHECKING:

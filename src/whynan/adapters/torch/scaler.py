@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch.elements import kind_of
-from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.storages import values_of
 
 if TYPE_CHECKING:

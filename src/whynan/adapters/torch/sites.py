@@ -1,17 +1,19 @@
-"""Loops of the user's program: when an iteration begins, what it looked like then, which one a symptom belongs to."""
+"""Loops of the user's program: when an iteration begins, what it looked like; the symptom that belongs to one."""
 
 import itertools
 import sys
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from whynan.adapters.torch.snapshot import KnownState, Snapshot, is_capturing
 from whynan.adapters.torch.window import Windows
-from whynan.launch.host import COLD, is_user_file, set_site
+from whynan.launch.host import COLD, Unwind, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
+from whynan.records.recording import Stage, What
 from whynan.snapshot.python_state import frame_values
 
 _COLD_AFTER = 64
@@ -214,3 +216,30 @@ class Loops:
             if current.site.index == index and current.frame is frame:
                 return current
         return None
+
+
+@dataclass
+class Event:
+    """A non-finite value at a point where the program uses it. `tensors` are live; nobody keeps the event for long."""
+
+    what: What
+    when: str
+    tensors: list[Any] = field(repr=False)
+    name: str
+    kind: str
+    n_tensors: int = 1
+    line: tuple[str, int | None] | None = None
+    differentiable: bool = True
+    error: BaseException | None = None
+    stage: Stage = "train"
+    was_skipped: bool = False
+    is_loss: bool = False
+    """Its name alone says that it is a loss."""
+
+
+class Leaving(Unwind):
+    """Leaves the user's code up to one iteration, or (`target` None) for good."""
+
+    def __init__(self, target: Pass | None) -> None:
+        super().__init__()
+        self.target = target

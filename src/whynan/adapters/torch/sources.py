@@ -8,15 +8,14 @@ import torch
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.facts import _parts as batch_parts
-from whynan.adapters.torch.data.indices import resolve
-from whynan.adapters.torch.data.lineage import find_in_containers, row_of
-from whynan.adapters.torch.data.match import draws_ahead, matching
+from whynan.adapters.torch.data.lineage import find_in_containers, resolve, row_of
+from whynan.adapters.torch.data.refetch import draws_ahead, matching
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.records import Sample
-from whynan.records.tensor import Role
+from whynan.records.op import Role
 from whynan.snapshot.carried import target_names
 from whynan.snapshot.python_state import _MISSING, frame_values
-from whynan.trace.graph import Gather, Leaf
+from whynan.trace import Gather, Leaf
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch.event import Event
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.trace import Tracer
 from whynan.records import LossTerm
-from whynan.slicing.origin import Slice
-from whynan.trace.graph import Frame, OpRecord, ScalarOp
+from whynan.slicing import Slice
+from whynan.trace import Frame, OpRecord, ScalarOp
 
 _JOINS = {
     "add",

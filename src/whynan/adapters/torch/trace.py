@@ -34,7 +34,7 @@ from whynan.adapters.torch.opfacts import (
 from whynan.adapters.torch.relevance import aligned, relevant_elements
 from whynan.adapters.torch.storages import Storages, is_watched, key_of, values_of
 from whynan.records import Phase
-from whynan.trace.graph import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
+from whynan.trace import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 
 UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_"}
 IGNORED = {"detach", "_local_scalar_dense", "is_same_size", "_record_function_enter_new", "_record_function_exit"}

@@ -1,23 +1,72 @@
-"""What watching reads of each step anyway, kept of the last ones: gradient norms, a part of each update, loss terms.
+"""Numbers of the last steps by name: gradients and updates by layer, terms of the loss.
 
 It stands in where the last steps can't be run once more (lookback.py): the copies of a detector would be too large, the
 run goes on. Gradient norms by tensor fall off the check that is made in any case; the rest keeps to a budget of time.
 """
 
 import math
+import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from whynan.adapters.torch.checks import dense
-from whynan.adapters.torch.layers import layers_of, own
+from whynan.adapters.torch.elements import dense
+from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
 from whynan.adapters.torch.snapshot import KnownState
-from whynan.adapters.torch.terms_now import terms_now
 from whynan.records import LookBack
-from whynan.watching.budget import Budget
-from whynan.watching.trail import MOST_STEPS, look_back
+from whynan.snapshot.python_state import frame_values
+from whynan.watching import MOST_STEPS, Budget, look_back
+
+
+def layers_of(roots: dict[str, Any]) -> dict[str, Any]:
+    """Return the modules with parameters of their own, by their dotted names, in the model's order."""
+    found: dict[str, Any] = {}
+    for root in roots.values():
+        for path, module in root.named_modules():
+            if any(True for _ in own(module)):
+                found.setdefault(path or type(module).__name__, module)
+    return found
+
+
+def own(module: Any) -> Iterator[Any]:
+    """Yield a module's own trained parameters, not those of modules inside it."""
+    return (p for p in module._parameters.values() if p is not None and p.requires_grad)
+
+
+_MOST = 8
+_DEPTH = 3
+
+
+def terms_now(is_a_term: Callable[[str], bool] = sounds_like_loss) -> dict[str, float]:
+    """Return the terms by the names that the script gives them: a dictionary of losses, else variables called so.
+
+    `is_a_term` says of a variable's name whether it is called so.
+    Each is a number that is copied from its device: this is for a few times a second and not for every step.
+    """
+    frame = live_user_frame(sys._getframe(1))
+    for _ in range(_DEPTH):
+        if frame is None:
+            break
+        values = frame_values(frame) or {}
+        for value in values.values():
+            if isinstance(value, dict) and 2 <= len(value) <= 32 and all(map(_is_scalar, value.values())):
+                return _numbers(value)
+        named = {name: value for name, value in values.items() if is_a_term(name) and _is_scalar(value)}
+        if len(named) > 2:  # the whole and its parts
+            return _numbers(named)
+        frame = live_user_frame(frame.f_back)
+    return {}
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _numbers(values: dict[Any, Any]) -> dict[str, float]:
+    return {str(k): float(torch._C.TensorBase.item(v.detach())) for k, v in list(values.items())[:_MOST]}
+
 
 _SHARE = 0.0004
 _MOST_TENSORS = 48

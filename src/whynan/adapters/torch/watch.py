@@ -15,18 +15,16 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from whynan.adapters.torch.checks import TensorGroup, TrainedTensors, dense, first_nonfinite, smallest
-from whynan.adapters.torch.elements import kind_of
-from whynan.adapters.torch.event import Event
-from whynan.adapters.torch.frames import live_user_frame
+from whynan.adapters.torch.elements import TensorGroup, TrainedTensors, dense, first_nonfinite, kind_of, smallest
+from whynan.adapters.torch.frames import live_user_frame, name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.ranks.job import Single
-from whynan.adapters.torch.reads import name_of_tensor, reading_frame, with_warnings_of
 from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.scaler import ScalerWatch
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.snapshot import KnownState, is_capturing
 from whynan.adapters.torch.trail import Trail
 from whynan.launch.host import tell
-from whynan.watching.history import GrowthWatch, RunHistory
+from whynan.watching import GrowthWatch, RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"

@@ -13,7 +13,7 @@ import torch
 
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, RandomStates, Snapshot
 from whynan.snapshot.python_state import _MISSING
-from whynan.watching.budget import Budget
+from whynan.watching import Budget
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.sites import Loops, Pass

@@ -48,12 +48,12 @@ def hazards_of(*names: str) -> Callable[[Finder], Finder]:
 
 def load() -> None:
     """Import every family."""
-    from whynan.check.hazards import domain, overflow, statistics, values  # noqa: F401
+    from whynan.check.hazards import domain, numbers  # noqa: F401
 
 
 def say(x: Range) -> str:
     """Return an operand's range in words, with what it is known not to be."""
-    from whynan.check.dtypes import number
+    from whynan.check.ranges import number
 
     if x.lo == x.hi:
         return number(x.lo)

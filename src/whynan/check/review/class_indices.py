@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from whynan.check.context import Context
-from whynan.check.dtypes import is_float
 from whynan.check.graph import Node
+from whynan.check.ranges import is_float
 from whynan.check.result import Finding
 from whynan.check.review.facts import StepFacts
 from whynan.check.review.nodes import finding, relevant

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from whynan.check.dtypes import SMALLEST
+from whynan.check.ranges import SMALLEST
 from whynan.check.result import Finding
 from whynan.check.review.facts import StepFacts
 

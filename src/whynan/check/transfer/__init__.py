@@ -25,7 +25,6 @@ def load() -> dict[str, Transfer]:
     """Return every transfer function by operation, all families imported."""
     from whynan.check.transfer import (  # noqa: F401
         arithmetic,
-        comparison,
         creation,
         elementwise,
         linear,

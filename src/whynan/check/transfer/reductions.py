@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from whynan.check.context import Context
+from whynan.check.context import Context, is_unit_vectors, mask_varies
 from whynan.check.graph import Node
 from whynan.check.ranges import INF, Range, of, times, widen_down, widen_up
-from whynan.check.relations import is_unit_vectors, mask_varies
 from whynan.check.transfer import transfers
 from whynan.check.transfer.arithmetic import product as multiplied
 
@@ -55,7 +54,7 @@ def _sums_to_one(node: Node, context: Context) -> bool:
 
 def _has_largest_one(node: Node, context: Context) -> bool:
     """Whether the sum is over exp(x - max(x)): one of its terms is 1."""
-    from whynan.check.relations import difference_from_extreme
+    from whynan.check.context import difference_from_extreme
 
     maker = context.maker(node.inputs[0])
     if maker.op != "exp":

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whynan.check.context import SHAPES, Context
-from whynan.check.dtypes import is_float
 from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, join, of, times
+from whynan.check.ranges import INF, Range, is_float, join, of, times
 from whynan.check.transfer import transfers
-from whynan.check.transfer.comparison import refined
+from whynan.check.transfer.creation import refined
 
 SELECTING = [
     "select",

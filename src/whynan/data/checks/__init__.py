@@ -1,1 +1,1 @@
-"""Checks, one file each: `whynan.data.catalogue.all_checks` finds them by file."""
+"""Checks, one file each: `whynan.data.finding.all_checks` finds them by file."""

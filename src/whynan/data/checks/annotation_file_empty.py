@@ -1,6 +1,6 @@
 """annotation-file-empty: annotation file without content."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class AnnotationFileEmpty(Check):

@@ -1,6 +1,6 @@
 """annotation-missing: image without an annotation file."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class AnnotationMissing(Check):

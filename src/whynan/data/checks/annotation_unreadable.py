@@ -1,6 +1,6 @@
 """annotation-unreadable: annotation that cannot be read."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class AnnotationUnreadable(Check):

@@ -1,6 +1,6 @@
 """array-unreadable: array or table that cannot be read."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ArrayUnreadable(Check):

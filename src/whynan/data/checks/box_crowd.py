@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.looks import Overview
 from whynan.data.options import Options
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.options import Options
 
 

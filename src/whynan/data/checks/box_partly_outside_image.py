@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from whynan.data.annotations import Annotations, number
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding, Severity
+from whynan.data.finding import Check, Finding, Severity
 from whynan.data.options import Options
 
 SLIGHT = 2.0

@@ -1,6 +1,6 @@
 """config-path-missing: configuration that names a folder that is not there."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ConfigPathMissing(Check):

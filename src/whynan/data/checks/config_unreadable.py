@@ -1,6 +1,6 @@
 """config-unreadable: configuration that cannot be read."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ConfigUnreadable(Check):

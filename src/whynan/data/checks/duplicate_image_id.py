@@ -1,6 +1,6 @@
 """duplicate-image-id: image id used twice."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class DuplicateImageId(Check):

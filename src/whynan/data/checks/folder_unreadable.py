@@ -1,6 +1,6 @@
 """folder-unreadable: folder that cannot be read."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class FolderUnreadable(Check):

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from whynan.data.catalogue import Check, report
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding, report
 from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 

@@ -1,6 +1,6 @@
 """image-missing: annotation without its image."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ImageMissing(Check):

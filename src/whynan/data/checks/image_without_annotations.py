@@ -1,6 +1,6 @@
 """image-without-annotations: image without any object."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ImageWithoutAnnotations(Check):

@@ -1,6 +1,6 @@
 """images-not-here: no image of the set is here."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ImagesNotHere(Check):

@@ -1,6 +1,6 @@
 """label-missing: an annotation without a class."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class LabelMissing(Check):

@@ -1,6 +1,6 @@
 """label-out-of-range: a class that the set does not declare."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class LabelOutOfRange(Check):

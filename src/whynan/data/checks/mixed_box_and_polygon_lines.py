@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from whynan.data.annotations import BOX_LINE, POLYGON_LINE, Annotations
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.options import Options
 
 

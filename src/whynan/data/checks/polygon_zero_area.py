@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from whynan.data.annotations import Annotations
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.options import Options
 
 

@@ -1,6 +1,6 @@
 """sample-unreadable: a sample whose loading raises an exception."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class SampleUnreadable(Check):

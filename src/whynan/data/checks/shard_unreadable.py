@@ -1,6 +1,6 @@
 """shard-unreadable: shard that cannot be read to its end."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class ShardUnreadable(Check):

@@ -1,6 +1,6 @@
 """symlink-broken: symbolic link that leads nowhere."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class SymlinkBroken(Check):

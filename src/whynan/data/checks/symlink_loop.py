@@ -1,6 +1,6 @@
 """symlink-loop: symbolic link that goes in a circle."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class SymlinkLoop(Check):

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from whynan.data.catalogue import Check, report
-from whynan.data.finding import Finding, Severity
+from whynan.data.finding import Check, Finding, Severity, report
 from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 

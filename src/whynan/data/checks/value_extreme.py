@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from whynan.data.catalogue import Check
-from whynan.data.finding import Finding
+from whynan.data.finding import Check, Finding
 from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
 

@@ -1,6 +1,6 @@
 """worker-crashed: file that makes its decoder crash."""
 
-from whynan.data.catalogue import Check
+from whynan.data.finding import Check
 
 
 class WorkerCrashed(Check):

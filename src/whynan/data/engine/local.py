@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
-from whynan.data.catalogue import report
+from whynan.data.finding import report
 from whynan.data.units import Job, Outcome, Unit
 from whynan.data.work.dispatch import process
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from whynan.data.catalogue import report
-from whynan.data.finding import Finding
+from whynan.data.finding import Finding, report
 from whynan.data.units import Item, Job, Outcome, pack, unpack
 
 Problem = tuple[str, int | None, str, str]

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whynan.data.catalogue import report
 from whynan.data.extra import need
-from whynan.data.finding import Finding
+from whynan.data.finding import Finding, report
 from whynan.data.readers.problems import of_os_error, shown
-from whynan.data.recognise.heads import Heads
-from whynan.data.recognise.parts import Files, folder_of, stem_of
+from whynan.data.recognise.parts import Files, Heads, folder_of, stem_of
 
 _TOKENS = re.compile(r"[a-z]+")
 

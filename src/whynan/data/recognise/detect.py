@@ -8,9 +8,9 @@ from whynan.data.extra import DataError
 from whynan.data.finding import Finding
 from whynan.data.options import Options
 from whynan.data.recognise import config, masks
-from whynan.data.recognise.heads import Heads
 from whynan.data.recognise.parts import (
     Files,
+    Heads,
     ImageIndex,
     Part,
     Plan,
@@ -161,7 +161,7 @@ class _Finder:
         return part
 
     def _read_list(self, part: Part, name: str, split: str, known: set[str]) -> None:
-        from whynan.data.catalogue import report
+        from whynan.data.finding import report
 
         try:
             lines = self.heads.text(name).decode("utf-8", "replace").splitlines()
@@ -224,7 +224,7 @@ class _Finder:
         return found
 
     def _check_folders(self, chosen: config.Config) -> None:
-        from whynan.data.catalogue import report
+        from whynan.data.finding import report
 
         folders = {folder_of(name) for name in self.files.names}
         ancestors = {"/".join(folder.split("/")[:n]) for folder in folders for n in range(1, folder.count("/") + 2)}

@@ -2,8 +2,7 @@
 
 import re
 
-from whynan.data.recognise.heads import Heads
-from whynan.data.recognise.parts import Files, ImageIndex, Part, extension_of, stem_of, uncovered_images
+from whynan.data.recognise.parts import Files, Heads, ImageIndex, Part, extension_of, stem_of, uncovered_images
 
 _FOLDER = re.compile(
     r"(^|[_\-])(masks?|labels?|segs?|segmentations?|annotations?|anns?|gts?|ground_?truths?)([_\-\d]|$)"

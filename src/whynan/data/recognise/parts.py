@@ -1,14 +1,73 @@
-"""The parts of a data set: each one format, its annotation files and the images that go with them."""
+"""What a data set may be told by: the heads of its files, the parts of its folders."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from whynan.data.finding import Finding
+from whynan.data.readers import images
 from whynan.data.readers.images import EXTENSIONS
-from whynan.data.storage import Entry
+from whynan.data.storage import Cache, Entry, Storage
+from whynan.data.units import pack, unpack
+
+LENGTH = 1 << 16
+MOST_TEXT = 4 << 20
+"""Bytes of a configuration that are read."""
+
+
+class Heads:
+    """Reads beginnings, once."""
+
+    def __init__(self, storage: Storage, cache: Cache) -> None:
+        self._storage = storage
+        self._cache = cache
+
+    def head(self, name: str) -> bytes:
+        """Return the first bytes of a file, nothing where it cannot be read."""
+        return bytes(self._kept("head", name, lambda: self._read(name, LENGTH)))
+
+    def text(self, name: str) -> bytes:
+        """Return a whole configuration file. Raises OSError."""
+        known = self._cache.get("text", name)
+        if known is not None:
+            return bytes(unpack(known))
+        data = self._read_or_raise(name, MOST_TEXT)
+        self._cache.put("text", name, pack(data))
+        return data
+
+    def image_mode(self, name: str) -> str | None:
+        """Return the mode of an image as its header says, None where there is none."""
+        mode = self._kept("mode", name, lambda: self._mode(name))
+        return str(mode) if mode is not None else None
+
+    def _mode(self, name: str) -> str | None:
+        try:
+            with self._storage.open(name) as file, images.open_image(file) as image:
+                return str(image.mode)
+        except Exception:  # a broken header makes a decoder raise nearly anything; its own finding comes later
+            return None
+
+    def _kept(self, kind: str, name: str, read: Any) -> Any:
+        known = self._cache.get(kind, name)
+        if known is not None:
+            return unpack(known)
+        value = read()
+        self._cache.put(kind, name, pack(value))
+        return value
+
+    def _read(self, name: str, length: int) -> bytes:
+        try:
+            return self._read_or_raise(name, length)
+        except OSError:
+            return b""
+
+    def _read_or_raise(self, name: str, length: int) -> bytes:
+        with self._storage.open(name) as file:
+            return file.read(length)
+
 
 _SPLIT = re.compile(r"^(train|training|val|valid|validation|test|testing|dev)(\d*|annot|[_\-].*)$", re.IGNORECASE)
 _IN_STEM = re.compile(r"(?:^|[_\-])(train|val|valid|validation|test)(?:\d*)(?:$|[_\-.])", re.IGNORECASE)

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from whynan.data.catalogue import look_at, report
+from whynan.data.finding import look_at, report
 from whynan.data.looks import ArrayLook, ImageLook, ImageRow
 from whynan.data.measure import ArrayMeasure
 from whynan.data.readers import arrays, tables, webdataset

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations, Keypoints, Polygons
-from whynan.data.catalogue import all_checks, report
 from whynan.data.checks.area_not_positive import ABSENT_AREA
 from whynan.data.checks.size_mismatch import SizeMismatch
+from whynan.data.finding import all_checks, report
 from whynan.data.readers.coco import CocoFile, read
 from whynan.data.readers.problems import as_findings, of_os_error
 from whynan.data.units import Item, Job, Outcome, Unit, pack, unpack
-from whynan.data.work.labels import count_classes, find_unknown_labels, look_at_table
+from whynan.data.work.annotated import count_classes, find_unknown_labels, look_at_table
 
 Present = Mapping[str, tuple[int, int] | None]
 _ASKED = 200

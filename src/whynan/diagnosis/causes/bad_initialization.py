@@ -1,7 +1,7 @@
 """bad-initialization: the weights were wrong before the first step."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 

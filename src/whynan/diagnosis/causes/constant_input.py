@@ -1,7 +1,7 @@
 """constant-input: a sample whose values are all the same."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 SPREAD = r"std|var\b|norm|standardi|scale|min\(|max\(|ptp|z_?score|whiten"

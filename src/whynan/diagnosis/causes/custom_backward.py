@@ -1,7 +1,7 @@
 """custom-backward: the user's own derivative gave a non-finite value."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 

@@ -1,7 +1,7 @@
 """division-by-zero: a divisor that is 0, or so small that the quotient overflows."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 DIVISIONS = ("div", "reciprocal", "rsqrt", "remainder", "fmod", "addcdiv")

@@ -1,9 +1,9 @@
 """domain-error: an argument outside the domain of a function."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import TensorSummary
 
 POSITIVE = ("log", "log2", "log10", "sqrt", "rsqrt", "xlogy")
 UNIT = ("acos", "asin", "atanh", "erfinv", "logit")

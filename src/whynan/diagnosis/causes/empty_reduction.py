@@ -3,7 +3,7 @@
 import re
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 REDUCTIONS = ("mean", "std", "var", "median", "nll_loss", "cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss",

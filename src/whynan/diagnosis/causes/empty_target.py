@@ -1,7 +1,7 @@
 """empty-target: a sample has nothing to learn from."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 MEANS = ("nll_loss", "cross_entropy", "mean", "sum", "std", "var", "max", "min", "amax", "smooth_l1_loss", "mse_loss",

@@ -1,7 +1,7 @@
 """exploding-gradient: a product of many factors larger than 1."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.learning_rate_too_high import large_for
 from whynan.diagnosis.growth import Growth, growth_of
 from whynan.records.evidence import Evidence

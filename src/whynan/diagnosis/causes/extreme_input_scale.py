@@ -1,11 +1,11 @@
 """extreme-input-scale: the data is far from the size that networks are made for."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.bad_input_values import is_fill_value
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import TensorSummary
 
 
 class ExtremeInputScale(Cause):

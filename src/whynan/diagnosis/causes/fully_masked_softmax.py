@@ -1,7 +1,7 @@
 """fully-masked-softmax: a softmax over nothing but -inf."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 

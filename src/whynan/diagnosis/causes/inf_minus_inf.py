@@ -1,7 +1,7 @@
 """inf-minus-inf: an invalid operation on infinities."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 OPS = ("sub", "add", "div", "mul", "sum", "mean", "cumsum", "matmul", "mm", "bmm", "addmm", "logsumexp", "var", "std",

@@ -3,7 +3,7 @@
 import re
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
 from whynan.records.evidence import Evidence
 

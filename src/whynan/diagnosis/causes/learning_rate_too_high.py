@@ -1,7 +1,7 @@
 """learning-rate-too-high: every update makes it worse."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import Growth, growth_of
 from whynan.records.evidence import Evidence, OptimizerFacts
 

@@ -1,9 +1,9 @@
 """log-of-zero: a logarithm of an exact 0."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import TensorSummary
 
 LOGS = ("log", "log2", "log10", "xlogy", "xlog1py", "logit", "log1p", "logdet", "slogdet", "logaddexp", "logcumsumexp")
 

@@ -1,7 +1,7 @@
 """missing-grad-scaling: float16 gradients without a scaler."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 

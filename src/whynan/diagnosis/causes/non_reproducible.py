@@ -1,6 +1,6 @@
 """non-reproducible: the same step, run again, is finite."""
 
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 

@@ -1,7 +1,7 @@
 """optimizer-epsilon: the optimizer divides by the root of a 0."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 # The smallest positive number that the dtype can tell from 0.

@@ -1,7 +1,7 @@
 """where-gradient-trap: 0 * inf in the branch that `where` did not take."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.cause import Cause, Match
+from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
 

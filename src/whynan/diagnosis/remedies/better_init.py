@@ -2,7 +2,7 @@
 
 import ast
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,7 +1,7 @@
 """clamp-or-eps: keep the argument away from the point where the function breaks."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor, replace_power_base, wrap_argument
 from whynan.records.evidence import Evidence
 

@@ -4,7 +4,7 @@ import math
 from statistics import median
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,6 +1,6 @@
 """drop-sample: train without the offending sample."""
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,6 +1,6 @@
 """fix-labels: make the targets say what they mean."""
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,6 +1,6 @@
 """grad-scaler: scale the loss, skip the steps that overflow."""
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,6 +1,6 @@
 """larger-batch-or-groupnorm: statistics over more than one value."""
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -1,7 +1,7 @@
 """larger-eps: an eps that the dtype can hold."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import set_keyword
 from whynan.records.evidence import Evidence
 

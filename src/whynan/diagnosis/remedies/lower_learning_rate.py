@@ -3,7 +3,7 @@
 import re
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import set_keyword
 from whynan.records.evidence import Evidence
 

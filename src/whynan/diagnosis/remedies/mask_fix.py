@@ -2,7 +2,7 @@
 
 import re
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 INFINITY = re.compile(

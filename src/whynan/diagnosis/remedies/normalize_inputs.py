@@ -1,7 +1,7 @@
 """normalize-inputs: bring the data to the size that networks are made for."""
 
 from whynan.diagnosis import facts
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Mapping
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import argument_of, calls, name_of, parse, replaced, text_of
 from whynan.records.evidence import Evidence
 

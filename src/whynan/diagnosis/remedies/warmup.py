@@ -1,6 +1,6 @@
 """warmup: small steps first."""
 
-from whynan.diagnosis.remedy import Remedy
+from whynan.diagnosis.catalogue import Remedy
 from whynan.records.evidence import Evidence
 
 

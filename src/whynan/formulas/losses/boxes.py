@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import angle, divide
 from whynan.formulas.losses.classification import bce_of_logits, cross_entropy
@@ -76,14 +76,14 @@ def measure(xp: Backend, boxes: Array, targets: Array) -> Pair:
 def box_loss(
     xp: Backend, kind: str, boxes: Array, targets: Array, weight: Array | None, reduction: str, validate: bool
 ) -> Array:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     (boxes, targets), dtype = lift(xp, boxes, targets)
-    checks.boxes(xp, boxes=boxes, targets=targets)
-    checks.same_shape(xp, "boxes", boxes, "targets", targets)
+    numbers.boxes(xp, boxes=boxes, targets=targets)
+    numbers.same_shape(xp, "boxes", boxes, "targets", targets)
     if validate:
-        checks.finite(xp, boxes=boxes, targets=targets)
+        numbers.finite(xp, boxes=boxes, targets=targets)
         for name, x in (("boxes", boxes), ("targets", targets)):
-            checks.look(xp, name, x, turned, "must have x1 <= x2 and y1 <= y2")
+            numbers.look(xp, name, x, turned, "must have x1 <= x2 and y1 <= y2")
     loss = KINDS[kind](xp, measure(xp, boxes, targets))
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
 
@@ -205,8 +205,8 @@ def encode_boxes(
         min_size: the smallest width and height; the smallest normal number where it is not given.
     """
     (boxes, references), dtype = lift(xp, boxes, references)
-    checks.boxes(xp, boxes=boxes, references=references)
-    checks.same_shape(xp, "boxes", boxes, "references", references)
+    numbers.boxes(xp, boxes=boxes, references=references)
+    numbers.same_shape(xp, "boxes", boxes, "references", references)
     least = max(LIMITS[dtype].tiny, min_size or 0.0)
     width, height, x, y = sides(xp, boxes, least)
     reference_width, reference_height, reference_x, reference_y = sides(xp, references, least)
@@ -246,10 +246,10 @@ def decode_boxes(
         clip_log: the largest logarithm of a ratio of widths or heights.
     """
     (offsets, references), dtype = lift(xp, offsets, references)
-    checks.boxes(xp, offsets=offsets, references=references)
-    checks.same_shape(xp, "offsets", offsets, "references", references)
+    numbers.boxes(xp, offsets=offsets, references=references)
+    numbers.same_shape(xp, "offsets", offsets, "references", references)
     for index, factor in enumerate(weights):
-        checks.positive(f"weights[{index}]", factor)
+        numbers.positive(f"weights[{index}]", factor)
     limits = LIMITS[xp.dtype(offsets)]
     clip_log = min(clip_log, limits.log_max)
     width, height, x, y = sides(xp, references, 0.0)
@@ -287,21 +287,21 @@ def rpn_loss(
         reduction: "mean", "sum" or "none" (a term for each anchor).
         validate: raise ValueError where labels are not -1, 0 or 1 or an argument is not finite; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.not_negative("beta", beta)
+    numbers.reduction(reduction)
+    numbers.not_negative("beta", beta)
     (objectness, deltas, delta_targets), dtype = lift(xp, objectness, deltas, delta_targets)
     labels = xp.asarray(labels, None)
     anchors = math.prod(xp.shape(objectness))
     objectness = xp.reshape(objectness, (anchors,))
     if math.prod(xp.shape(labels)) != anchors:
-        raise ValueError(f"labels has shape {checks.show(xp.shape(labels))}: objectness has {anchors} anchors")
+        raise ValueError(f"labels has shape {numbers.show(xp.shape(labels))}: objectness has {anchors} anchors")
     labels = xp.reshape(labels, (anchors,))
     for name, x in (("deltas", deltas), ("delta_targets", delta_targets)):
         if xp.shape(x) != (anchors, 4):
-            raise ValueError(f"{name} has shape {checks.show(xp.shape(x))}: must be ({anchors}, 4)")
+            raise ValueError(f"{name} has shape {numbers.show(xp.shape(x))}: must be ({anchors}, 4)")
     if validate:
-        checks.finite(xp, objectness=objectness, deltas=deltas)
-        checks.look(xp, "labels", labels, lambda values, np: ~np.isin(values, (-1, 0, 1)), "must be -1, 0 or 1")
+        numbers.finite(xp, objectness=objectness, deltas=deltas)
+        numbers.look(xp, "labels", labels, lambda values, np: ~np.isin(values, (-1, 0, 1)), "must be -1, 0 or 1")
     kept, positive = labels >= 0, labels > 0
     count = xp.sum(xp.cast(kept, xp.dtype(objectness)))
     y = xp.cast(positive, xp.dtype(objectness))
@@ -339,28 +339,28 @@ def fast_rcnn_loss(
         reduction: "mean", "sum" or "none" (a term for each proposal).
         validate: raise ValueError where labels are out of range or an argument is not finite; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.not_negative("beta", beta)
+    numbers.reduction(reduction)
+    numbers.not_negative("beta", beta)
     (class_logits, box_regression, regression_targets), dtype = lift(
         xp, class_logits, box_regression, regression_targets
     )
     labels = xp.asarray(labels, None)
     shape = xp.shape(class_logits)
     if len(shape) != 2:
-        raise ValueError(f"class_logits has shape {checks.show(shape)}: must be (R, C)")
+        raise ValueError(f"class_logits has shape {numbers.show(shape)}: must be (R, C)")
     proposals, classes = shape
     if xp.shape(labels) != (proposals,):
-        raise ValueError(f"labels has shape {checks.show(xp.shape(labels))}: must be ({proposals},)")
+        raise ValueError(f"labels has shape {numbers.show(xp.shape(labels))}: must be ({proposals},)")
     if xp.shape(regression_targets) != (proposals, 4):
         raise ValueError(
-            f"regression_targets has shape {checks.show(xp.shape(regression_targets))}: must be ({proposals}, 4)"
+            f"regression_targets has shape {numbers.show(xp.shape(regression_targets))}: must be ({proposals}, 4)"
         )
     if xp.shape(box_regression) not in ((proposals, 4), (proposals, 4 * classes)):
-        given = checks.show(xp.shape(box_regression))
+        given = numbers.show(xp.shape(box_regression))
         raise ValueError(f"box_regression has shape {given}: must be ({proposals}, 4) or ({proposals}, {4 * classes})")
     if validate:
-        checks.finite(xp, class_logits=class_logits, box_regression=box_regression)
-        checks.labels(xp, "labels", labels, classes, -1)
+        numbers.finite(xp, class_logits=class_logits, box_regression=box_regression)
+        numbers.labels(xp, "labels", labels, classes, -1)
     kept, positive = labels >= 0, labels > 0
     count = xp.sum(xp.cast(kept, xp.dtype(class_logits)))
     target = xp.where(kept, labels, labels * 0 - 100)

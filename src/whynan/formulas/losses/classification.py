@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
 from whynan.formulas.elementwise import raise_to
 from whynan.formulas.numbers import clip, lift, lift_to, limit_of, lower, reduce_loss, saturated, total, weighted
@@ -38,12 +38,12 @@ def binary_cross_entropy(
         label_smoothing: moves the targets towards 1/2 by this share.
         validate: raise ValueError where p or y is outside [0, 1]; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.within_unit("label_smoothing", label_smoothing)
+    numbers.reduction(reduction)
+    numbers.within_unit("label_smoothing", label_smoothing)
     (p, y), dtype = lift(xp, p, y)
-    checks.same_shape(xp, "p", p, "y", y)
+    numbers.same_shape(xp, "p", p, "y", y)
     if validate:
-        checks.probabilities(xp, p=p, y=y)
+        numbers.probabilities(xp, p=p, y=y)
     tiny = LIMITS[dtype].tiny
     y = smooth_binary(xp, y, label_smoothing)
     log_p = xp.log(clip_unit(xp, p, tiny))
@@ -89,13 +89,13 @@ def binary_cross_entropy_with_logits(
         label_smoothing: moves the targets towards 1/2 by this share.
         validate: raise ValueError where y is outside [0, 1] or x is not finite; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.within_unit("label_smoothing", label_smoothing)
+    numbers.reduction(reduction)
+    numbers.within_unit("label_smoothing", label_smoothing)
     (x, y), dtype = lift(xp, x, y)
-    checks.same_shape(xp, "x", x, "y", y)
+    numbers.same_shape(xp, "x", x, "y", y)
     if validate:
-        checks.finite(xp, x=x)
-        checks.probabilities(xp, y=y)
+        numbers.finite(xp, x=x)
+        numbers.probabilities(xp, y=y)
     y = smooth_binary(xp, y, label_smoothing)
     if pos_weight is not None:
         pos_weight = xp.stop(xp.cast(xp.asarray(pos_weight, x), xp.dtype(x)))
@@ -155,12 +155,14 @@ def class_shapes(xp: Backend, logits: Array, target: Array, dim: int) -> tuple[i
     if len(shape) == 1:
         dim = 0
     if not -len(shape) <= dim < len(shape):
-        raise ValueError(f"dim: {dim} is no dimension of logits with shape {checks.show(shape)}")
+        raise ValueError(f"dim: {dim} is no dimension of logits with shape {numbers.show(shape)}")
     dim = dim % len(shape)
     rest = shape[:dim] + shape[dim + 1 :]
-    if not (checks.agree(xp.shape(target), rest) or checks.agree(xp.shape(target), shape)):
-        wanted = f"{checks.show(rest)} for class indices or {checks.show(shape)} for probabilities"
-        raise ValueError(f"target has shape {checks.show(xp.shape(target))}: logits {checks.show(shape)} need {wanted}")
+    if not (numbers.agree(xp.shape(target), rest) or numbers.agree(xp.shape(target), shape)):
+        wanted = f"{numbers.show(rest)} for class indices or {numbers.show(shape)} for probabilities"
+        raise ValueError(
+            f"target has shape {numbers.show(xp.shape(target))}: logits {numbers.show(shape)} need {wanted}"
+        )
     return dim, shape[dim]
 
 
@@ -204,22 +206,22 @@ def cross_entropy(
         dim: the class dimension.
         validate: raise ValueError for labels out of range and logits that are not finite; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.within_unit("label_smoothing", label_smoothing)
+    numbers.reduction(reduction)
+    numbers.within_unit("label_smoothing", label_smoothing)
     (logits,), dtype = lift(xp, logits)
     target = xp.asarray(target, None)
     dim, classes = class_shapes(xp, logits, target, dim)
     if weight is not None:
         weight = class_weights(xp, weight, logits, classes)
     if validate:
-        checks.finite(xp, logits=logits)
+        numbers.finite(xp, logits=logits)
     if not is_class_index(xp, logits, target):
         if validate:
-            checks.probabilities(xp, target=target)
+            numbers.probabilities(xp, target=target)
         loss, count = soft_cross_entropy(xp, logits, target, weight, label_smoothing, dim)
         return reduce_loss(xp, loss, reduction, dtype, count)
     if validate:
-        checks.labels(xp, "target", target, classes, ignore_index)
+        numbers.labels(xp, "target", target, classes, ignore_index)
     kept = target != ignore_index
     index = xp.where(kept, target, target * 0)
     own = xp.cast(kept, xp.dtype(logits))
@@ -253,7 +255,7 @@ def along(xp: Backend, weight: Array, rank: int, dim: int) -> Array:
 def class_weights(xp: Backend, weight: Any, logits: Array, classes: int) -> Array:
     weight = xp.stop(xp.cast(xp.asarray(weight, logits), xp.dtype(logits)))
     if xp.shape(weight) != (classes,):
-        raise ValueError(f"weight has shape {checks.show(xp.shape(weight))}: must be ({classes},), one for each class")
+        raise ValueError(f"weight has shape {numbers.show(xp.shape(weight))}: must be ({classes},), one for each class")
     return weight
 
 
@@ -307,12 +309,12 @@ def categorical_cross_entropy(
         dim: the class dimension.
         validate: raise ValueError for labels out of range and p outside [0, 1]; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     (p,), dtype = lift(xp, p)
     target = xp.asarray(target, None)
     dim, classes = class_shapes(xp, p, target, dim)
     if validate:
-        checks.probabilities(xp, p=p)
+        numbers.probabilities(xp, p=p)
     low = LIMITS[dtype].tiny
     if weight is not None:
         weight = class_weights(xp, weight, p, classes)
@@ -323,7 +325,7 @@ def categorical_cross_entropy(
         target = smooth_binary(xp, lift_to(xp, target, p, xp.dtype(p)), 0.0)
         return reduce_loss(xp, total(xp, saturated(xp, terms * target), (dim,)), reduction, dtype)
     if validate:
-        checks.labels(xp, "target", target, classes, ignore_index)
+        numbers.labels(xp, "target", target, classes, ignore_index)
     if classes == 0:
         return reduce_loss(xp, xp.sum(p, (dim,)), reduction, dtype, 0.0)
     kept = target != ignore_index
@@ -366,24 +368,24 @@ def focal_loss(
         dim: the class dimension.
         validate: raise ValueError for targets out of range; waits for the device.
     """
-    checks.reduction(reduction)
-    checks.not_negative("gamma", gamma)
+    numbers.reduction(reduction)
+    numbers.not_negative("gamma", gamma)
     if alpha is not None:
-        checks.within_unit("alpha", alpha)
+        numbers.within_unit("alpha", alpha)
     (logits,), dtype = lift(xp, logits)
     target = xp.asarray(target, None)
     kept = target != ignore_index
-    if checks.agree(xp.shape(target), xp.shape(logits)):
+    if numbers.agree(xp.shape(target), xp.shape(logits)):
         y = xp.where(kept, lift_to(xp, target, logits, xp.dtype(logits)), 0.0)
         if validate:
-            checks.probabilities(xp, target=y)
+            numbers.probabilities(xp, target=y)
         y = smooth_binary(xp, y, 0.0)
         loss = sigmoid_focal(xp, logits, y, alpha, gamma)
         loss = xp.where(kept, weighted(xp, loss, weight), 0.0)
         return reduce_loss(xp, loss, reduction, dtype, xp.sum(xp.cast(kept, xp.dtype(logits))))
     dim, classes = class_shapes(xp, logits, target, dim)
     if validate:
-        checks.labels(xp, "target", target, classes, ignore_index)
+        numbers.labels(xp, "target", target, classes, ignore_index)
     if classes == 0:
         return reduce_loss(xp, xp.sum(logits, (dim,)), reduction, dtype, 0.0)
     index = xp.where(kept, target, target * 0)

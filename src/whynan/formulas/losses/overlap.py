@@ -2,7 +2,7 @@
 
 import math
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import divide
 from whynan.formulas.losses.classification import class_shapes, expand
@@ -37,16 +37,16 @@ def tversky_loss(
         reduction: "mean", "sum" or "none", over samples.
         validate: raise ValueError where p or y is outside [0, 1]; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
-        checks.not_negative(name, value)
+        numbers.not_negative(name, value)
     kept = xp.asarray(y, None) != ignore_index if ignore_index is not None else None
     (p, y), dtype = lift(xp, p, y)
-    checks.same_shape(xp, "p", p, "y", y)
+    numbers.same_shape(xp, "p", p, "y", y)
     if kept is not None:
         p, y = xp.where(kept, p, 0.0), xp.where(kept, y, 0.0)
     if validate:
-        checks.probabilities(xp, p=p, y=y)
+        numbers.probabilities(xp, p=p, y=y)
     if len(xp.shape(p)) < 2:
         p, y = xp.reshape(p, (1, math.prod(xp.shape(p)))), xp.reshape(y, (1, math.prod(xp.shape(y))))
     axes = tuple(range(1, len(xp.shape(p))))
@@ -143,7 +143,7 @@ def lovasz_softmax_loss(
         dim: the class dimension.
         validate: raise ValueError for labels out of range; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if classes not in ("present", "all"):
         raise ValueError(f'classes: {classes!r} is neither "present" nor "all"')
     (logits,), dtype = lift(xp, logits)
@@ -152,7 +152,7 @@ def lovasz_softmax_loss(
     if len(xp.shape(target)) == len(xp.shape(logits)):
         raise ValueError("target: must be class indices, has a value for each class")
     if validate:
-        checks.labels(xp, "target", target, count, ignore_index)
+        numbers.labels(xp, "target", target, count, ignore_index)
     p = softmax(xp, logits, dim) if from_logits else clip(xp, logits, 1e18)
     pixels = math.prod(xp.shape(target))
     if pixels == 0 or count == 0:

@@ -2,7 +2,7 @@
 
 import math
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.backend import LIMITS, Array, Backend, Guarded
 from whynan.formulas.elementwise import divide
 from whynan.formulas.numbers import half_square, lift, lift_to, limit_of, reduce_loss, saturated, weighted
@@ -31,15 +31,15 @@ def smooth_l1_loss(
         reduction: "mean", "sum" or "none".
         validate: raise ValueError where pred or target is not finite; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if sigma is not None:
-        checks.positive("sigma", sigma)
+        numbers.positive("sigma", sigma)
         beta = 1 / sigma**2
-    checks.not_negative("beta", beta)
+    numbers.not_negative("beta", beta)
     (pred, target), dtype = lift(xp, pred, target)
-    checks.same_shape(xp, "pred", pred, "target", target)
+    numbers.same_shape(xp, "pred", pred, "target", target)
     if validate:
-        checks.finite(xp, pred=pred, target=target)
+        numbers.finite(xp, pred=pred, target=target)
     loss = huber(xp, saturated(xp, pred - target), beta)
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
 
@@ -75,11 +75,11 @@ def relative_error_loss(
         reduction: "mean", "sum" or "none".
         validate: raise ValueError where pred or target is not finite; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     (pred, target), dtype = lift(xp, pred, target)
-    checks.same_shape(xp, "pred", pred, "target", target)
+    numbers.same_shape(xp, "pred", pred, "target", target)
     if validate:
-        checks.finite(xp, pred=pred, target=target)
+        numbers.finite(xp, pred=pred, target=target)
     difference = saturated(xp, pred - target)
     if denominator is None:
         # d² / |d| is |d|; taken at once, neither the square overflows nor is 0 divided by 0.
@@ -115,11 +115,11 @@ def gaussian_nll_loss(
         reduction: "mean", "sum" or "none".
         validate: raise ValueError where an argument is not finite; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     (mean, target, log_var), dtype = lift(xp, mean, target, log_var)
-    checks.same_shape(xp, "mean", mean, "target", target)
+    numbers.same_shape(xp, "mean", mean, "target", target)
     if validate:
-        checks.finite(xp, mean=mean, target=target, log_var=log_var)
+        numbers.finite(xp, mean=mean, target=target, log_var=log_var)
     mean, target, log_var = xp.broadcast(mean, target, log_var)
     limits = LIMITS[xp.dtype(mean)]
     difference = saturated(xp, mean - target)
@@ -172,11 +172,11 @@ def kl_divergence_normal(
         reduction: "mean", "sum" or "none", over elements.
         validate: raise ValueError where an argument is not finite; waits for the device.
     """
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     (mean, log_var), dtype = lift(xp, mean, log_var)
-    checks.same_shape(xp, "mean", mean, "log_var", log_var)
+    numbers.same_shape(xp, "mean", mean, "log_var", log_var)
     if validate:
-        checks.finite(xp, mean=mean, log_var=log_var)
+        numbers.finite(xp, mean=mean, log_var=log_var)
     loss = xp.guarded(DIVERGENCE, mean, log_var)
     return reduce_loss(xp, weighted(xp, loss, weight), reduction, dtype)
 

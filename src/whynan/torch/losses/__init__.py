@@ -28,8 +28,7 @@ from whynan.torch.losses.regression import (
     relative_error_loss,
     smooth_l1_loss,
 )
-from whynan.torch.losses.sequence import ctc_loss
-from whynan.torch.losses.similarity import contrastive_loss, cosine_distance, info_nce_loss, pairwise_distance
+from whynan.torch.losses.similarity import contrastive_loss, cosine_distance, ctc_loss, info_nce_loss, pairwise_distance
 
 __all__ = [
     "binary_cross_entropy",

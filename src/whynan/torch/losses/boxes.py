@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, largest, least, sound, whole
@@ -16,7 +16,7 @@ Four = tuple[float, float, float, float]
 
 def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Tensor | None:
     """Return the loss of boxes that all have an area of comfortable size, in PyTorch's own kernels; None for others."""
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     alike = isinstance(boxes, torch.Tensor) and isinstance(targets, torch.Tensor) and boxes.shape == targets.shape
     if not (alike and boxes.dim() and boxes.shape[-1] == 4 and whole(boxes, targets)):
         return None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
@@ -36,7 +36,7 @@ def binary_cross_entropy(
     label_smoothing: float = 0.0,
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     plain = isinstance(p, torch.Tensor) and alike(p, y) and not (validate or label_smoothing or y.requires_grad)
     # PyTorch's kernel has limits of its own, at log p = -100 and p (1 - p) = 1e-12; inside them it is the formula.
     if plain and least(p) > 1e-11 and most(p) < 1 - max(limits(p).eps / 2, 1e-11):
@@ -56,7 +56,7 @@ def binary_cross_entropy_with_logits(
     label_smoothing: float = 0.0,
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if isinstance(x, torch.Tensor) and pos_weight is None and alike(x, y) and not (validate or label_smoothing):
         target = matched(y, x)
         if weight is None:
@@ -79,7 +79,7 @@ def cross_entropy(
     dim: int = 1,
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     plain = isinstance(logits, torch.Tensor) and isinstance(target, torch.Tensor) and not validate and dim == 1
     # A weight of the wrong shape gets the formula's error.
     plain = plain and (weight is None or (logits.dim() > 1 and weight.shape == logits.shape[1:2]))
@@ -127,7 +127,7 @@ def indexed_cross_entropy(
     except (IndexError, RuntimeError) as error:
         if "out of" not in str(error):
             raise
-        checks.labels(XP, "target", target, logits.shape[1], ignore_index)
+        numbers.labels(XP, "target", target, logits.shape[1], ignore_index)
         raise
     if weight is not None:
         own = weight.detach().to(logits.dtype)[index.masked_fill(left_out, 0)]
@@ -167,7 +167,7 @@ def focal_loss(
     dim: int = 1,
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     fast = isinstance(logits, torch.Tensor) and not (validate or weight is not None) and gamma == 2
     fast = fast and not (isinstance(target, torch.Tensor) and target.requires_grad)
     fast = fast and whole(logits) and largest(logits) < formulas.FAR_LOGIT

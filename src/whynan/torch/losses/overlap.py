@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.losses import overlap as formulas
 from whynan.formulas.numbers import reduce_loss
 from whynan.torch.backend import NAMES, XP
-from whynan.torch.choice import compiled
-from whynan.torch.fast import documented, known, sound, whole
+from whynan.torch.fast import compiled, documented, known, sound, whole
 from whynan.torch.losses.classification import matched, reduced
-from whynan.torch.losses.compiled import OVERLAP
+from whynan.torch.losses.kernels import OVERLAP
 
 
 @documented(formulas.tversky_loss)
@@ -24,7 +23,7 @@ def tversky_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     both = isinstance(p, torch.Tensor) and isinstance(y, torch.Tensor) and p.shape == y.shape and p.dim() > 1
     if both and whole(p) and ignore_index is None and not validate and min(alpha, beta, smooth) >= 0:
         y_float = matched(y, p)

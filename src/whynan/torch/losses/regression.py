@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.losses import regression as formulas
 from whynan.torch.backend import XP
-from whynan.torch.choice import compiled
-from whynan.torch.fast import documented, known, least, most, sound, whole
+from whynan.torch.fast import compiled, documented, known, least, most, sound, whole
 from whynan.torch.losses.classification import reduced
-from whynan.torch.losses.compiled import DIVERGENCE
+from whynan.torch.losses.kernels import DIVERGENCE
 
 
 def together(*arrays: Tensor) -> bool:
@@ -28,9 +27,9 @@ def smooth_l1_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if sigma is not None:
-        checks.positive("sigma", sigma)
+        numbers.positive("sigma", sigma)
         beta, sigma = 1 / sigma**2, None
     if together(pred, target) and weight is None and not validate and (beta == 0 or 1e-12 < beta < 1e12):
         loss = functional.smooth_l1_loss(pred, target, reduction=reduction, beta=beta)
@@ -48,7 +47,7 @@ def relative_error_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if together(pred, target) and denominator is None and weight is None and not validate:
         loss = functional.l1_loss(pred, target, reduction=reduction)
         if sound(loss):
@@ -66,7 +65,7 @@ def gaussian_nll_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if together(mean, target, log_var) and not (full or validate) and weight is None and least(log_var) > -60:
         difference = mean - target
         loss = torch.addcmul(log_var, difference * difference, torch.exp(-log_var))
@@ -84,7 +83,7 @@ def kl_divergence_normal(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if together(mean, log_var) and not validate and weight is None and reduction != "none" and most(log_var) < 80:
         total = (torch.exp(log_var) + mean * mean - log_var).sum() - mean.numel()
         # The plain form cancels near the prior: there the formula has to be computed with more care.

@@ -1,23 +1,64 @@
-"""Losses of embeddings."""
+"""Losses of embeddings and of sequences."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from whynan.formulas import checks
+from whynan.formulas import numbers
 from whynan.formulas.losses import similarity as formulas
 from whynan.formulas.numbers import reduce_loss
 from whynan.torch.backend import NAMES, XP
-from whynan.torch.choice import compiled
-from whynan.torch.fast import documented, sound, whole
+from whynan.torch.fast import compiled, documented, least, most, sound, whole
 from whynan.torch.losses.classification import cross_entropy, reduced
-from whynan.torch.losses.compiled import PAIRS
+from whynan.torch.losses.kernels import PAIRS
 from whynan.torch.ops.reductions import comfortable
 from whynan.torch.ops.reductions import normalize as unit
 
 
+@documented(formulas.ctc_loss)
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = True,
+    validate: bool = False,
+) -> Tensor:
+    numbers.reduction(reduction)
+    targets, input_lengths, target_lengths = (torch.as_tensor(x) for x in (targets, input_lengths, target_lengths))
+    if targets.dim() == 1:
+        targets = padded(targets, target_lengths)
+    # The kernel of PyTorch takes its logarithms to be normalized and finite, and then gives 0 for impossible targets.
+    plain = whole(log_probs) and log_probs.dim() == 3 and zero_infinity and not validate and targets.numel() > 0
+    if plain and least(log_probs) > -1e5 and most(log_probs) < 1e-3:
+        loss = functional.ctc_loss(
+            log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity=True
+        )
+        if sound(loss):
+            return loss
+    return formulas.ctc_loss(
+        XP, log_probs, targets, input_lengths, target_lengths, blank, reduction, zero_infinity, validate
+    )
+
+
+def padded(targets: Tensor, lengths: Tensor) -> Tensor:
+    """Return targets that are joined to one vector as (N, S), padded with 0."""
+    given = [int(length) for length in lengths.flatten()]
+    if sum(given) != len(targets):
+        raise ValueError(f"targets has {len(targets)} elements, and target_lengths add up to {sum(given)}")
+    rows = targets.new_zeros((len(given), max(given, default=0)))
+    at = 0
+    for row, length in zip(rows, given, strict=True):
+        row[:length] = targets[at : at + length]
+        at += length
+    return rows
+
+
 @documented(formulas.pairwise_distance)
 def pairwise_distance(a: Tensor, b: Tensor, p: float = 2.0, reduction: str = "none") -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and whole(a, b) and p == 2:
         distance = torch.linalg.vector_norm(a - b, 2, -1)
         if comfortable(distance):
@@ -39,7 +80,7 @@ def contrastive_loss(
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     if whole(a, b) and a.shape == b.shape and margin >= 0 and weight is None and same.shape == a.shape[:-1]:
         distance = torch.linalg.vector_norm(a - b, 2, -1)
         # Halves of squares of this size are far from overflow.
@@ -63,7 +104,7 @@ def info_nce_loss(
     reduction: str = "mean",
     validate: bool = False,
 ) -> Tensor:
-    checks.reduction(reduction)
+    numbers.reduction(reduction)
     shapes = query.dim() == keys.dim() == 2 and query.shape[1] == keys.shape[1] and len(keys) >= len(query)
     if shapes and whole(query, keys) and normalize and not validate and 1e-6 < temperature < 1e6:
         logits = unit(query, 1) @ unit(keys, 1).T / temperature

@@ -6,8 +6,7 @@ from torch import Tensor
 from whynan.formulas import reductions as formulas
 from whynan.formulas.numbers import size_of
 from whynan.torch.backend import XP
-from whynan.torch.choice import Plain, choice
-from whynan.torch.fast import limits
+from whynan.torch.fast import Plain, choice, limits
 
 Arrays = tuple[Tensor, ...]
 

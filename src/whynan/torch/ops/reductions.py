@@ -9,8 +9,7 @@ from torch import Tensor
 from whynan.formulas import reductions as formulas
 from whynan.formulas.numbers import flatten_dims, size_of
 from whynan.torch.backend import XP
-from whynan.torch.choice import compiled
-from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
+from whynan.torch.fast import compiled, documented, eager, largest, least, limits, most, sound, whole
 from whynan.torch.ops.compiled import DEVIATION, LENGTH, STANDARD, UNIT, VARIANCE
 
 Dim = int | Sequence[int] | None

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from whynan.adapters.common.data.evaluate import op_name
-from whynan.adapters.common.data.statements import bad_reads, changes_in_place, header, statement_at
-from whynan.adapters.common.data.values import is_bad, is_torch_tensor
+from whynan.adapters.common.arrays import is_bad, is_torch_tensor
+from whynan.adapters.common.data.evaluate import bad_reads, changes_in_place, header, op_name, statement_at
 
 _COPY_LIMIT = 1 << 22
 """Elements of an array that is copied before a statement that may change it."""

@@ -12,12 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from whynan.adapters.common.arrays import summarize, to_numpy
-from whynan.adapters.common.data.evaluate import Culprit, find_culprit, op_name
+from whynan.adapters.common.arrays import is_bad, is_torch_tensor, summarize, to_numpy
+from whynan.adapters.common.data.evaluate import Culprit, find_culprit, header, op_name
 from whynan.adapters.common.data.lines import Event, LineWatch, Operation, find_origin, node_at
-from whynan.adapters.common.data.statements import header
-from whynan.adapters.common.data.values import is_bad, is_torch_tensor
-from whynan.records.tensor import TensorSummary
+from whynan.records.op import TensorSummary
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import _with
 from whynan.adapters.jax.trace import Interpreter, Value
 from whynan.check.graph import Graph, Measured, Place
-from whynan.trace.graph import Frame
+from whynan.trace import Frame
 
 _NAMES = {
     "max": "maximum",

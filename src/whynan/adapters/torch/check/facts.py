@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch.check.measure import is_finite, pointer_of
-from whynan.adapters.torch.check.places import place_of
+from whynan.adapters.torch.check.measure import is_finite, place_of, pointer_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place
 from whynan.check.review.facts import LayerFacts, OptimizerFacts

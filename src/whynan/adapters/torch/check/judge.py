@@ -6,15 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from whynan.adapters.torch.check.host import TorchCheck
-from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program
-from whynan.adapters.torch.check.rerun import replay
+from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program, replay
 from whynan.adapters.torch.check.search import TorchSearch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
-from whynan.check.dtypes import SMALLEST
 from whynan.check.graph import Graph, Measured
 from whynan.check.hazards import Hazard
-from whynan.check.ranges import Range
+from whynan.check.ranges import SMALLEST, Range
 from whynan.check.result import CheckResult
 from whynan.check.review.all import review
 from whynan.check.review.facts import StepFacts

@@ -1,15 +1,21 @@
-"""The recorded step as a program: the same operations again on other values of its leaves; a range test of the rate."""
+"""The recorded step as a program: the same operations again on other values, and what comes out non-finite."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from whynan.check.graph import Graph
+from whynan.check.graph import Graph, Node
 from whynan.check.review.facts import OptimizerFacts
+from whynan.check.witness import Replayed, Saved
+from whynan.errors import WitnessError
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.check.search import TorchSearch
+
 
 GRAPH_STRIDE = 10_000_000
 """Where nodes of several steps are told apart by their number: number of the step times this, plus the node's own."""
@@ -116,3 +122,132 @@ def _stepped(value: Any, gradient: Any, rate: float, optimizer: OptimizerFacts) 
     if optimizer.kind in ("SGD",):
         return value - rate * gradient
     return value - rate * torch.sign(gradient)  # the first step of an adaptive method is of that size
+
+
+Values = dict[int, Any]
+_FAILED = (RuntimeError, IndexError, ValueError, TypeError, KeyError)
+
+
+@dataclass
+class Outcome:
+    """A whole step: its loss, and the parameters whose gradients are non-finite."""
+
+    loss: Any
+    gradients: list[str]
+
+
+def run_step(graph: Graph, program: Program, root: int, values: Values) -> Outcome | None:
+    """Run forward and backward pass of the recorded step on `values`; None where it can't be run."""
+    wanted = graph.ancestors(root)
+    given, tracked = dict(values), {}
+    for index in sorted(wanted):
+        node = graph.nodes[index]
+        if node.kind in ("parameter", "gradient") and index in program.leaves:
+            value = values.get(index, program.leaves[index])
+            if value.is_floating_point():
+                tracked[index] = value.detach().clone().requires_grad_()
+                given[index] = tracked[index] * 1
+    try:
+        loss = program.run(wanted, given, graph, grad=True)[root]
+        if not loss.requires_grad:
+            return Outcome(loss.detach(), [])
+        gradients = torch.autograd.grad(loss.sum(), list(tracked.values()), allow_unused=True)
+    except _FAILED:
+        return None
+    bad = [
+        graph.nodes[index].name or "a parameter"
+        for index, gradient in zip(tracked, gradients)
+        if gradient is not None and not bool(torch.isfinite(gradient).all())
+    ]
+    return Outcome(loss.detach(), bad)
+
+
+# Leaves of one run in another ---------------------------------------------------------------------------------------
+
+
+def describe(search: "TorchSearch") -> dict[int, dict[str, Any]]:
+    """Return for each leaf what it is, and the how many-th of those that are the same."""
+    seen: dict[Any, int] = {}
+    found = {}
+    for node in search.graph.nodes:
+        is_batch = node.index in search.batch
+        if not is_batch and (
+            node.kind not in ("parameter", "data", "gradient") or node.index not in search.program.leaves
+        ):
+            continue
+        about: dict[str, Any] = {"kind": "batch" if is_batch else node.kind, "name": node.name, "dtype": node.dtype}
+        key = tuple(about.values())
+        about["ordinal"] = seen[key] = seen.get(key, -1) + 1
+        found[node.index] = {**about, "shape": list(node.shape)}
+    return found
+
+
+def matched(search: "TorchSearch", saved: Saved) -> Values:
+    """Return the saved values by the leaves of this run; raises WitnessError where one is not there any more."""
+    same = ("kind", "name", "dtype", "ordinal")
+    here = {tuple(about[k] for k in same): index for index, about in describe(search).items()}
+    values = {}
+    for name, about in saved.leaves.items():
+        index = here.get(tuple(about[k] for k in same))
+        if index is None:
+            what = about["name"] or f"{about['kind']} {'x'.join(map(str, about['shape']))} {about['dtype']}"
+            raise WitnessError(f"this run's step has no {what}, which the witness in {saved.folder} is made of")
+        values[index] = saved.values[name]
+    return values
+
+
+def replay(search: "TorchSearch", saved: Saved) -> Replayed:
+    """Run a step of this run on a saved witness."""
+    values = matched(search, saved)
+    graph, program = search.graph, search.program
+    node = _operation(graph, saved)
+    roots = [r for r in graph.roots if node is None or node.index in graph.ancestors(r)] or graph.roots
+    found: list[Outcome | None] = []
+    with torch.random.fork_rng(devices=[]):
+        for given in ({}, values):
+            torch.manual_seed(saved.seed)
+            found.append(run_step(graph, program, roots[-1], given))
+        before, after = found
+        if after is None:
+            raise WitnessError(f"the step of this run can't be run on the witness in {saved.folder}")
+        said = None
+        if node is not None:
+            torch.manual_seed(saved.seed)
+            said = _said(search, node, replace(saved.hazard, node=node.index), saved.suspect["phase"], values)
+    bad = [] if bool(torch.isfinite(after.loss).all()) else ["the loss"]
+    bad += [f"the gradient of {name}" for name in after.gradients]
+    if not bad and node is not None and node.phase == "backward" and said is not None and "non-finite" in said:
+        bad = ["the gradient of a hand-written derivative"]
+    return Replayed(
+        _number(before.loss) if before is not None else "unknown",
+        _number(after.loss),
+        said,
+        bad,
+        search.changes(values),
+    )
+
+
+def _operation(graph: Graph, saved: Saved) -> Node | None:
+    """Return the suspect's operation in this run: on the same line, or on the one with the same text."""
+    suspect = saved.suspect
+    index = saved.hazard.node % GRAPH_STRIDE
+    for node in graph.nodes[index : index + 1] + graph.nodes:
+        place = node.place
+        if place is None or node.op.rstrip("_") != suspect["op"] or place.function != suspect["function"]:
+            continue
+        if place.code == suspect["code"] or place.line == suspect["line"]:
+            return node
+    return None
+
+
+def _said(search: "TorchSearch", node: Node, hazard: Any, phase: str, values: Values) -> str:
+    wanted = search.graph.ancestors(node.index)
+    fails = search.fails(hazard, phase, wanted, values)
+    place = node.place
+    where = f"{place.function}, line {place.line}" if place is not None else ""
+    what = "the derivative of " if phase == "backward" and node.phase == "forward" else ""
+    return f"{what}{node.op.rstrip('_')} in {where} is {'non-finite' if fails else 'finite'}"
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.6g}" if value.numel() == 1 else f"of shape {tuple(value.shape)}"

@@ -11,11 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from whynan.adapters.torch.check.binding import Binding
-from whynan.adapters.torch.check.lineage import Lineage
+from whynan.adapters.torch.check.lineage import Binding, Lineage
 from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, attributes, name_of, operands
-from whynan.adapters.torch.check.measure import dtype_of, measure, pointer_of
-from whynan.adapters.torch.check.places import asking_place, is_library, place_of
+from whynan.adapters.torch.check.measure import asking_place, dtype_of, is_library, measure, place_of, pointer_of
 from whynan.adapters.torch.check.program import Call, Program, Ref
 from whynan.adapters.torch.frames import ModuleStack, custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.opfacts import written_arguments

@@ -1,18 +1,56 @@
-"""Fetches a sample once more and finds the line of the user's code that made it non-finite."""
+"""Fetches a sample once more, and tells which line made it non-finite, which of the drawn batches is in hand."""
 
 import inspect
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
 
-from whynan.adapters.common.data.lines import OutOfTime
+from whynan.adapters.common.arrays import is_bad
+from whynan.adapters.common.data import lines
+from whynan.adapters.common.data.lines import Operation, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
-from whynan.adapters.common.data.values import is_bad
-from whynan.adapters.torch.data import streams
-from whynan.adapters.torch.data.lines import LineWatch
+from whynan.adapters.torch.data import loader, streams
 from whynan.adapters.torch.data.loader import BatchOrigin
+
+
+class LineWatch(lines.LineWatch):
+    """A line watch that notes torch functions too."""
+
+    def operations(self) -> AbstractContextManager[Any]:
+        return _Operations(self)
+
+    def unseen(self) -> AbstractContextManager[Any]:
+        return torch._C.DisableTorchFunction()  # type: ignore[no-any-return]
+
+
+class _Operations(TorchFunctionMode):  # type: ignore[misc]
+    """Sees torch functions that turn finite tensors into a bad one."""
+
+    def __init__(self, watch: LineWatch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if self.watch.record and isinstance(output, torch.Tensor) and is_bad(output):
+            inputs = [value for value in args if isinstance(value, (torch.Tensor, float, int))]
+            if not is_bad(list(args)):
+                name = _plain_name(function)
+                self.watch.note(lambda place: Operation(name, None, place, tuple(inputs), output))
+        return output
+
+
+def _plain_name(function: Any) -> str:
+    name = getattr(function, "__name__", str(function)).strip("_")
+    names = {"truediv": "divide", "rtruediv": "divide", "div": "divide", "itruediv": "divide", "sub": "subtract"}
+    return names.get(name, name.removesuffix("_"))
+
 
 _N_TRIES = 12
 """Fetches of a sample with random transforms whose random numbers are not known: some of them may meet the defect."""
@@ -111,3 +149,73 @@ def _drew(before: streams.RandomStates) -> bool:
     if now.numpy is None or before.numpy is None:
         return False
     return bool((now.numpy[1] != before.numpy[1]).any()) or now.numpy[2:] != before.numpy[2:]
+
+
+_AHEAD = ("accelerate", "transformers", "lightning", "pytorch_lightning", "lightning_fabric", "ray.train")
+_MOST = 8
+"""Batches before the latest that are compared."""
+
+
+def draws_ahead() -> bool:
+    """Whether a package that draws batches before it hands them over has been imported."""
+    return any(name in sys.modules for name in _AHEAD)
+
+
+def matching(batch: Any, size: int | None) -> BatchOrigin | None:
+    """Return the origin whose samples, fetched again, are those of `batch`; None where that cannot be told."""
+    rows = list(_tensors(batch))
+    for back in range(_MOST):
+        candidates = [c for c in loader.recent(back) if c.indices and len(c.indices) == size]
+        for candidate in candidates:
+            if rows and _is_it(candidate, rows):
+                return candidate
+    return None
+
+
+def _is_it(origin: BatchOrigin, rows: list[Any]) -> bool:
+    """Whether the first and the last sample are found in the batch, each at its own place."""
+    try:
+        with alone(streams.preserved()):
+            _start_streams(origin)
+            samples = [_fetch(origin.dataset, index) for index in origin.indices]
+    except Exception:
+        return False
+    compared = 0
+    for position, sample in enumerate(samples):
+        for part in _tensors(sample):
+            if part.numel() == 0:
+                continue
+            compared += 1
+            if not any(_same(part, row, position, len(samples)) for row in rows):
+                return False
+    return compared > 0
+
+
+def _same(part: Any, row: Any, position: int, size: int) -> bool:
+    if row.dim() == 0 or row.shape[0] != size:
+        return False
+    one = row[position].detach().reshape(-1).cpu().double()
+    flat = part.detach().reshape(-1).cpu().double()
+    # A collate function may pad: what the sample has comes first then.
+    return bool(len(one) >= len(flat) and torch.allclose(one[: len(flat)], flat, rtol=1e-3, atol=0, equal_nan=True))
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the numbers in a sample or a batch as tensors."""
+    if isinstance(value, torch.Tensor):
+        if not value.is_complex():
+            yield value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield torch.tensor(float(value))
+    elif type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
+        yield torch.as_tensor(value)
+    elif hasattr(value, "items") and depth < 3:
+        for item in value.values():
+            yield from _tensors(item, depth + 1)
+    elif isinstance(value, (list, tuple)) and depth < 3:
+        numbers = [item for item in value if isinstance(item, (int, float))]
+        if value and len(numbers) == len(value):
+            yield torch.tensor([float(item) for item in numbers])
+        else:
+            for item in value:
+                yield from _tensors(item, depth + 1)

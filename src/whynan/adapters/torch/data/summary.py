@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from whynan.records.tensor import Role, TensorSummary
+from whynan.records.op import Role, TensorSummary
 
 DISTINCT_LIMIT = 1 << 14
 """Distinct values need a sort; tensors with more elements than this get no count unless they are constant."""

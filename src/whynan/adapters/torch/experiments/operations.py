@@ -4,12 +4,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch.experiments.batches import FiniteBuffers, guarded_data
-from whynan.adapters.torch.experiments.change import Change
-from whynan.adapters.torch.experiments.custom import AutogradsOwn, FiniteBackward, function_called
-from whynan.adapters.torch.experiments.guarded import GuardMode, Place, anywhere, at_line, in_class, in_function
-from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, normalization, parts, skip_empty
-from whynan.adapters.torch.experiments.guards.call import Guard
-from whynan.adapters.torch.experiments.precision import WholeStep, WiderOp
+from whynan.adapters.torch.experiments.change import AutogradsOwn, Change, FiniteBackward, function_called
+from whynan.adapters.torch.experiments.guarded import (
+    GuardMode,
+    Place,
+    WholeStep,
+    WiderOp,
+    anywhere,
+    at_line,
+    in_class,
+    in_function,
+)
+from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, parts, skip_empty
+from whynan.adapters.torch.experiments.guards.parts import Guard
 from whynan.adapters.torch.experiments.stable import StableMode
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
@@ -158,8 +165,8 @@ def larger_eps(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[
     """Yield a larger eps in the normalisation at the origin's line."""
     place = _place(traced)
     if place is not None and not facts.is_optimizer(evidence):
-        words = f"eps={normalization.EPS:g} in the normalisation"
-        yield Change("larger-eps", words, GuardMode(normalization.LARGER_EPS, place))
+        words = f"eps={clamp.EPS:g} in the normalisation"
+        yield Change("larger-eps", words, GuardMode(clamp.LARGER_EPS, place))
         guards = {name: clamp.GUARDS[name] for name in ("div", "sqrt", "rsqrt", "std", "var", "norm", "pow")}
         yield Change("larger-eps", "an eps under the root and in the divisor", GuardMode(guards, place))
 
@@ -169,9 +176,9 @@ def group_norm(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[
     place = _place(traced)
     if place is not None:
         words = "group norm in place of batch norm"
-        yield Change("larger-batch-or-groupnorm", words, normalization.GroupNormLayers())
-        yield Change("larger-batch-or-groupnorm", words, GuardMode(normalization.GROUP_NORM, place))
-        yield Change("larger-batch-or-groupnorm", words, GuardMode(normalization.GROUP_NORM, anywhere))
+        yield Change("larger-batch-or-groupnorm", words, clamp.GroupNormLayers())
+        yield Change("larger-batch-or-groupnorm", words, GuardMode(clamp.GROUP_NORM, place))
+        yield Change("larger-batch-or-groupnorm", words, GuardMode(clamp.GROUP_NORM, anywhere))
 
 
 def fix_custom_op(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:

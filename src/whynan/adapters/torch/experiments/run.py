@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch.experiments import batches, operations, training
-from whynan.adapters.torch.experiments.change import Change
-from whynan.adapters.torch.experiments.patched import patched_function
-from whynan.adapters.torch.experiments.shrink import Shrinking
+from whynan.adapters.torch.experiments.batches import Shrinking
+from whynan.adapters.torch.experiments.change import Change, patched_function
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
 from whynan.diagnosis.snippets import part_for
-from whynan.experiments.table import patched_source, rows, unified_diff
-from whynan.experiments.verdict import (
+from whynan.experiments import (
     Measured,
     Verdict,
     best_verdicts,
@@ -22,6 +20,9 @@ from whynan.experiments.verdict import (
     conclude_remedies,
     failure_of,
     judge,
+    patched_source,
+    rows,
+    unified_diff,
 )
 from whynan.launch.host import tell
 from whynan.records import Incident

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch.experiments.guarded import Place
 from whynan.adapters.torch.experiments.guards import parts
-from whynan.adapters.torch.experiments.guards.call import EXP_LIMIT, Call, Guard, eps_of, is_floating, plain_name
+from whynan.adapters.torch.experiments.guards.parts import EXP_LIMIT, Call, Guard, eps_of, is_floating, plain_name
 from whynan.adapters.torch.frames import op_frame
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.attempt import Attempt, Decision
-from whynan.adapters.torch.ranks.gathered import why_not_alone
+from whynan.adapters.torch.ranks.alone import why_not_alone
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.records import Incident
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch.experiments.guards.call import Call, Guard, is_floating
+from whynan.adapters.torch.experiments.guards.parts import Call, Guard, is_floating
 
 
 def _lowest(tensor: Any) -> float:

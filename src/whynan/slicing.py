@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from whynan.trace.graph import Edge, Kind, Leaf, OpRecord, Trace
+from whynan.trace import Edge, Kind, Leaf, OpRecord, Trace
 
 _LIMIT = 50_000
 
