@@ -28,7 +28,7 @@ import numpy as np
 from lxml import etree
 from PIL import Image
 
-from whynan.data.engine.local import default_workers
+from whynan.data.engine import default_workers
 from whynan.data.options import Options
 from whynan.data.scan import scan
 

@@ -1,9 +1,7 @@
 """Remedies are tried on the failing step: what a verdict is, what follows from it, and how a change becomes a patch.
 
-No framework here; an adapter runs the attempts.
-"""
-
-The unchanged replay is the first row, for what is confirmed is confirmed against it.
+No framework here; an adapter runs the attempts. The unchanged replay is the first row, for what is confirmed is
+confirmed against it.
 """
 
 import ast

@@ -353,7 +353,7 @@ def test_any_bytes(content: bytes, data: st.DataObject, tmp_path_factory: pytest
 
 
 def test_crash_of_a_decoder_costs_one_file(yolo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whynan.data.engine import local
+    from whynan.data import engine
     from whynan.data.options import Options
     from whynan.data.readers import images
     from whynan.data.scan import scan
@@ -370,7 +370,7 @@ def test_crash_of_a_decoder_costs_one_file(yolo: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(images, "read", read)
     # Only a fork takes the change along; a test runner may have threads, with which a fork is not chosen.
-    monkeypatch.setattr(local, "_context", lambda: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(engine, "_context", lambda: multiprocessing.get_context("fork"))
     result = scan(str(yolo), Options(), workers=2, is_cached=False)
     assert {each for each in told(result) if each[0] == "worker-crashed"} == {
         ("worker-crashed", "images/train/more40.png", None)

@@ -134,7 +134,7 @@ def test_ray_cluster_of_two_processes_finds_the_same(tmp_path: Path, monkeypatch
     """A real cluster on this machine, two workers beside the driver, each doing one image at a time."""
     import ray
 
-    from whynan.data.engine.ray import RayEngine
+    from whynan.data.engine import RayEngine
 
     root = mixed(tmp_path / "set")
     np.savez(root / "a.npz", X=np.array([[1.0, np.nan], [2, 3]]))

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from whynan.data.engine.local import LocalEngine, default_workers
+from whynan.data.engine import LocalEngine, default_workers
 from whynan.data.extra import need
 from whynan.data.finding import Findings, look_at, report
 from whynan.data.looks import ImageRow, Overview, PartView
@@ -133,7 +133,7 @@ class _Look:
         """Read everything."""
         job = Job(self.storage, self.options, self.cache.is_open)
         if self.engine_name == "ray":
-            from whynan.data.engine.ray import RayEngine
+            from whynan.data.engine import RayEngine
 
             self.engine = RayEngine(job, self.n_workers)
         else:

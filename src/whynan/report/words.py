@@ -228,7 +228,7 @@ def operation(op: Json) -> str:
 
 def flow(origin: Json) -> str:
     """Return "f32[32] -> 1 nan of 32"."""
-    inputs = [tensor(tensor) for tensor in origin["inputs"][:_MAX_INPUTS]]
+    inputs = [tensor(found) for found in origin["inputs"][:_MAX_INPUTS]]
     if len(origin["inputs"]) > _MAX_INPUTS:
         inputs.append("...")
     output = nonfinite_count(origin["output"]) if origin.get("output") else ""

@@ -14,14 +14,13 @@ import torch
 
 from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import carried_names
+from whynan.snapshot.carried import Reach, carried_names, find_reach
 from whynan.snapshot.python_state import (
     GlobalRandomState,
     NamesSnapshot,
     ObjectsSnapshot,
     frame_values,
 )
-from whynan.snapshot.reach import Reach, find_reach
 
 MEMORY_BUDGET = 512 * 2**20
 _SMALL = 2**20

@@ -1,5 +1,6 @@
-"""Batch norm that survives batches of one, and layer norm over channels."""
+"""Layers: normalisation that survives what batch norm does not, and a region proposal head that uses it."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,16 @@ from torch.nn import functional
 from whynan.formulas.numbers import scale_of
 from whynan.torch.backend import XP
 from whynan.torch.fast import largest, limits, whole
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "ChannelLayerNorm",
+    "RPNHead",
+    "group_norm_of",
+    "replace_batch_norm",
+]
 
 
 def comfortable_input(x: Tensor) -> bool:
@@ -158,3 +169,97 @@ def check_dims(x: Tensor, allowed: tuple[int, ...]) -> None:
     if x.dim() not in allowed:
         wanted = " or ".join(str(dims) for dims in allowed)
         raise ValueError(f"x has {x.dim()} dimensions, shape {tuple(x.shape)}: must have {wanted}")
+
+
+def group_norm_of(batch_norm: Any, num_groups: int = 32) -> nn.GroupNorm:
+    """Return a group norm with the weight, bias, eps, dtype and device of a batch norm.
+
+    Args:
+        batch_norm: a BatchNorm1d, 2d, 3d or SyncBatchNorm.
+        num_groups: the most groups; there are as many as divide the channels, of at least two channels each: the only
+            value of a group would always be 0.
+    """
+    channels = batch_norm.num_features
+    groups = math.gcd(num_groups, channels)
+    if groups == channels > 1:
+        groups = groups // 2 if groups % 2 == 0 else 1
+    weight = batch_norm.weight
+    place = batch_norm.running_mean if weight is None else weight
+    layer = nn.GroupNorm(
+        groups,
+        channels,
+        eps=batch_norm.eps,
+        affine=weight is not None,
+        device=None if place is None else place.device,
+        dtype=None if place is None else place.dtype,
+    )
+    if weight is not None:
+        # The very parameters, so that an optimizer that has them keeps them.
+        layer.weight, layer.bias = batch_norm.weight, batch_norm.bias
+    layer.train(batch_norm.training)
+    return layer
+
+
+def replace_batch_norm(model: nn.Module, num_groups: int = 32) -> nn.Module:
+    """Replace each batch norm of a model by a group norm, in place, and return the model.
+
+    A model that is itself a batch norm is not changed: its group norm is returned. Trained weights are kept, but were
+    trained for other statistics: train them further.
+
+    Args:
+        model: any module.
+        num_groups: the most groups of a layer; there are as many as divide its channels.
+    """
+    if num_groups < 1:
+        raise ValueError(f"num_groups: must be at least 1, is {num_groups}")
+    if isinstance(model, nn.modules.batchnorm._BatchNorm):
+        return group_norm_of(model, num_groups)
+    done: dict[int, nn.GroupNorm] = {}
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                if isinstance(child, nn.modules.lazy.LazyModuleMixin) and child.num_features == 0:
+                    raise ValueError(
+                        f"{name}: a lazy batch norm does not know its channels yet; run the model once before"
+                    )
+                # A layer that a model uses twice stays one layer.
+                parent._modules[name] = done.setdefault(id(child), group_norm_of(child, num_groups))
+    return model
+
+
+class RPNHead(nn.Module):
+    """Head of a region proposal network with layer norm over channels, for feature maps of any size.
+
+    As `torchvision.models.detection.rpn.RPNHead`, whose place it takes (`model.rpn.head = RPNHead(...)`). The norm
+    keeps the logits
+    in bounds whatever the backbone sends, the weights start small and objectness at a prior, so that the first steps
+    do not overflow among thousands of negatives.
+
+    Args:
+        in_channels: channels of the feature maps.
+        num_anchors: anchors at each place.
+        conv_depth: convolutions before the two predictions.
+        prior: the probability of an object that the head starts with, in (0, 1).
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, conv_depth: int = 1, prior: float = 0.01) -> None:
+        super().__init__()
+        if not 0 < prior < 1:
+            raise ValueError(f"prior: must be in (0, 1), is {prior}")
+        blocks = [
+            nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, padding=1), ChannelLayerNorm(in_channels), nn.ReLU())
+            for _ in range(conv_depth)
+        ]
+        self.conv = nn.Sequential(*blocks)
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return objectness logits (N, A, H, W) and box deltas (N, 4 A, H, W) of each feature map (N, C, H, W)."""
+        hidden = [self.conv(feature) for feature in features]
+        return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
