@@ -250,3 +250,11 @@ def _unravel(index: int, shape: Any) -> tuple[int, ...]:
         result.append(index % size)
         index //= size
     return tuple(reversed(result))
+
+
+def kind_in(tensor: Any) -> str:
+    """Return "nan" where there is one, else the kind of the infinity."""
+    flat = tensor.detach().reshape(-1)
+    if bool(torch.isnan(flat).any()):
+        return "nan"
+    return "inf" if bool((flat == math.inf).any()) else "-inf"

@@ -8,15 +8,24 @@ import functools
 import math
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from whynan.adapters.torch.elements import TensorGroup, TrainedTensors, dense, first_nonfinite, kind_of, smallest
+from whynan.adapters.torch.elements import (
+    TensorGroup,
+    TrainedTensors,
+    dense,
+    first_nonfinite,
+    kind_in,
+    kind_of,
+    smallest,
+)
 from whynan.adapters.torch.frames import live_user_frame, name_of_tensor, reading_frame, with_warnings_of
+from whynan.adapters.torch.poisoned import Poisoned
 from whynan.adapters.torch.ranks.job import Single
 from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.scaler import ScalerWatch
@@ -28,14 +37,13 @@ from whynan.watching import GrowthWatch, RunHistory
 
 _N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
-BY_HAND = "after an update by hand"
 
 
-class Watch:
+class Watch(Poisoned):
     """Turns what the program does into events: a loss before backward, gradients after, a step's end, a number read."""
 
     def __init__(self, known: KnownState, notify: Callable[[Event], None]) -> None:
-        self.known = known
+        super().__init__(known)
         self.notify = notify
         self.history = RunHistory()
         self.growth = GrowthWatch()
@@ -56,11 +64,6 @@ class Watch:
         self._looked_at: tuple[Any, ...] = ()
         self._small: tuple[list[Any], list[Any]] = ([], [])
         self._trained = TrainedTensors()
-        self._parameters = TensorGroup(share=0.003, free_s=5e-5)
-        self._buffers = TensorGroup(share=0.001, free_s=1e-4)
-        self._statistics: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        self._innocent_buffers: set[int] = set()
-        self._seen_buffers: set[int] = set()
         self._undo: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self._depth = 0
@@ -68,8 +71,6 @@ class Watch:
         self.around_step: Any = None
         """What an experiment does around each optimizer step; None outside of one."""
         self.is_quiet = False
-        self.thorough = False
-        """Read every gradient and parameter at every check, whatever that costs."""
         self.tick: Callable[[], None] = lambda: None
         self.ranks: Any = Single()
         """The other processes of the job; set by the host."""
@@ -271,7 +272,7 @@ class Watch:
     def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
         names = self.known.parameter_names()
         name = next((names[id(p)] for p in parameters if id(p) in names), "parameter")
-        kinds = [_kind_in(gradient) for gradient in dense(gradients)]
+        kinds = [kind_in(gradient) for gradient in dense(gradients)]
         kind = "nan" if "nan" in kinds else kinds[0] if kinds else "nan"
         self.notify(Event("gradient", when, gradients, name, kind, len(parameters)))
 
@@ -297,7 +298,7 @@ class Watch:
         if bad:
             gradients = [g for _, g in bad]
             name = name_of_tensor(bad[0][0], live_user_frame(sys._getframe(1))) or "parameter"
-            kind = _kind_in(dense(gradients)[0])
+            kind = kind_in(dense(gradients)[0])
             self.notify(Event("gradient", "autograd.grad", gradients, name, kind, len(bad)))
 
     def _look_at_functional(self, result: Any) -> None:
@@ -307,49 +308,7 @@ class Watch:
             return
         bad = [leaf for leaf in dense(leaves) if first_nonfinite([leaf])]
         if bad:
-            self.notify(Event("gradient", "torch.func.grad", bad, "gradient", _kind_in(bad[0]), len(bad)))
-
-    def poisoned_buffer(self, before: Sequence[tuple[Any, Any]] = ()) -> Event | None:
-        """Return an event where a running statistic has become non-finite.
-
-        `before` are buffers and their copies from the beginning of the iteration.
-        """
-        known = self.known.buffers()
-        if self._statistics[0] is not known:
-            self._statistics = (known, *self._changing([b for b in known if b.is_floating_point()], before))
-        _, changing, small = self._statistics
-        bad, _ = self._buffers.check(changing, small)
-        if bad:
-            broken = first_nonfinite(changing)
-            names = self.known.parameter_names()
-            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
-            return Event("buffer", "forward", broken, name, _kind_in(broken[0]), len(broken))
-        return None
-
-    def _changing(self, buffers: list[Any], before: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-        """Return the buffers that count, and the small ones among them."""
-        new = [b for b in buffers if id(b) not in self._seen_buffers]
-        if new:
-            # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
-            is_first = not self._seen_buffers
-            clean = {id(b) for b, copy in before if not first_nonfinite([copy])}
-            self._innocent_buffers |= {
-                id(b) for b in first_nonfinite(new) if id(b) not in clean and (is_first or _kind_in(b) == "-inf")
-            }
-            self._seen_buffers |= {id(b) for b in new}
-        changing = dense(b for b in buffers if id(b) not in self._innocent_buffers)
-        return changing, smallest(changing)
-
-    def poisoned_parameter(self) -> Event | None:
-        """Return an event where a parameter that is updated by hand has become non-finite."""
-        parameters = dense(p for p in self.known.parameters() if p.grad is not None)
-        bad, _ = self._parameters.check(parameters, thorough=self.thorough)
-        if not bad:
-            return None
-        broken = first_nonfinite(parameters)
-        names = self.known.parameter_names()
-        name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
-        return Event("parameter", BY_HAND, broken, name, _kind_in(broken[0]), len(broken))
+            self.notify(Event("gradient", "torch.func.grad", bad, "gradient", kind_in(bad[0]), len(bad)))
 
     # Optimizers ------------------------------------------------------------------------------------------------------
 
@@ -413,7 +372,7 @@ class Watch:
             broken = first_nonfinite(parameters)
             names = self.known.parameter_names()
             name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
-            self.notify(Event("parameter", "after optimizer.step()", broken, name, _kind_in(broken[0]), len(broken)))
+            self.notify(Event("parameter", "after optimizer.step()", broken, name, kind_in(broken[0]), len(broken)))
         self.ranks.step_is_over()
         self.after_step()
         self.n_steps += 1
@@ -489,11 +448,3 @@ def _item(tensor: Any) -> Any:
 
 
 _RAW_ITEM = torch._C.TensorBase.item
-
-
-def _kind_in(tensor: Any) -> str:
-    """Return "nan" where there is one, else the kind of the infinity."""
-    flat = tensor.detach().reshape(-1)
-    if bool(torch.isnan(flat).any()):
-        return "nan"
-    return "inf" if bool((flat == math.inf).any()) else "-inf"
