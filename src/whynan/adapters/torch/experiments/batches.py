@@ -374,5 +374,7 @@ class Shrinking:
         if len(self.positions) == 1:
             index = known.get(self.positions[0])
             name = f"sample {index}" if index is not None else f"the sample at position {self.positions[0]}"
+            if not known:  # it is one of several that fail
+                return f"a batch of {name} alone fails too"
             return f"the smallest batch that fails is {name} alone"
         return f"the smallest batch found that fails holds the samples at positions {self.positions}"
