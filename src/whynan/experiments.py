@@ -56,6 +56,10 @@ class Measured:
     """The last loss over the first, where several steps were run."""
 
 
+REFUSED = "the batch was refused"
+"""The failure of a step that a library's own guard ended before there was a number to look at."""
+
+
 def failure_of(what: str, name: str, kind: str) -> str:
     """Return a failure in words: "val_loss is nan", "the gradient fc.weight is inf"."""
     return f"{name or what} is {kind}" if what in ("loss", name) else f"the {what} {name} is {kind}".replace("  ", " ")
@@ -178,7 +182,7 @@ def _failed_replay(incident: Incident) -> Experiment | None:
         return None
     symptom = incident.symptom
     is_refused = symptom.what == "input" and incident.origin is not None and incident.origin.framework_op == "guard"
-    failure = "the batch was refused" if is_refused else failure_of(symptom.what, symptom.name, symptom.value)
+    failure = REFUSED if is_refused else failure_of(symptom.what, symptom.name, symptom.value)
     return Experiment("nothing: the step as it was", "control", None, 1, False, outcome=failure)
 
 

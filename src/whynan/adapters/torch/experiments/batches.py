@@ -217,7 +217,8 @@ def _at_least_zero(name: str, value: Any) -> Any:
 
 def _unit(name: str, value: Any) -> Any:
     values = _as_tensor(value)
-    if not _is_target(name) or not values.numel() or bool(((values >= 0) & (values <= 1)).all()):
+    is_share = _is_target(name) and "box" not in name.lower()  # boxes are measured in pixels
+    if not is_share or not values.numel() or bool(((values >= 0) & (values <= 1)).all()):
         return value
     if not values.is_floating_point():  # classes, unless all samples but a few know 0 and 1 only
         rows = ((values == 0) | (values == 1)).reshape(len(values), -1).all(1) if values.dim() else values

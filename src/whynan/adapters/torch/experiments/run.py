@@ -13,6 +13,7 @@ from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
 from whynan.diagnosis.snippets import part_for
 from whynan.experiments import (
+    REFUSED,
     Measured,
     Verdict,
     best_verdicts,
@@ -30,6 +31,7 @@ from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt, Outcome
+    from whynan.adapters.torch.sites import Event
     from whynan.adapters.torch.plan import Plan
     from whynan.adapters.torch.window import Window
 
@@ -177,10 +179,7 @@ class Experiments:
 
     def _measured(self, change: Change, n_steps: int, growth: float | None = None) -> Measured:
         plan, outcome = self.plan, self.plan.outcome
-        failure = None
-        if outcome.event is not None:
-            event = outcome.event
-            failure = failure_of(event.what, event.name, event.kind)
+        failure = _failure(outcome.event) if outcome.event is not None else None
         error = outcome.error
         watch = plan.host.watch
         return Measured(
@@ -270,7 +269,7 @@ class Experiments:
             self.notes.append(
                 "the steps before the failure, replayed, gave losses that differ from the run's in their last digits"
             )
-        failure = failure_of(event.what, event.name, event.kind) if event is not None else None
+        failure = _failure(event) if event is not None else None
         error = plan.outcome.error
         words = f"{type(error).__name__}: {str(error)[:80]}" if error is not None else None
         self.controls.append(Measured(max(expected, 0) + 1, failure=failure, error=words))
@@ -347,3 +346,8 @@ class Experiments:
             if file == name or file.endswith(f"/{name}"):
                 return file, int(line)
         return None
+
+
+def _failure(event: "Event") -> str:
+    is_refused = event.what == "input" and not event.tensors
+    return REFUSED if is_refused else failure_of(event.what, event.name, event.kind)
