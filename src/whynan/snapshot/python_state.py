@@ -247,11 +247,13 @@ def set_generator_state(value: Any, state: Any) -> None:
 
 
 _MT19937_BYTES = 625 * 4
+_COMPARED_BYTES = 5 * 4
 _HEADER_BYTES = object.__basicsize__
 _last: dict[str, tuple[Any, Any]] = {}
 """By stream, what its generator's memory held when its state was last asked for, and that state.
 
 To ask for a state takes tens of microseconds, and it is asked at each step; to compare memory takes less than one.
+What is compared is the position and the first words: another state of the same position has other words.
 """
 
 
@@ -279,7 +281,7 @@ def _python_state() -> Any:
     generator: Any = random._inst
     held = None
     if _knows_layout():
-        held = (generator.gauss_next, ctypes.string_at(id(generator) + _HEADER_BYTES, _MT19937_BYTES))
+        held = (generator.gauss_next, ctypes.string_at(id(generator) + _HEADER_BYTES, _COMPARED_BYTES))
     return _state_of("python", held, random.getstate)
 
 
@@ -287,7 +289,9 @@ def _numpy_state(numpy: Any) -> Any:
     generator: Any = getattr(getattr(numpy.random.mtrand, "_rand", None), "_bit_generator", None)
     held = None
     if type(generator).__name__ == "MT19937":
-        held = ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
+        address = generator.ctypes.state_address
+        position = ctypes.string_at(address + _MT19937_BYTES - 4, 4)
+        held = (position, ctypes.string_at(address, _COMPARED_BYTES))
     state = _state_of("numpy", held, numpy.random.get_state)
     if state[3]:
         # Half of a pair of normal numbers is waiting: to take it leaves the words as they are.

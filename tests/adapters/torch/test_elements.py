@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from whynan.adapters.torch.elements import (
     Region,
     element_address,
+    in_turn,
     is_nonfinite,
     kind_at,
     kind_of,
@@ -117,3 +118,14 @@ def test_the_parts_of_complex_elements_lie_where_they_do():
     assert element_address(spectrum, (1, 2)) == element_address(spectrum.real, (1, 2))
     assert region.holds(element_address(spectrum.imag, (2, 1)))
     assert not region.holds(element_address(spectrum, (2, 2)) + 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 33, 62, 500])
+def test_each_has_its_turn(count):
+    tensors = list(range(count))
+    n_steps = -(-count // 8) + 8
+    for begin in (0, 3):
+        seen = [in_turn(tensors, begin + step) for step in range(n_steps)]
+        assert sorted({one for some in seen for one in some}) == tensors
+        assert max(map(len, seen)) <= 32
+    assert count > 8 or in_turn(tensors, 5) == tensors

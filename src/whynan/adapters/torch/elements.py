@@ -111,6 +111,22 @@ def smallest(tensors: list[Any]) -> list[Any]:
     return [tensor for tensor in tensors if id(tensor) in found]
 
 
+_N_IN_TURN = 8
+_MOST_BETWEEN = 4
+
+
+def in_turn(tensors: list[Any], step: int) -> list[Any]:
+    """Return those whose turn it is: about eight a step, as more of them every few steps, since a look costs its call.
+
+    What an update has spoilt stays so.
+    """
+    n_between = max(1, min(_MOST_BETWEEN, -(-len(tensors) // _N_IN_TURN)))
+    if step % n_between:
+        return []
+    n_turns = max(1, -(-len(tensors) // (_N_IN_TURN * n_between)))
+    return tensors[step // n_between % n_turns :: n_turns]
+
+
 class TrainedTensors:
     """An optimizer's dense parameters: the list is made once, and again when a group or a parameter is added."""
 

@@ -20,6 +20,7 @@ from whynan.adapters.torch.elements import (
     TrainedTensors,
     dense,
     first_nonfinite,
+    in_turn,
     kind_in,
     kind_of,
     smallest,
@@ -35,7 +36,6 @@ from whynan.adapters.torch.trail import Trail
 from whynan.launch.host import tell
 from whynan.watching import GrowthWatch, RunHistory
 
-_N_IN_TURN = 8
 _AFTER_BACKWARD = "after backward"
 
 
@@ -358,12 +358,8 @@ class Watch(Poisoned):
             return
         self.trail.after_update(self.n_steps)
         parameters, small = self._trained.of(optimizer)
-        # A few of the small ones at each step, in turn: what an update has spoilt stays so.
-        first = self.n_steps * _N_IN_TURN % max(len(small), 1)
         due = self._due_together()
-        bad, norm = self._parameters.check(
-            parameters, small[first : first + _N_IN_TURN], thorough=self.thorough, due=due
-        )
+        bad, norm = self._parameters.check(parameters, in_turn(small, self.n_steps), self.thorough, due)
         if bad and due is not None:
             self.ranks.agreed = True
         if not bad and norm is not None:
