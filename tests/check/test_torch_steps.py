@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 
 from whynan.adapters.torch.check.search import TorchSearch
+from whynan.check.terminal import _suspect
 
 spec = importlib.util.spec_from_file_location("check_steps", Path(__file__).with_name("steps.py"))
 assert spec is not None and spec.loader is not None
@@ -175,3 +177,14 @@ def test_what_cannot_fail_has_no_witness() -> None:
 
     witness = TorchSearch(context, program).find(replace(hazard, node=node.index), "forward", 0.5)
     assert not witness.found
+
+
+def test_two_causes_on_one_line_are_both_named(capsys: Any) -> None:
+    def both() -> Any:
+        p = torch.sigmoid(logits())
+        return torch.sqrt((p - 1).abs()).mean() - torch.log(p).mean()
+
+    found = suspects_of(both)
+    assert [{s.cause, *s.also} for s in found] == [{"log-of-zero", "sqrt-at-zero"}]
+    _suspect(Console(width=200), 1, found[0])
+    assert f"[{found[0].cause}, also {found[0].also[0]}]" in capsys.readouterr().out

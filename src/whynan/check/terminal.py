@@ -109,7 +109,7 @@ def _suspect(console: Console, rank: int, suspect: Suspect) -> None:
     console.print(
         f"\n{rank:3}. {mark} [bold]{escape(_relative(place.file))}:{place.line}[/] in "
         f"{escape(place.function)}   "
-        f"[dim]\\[{suspect.cause}][/]"
+        f"[dim]\\[{', also '.join((suspect.cause, *suspect.also))}][/]"
     )
     console.print(f"       {escape(place.code)}")
     console.print(f"     {'in the backward pass, ' if suspect.phase == 'backward' else ''}{escape(suspect.why)}")
