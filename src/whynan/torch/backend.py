@@ -28,6 +28,10 @@ class SaturateGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Any) -> Any:
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Any, limit: None) -> Any:
+        return tangent.view_as(tangent)
+
 
 def function_of(guarded: Guarded) -> Any:
     """Return the autograd function of a formula with its own slopes, for arrays of one shape."""
@@ -44,12 +48,18 @@ def function_of(guarded: Guarded) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
             by_each = slopes(XP, *ctx.saved_tensors)
             needed = ctx.needs_input_grad
             return tuple(gradient * slope if needs else None for slope, needs in zip(by_each, needed, strict=True))
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            by_each = slopes(XP, *ctx.saved_tensors)
+            return sum(slope * tangent for slope, tangent in zip(by_each, tangents, strict=True) if tangent is not None)
 
     Function.__name__ = Function.__qualname__ = guarded.name
     return Function
