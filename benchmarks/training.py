@@ -3,6 +3,7 @@
 Prints the median and the fastest step in milliseconds. The first three steps are not counted.
 """
 
+import resource
 import statistics
 import sys
 import time
@@ -102,7 +103,8 @@ def main() -> None:
         if len(ends) > steps + WARM_UP:
             break
     times = [1000 * (end - begin) for begin, end in zip(ends[WARM_UP:], ends[WARM_UP + 1 :])]
-    print(f"step_ms {statistics.median(times):.3f} {min(times):.3f}", flush=True)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"step_ms {statistics.median(times):.3f} {min(times):.3f} resident_mib {resident:.0f}", flush=True)
 
 
 if __name__ == "__main__":
