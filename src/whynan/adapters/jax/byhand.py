@@ -25,7 +25,7 @@ from whynan.experiments import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.snapshot.carried import carried_names, find_loop, target_names
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot.python_state import NamesSnapshot, frame_values
 from whynan.watching import Budget
 
 _KEPT = 8
@@ -38,6 +38,7 @@ class JaxRecorder(Recorder):
     """Notes operations on JAX's arrays too."""
 
     numbers = (*Recorder.numbers, jax.Array)
+    arrays = (*Recorder.arrays, jax.Array)
     framework = "jax"
 
 
@@ -100,6 +101,30 @@ class ByHand:
             return None
         finally:
             self.looks.end()
+
+    def kept(self, current: Pass) -> dict[str, Any]:
+        """Return what the names that the loop carries held before an iteration; containers are copied."""
+        site, values = current.owner.site, current.before.values
+        names = (carried_names(site) & site.assigned & values.keys()) - set(target_names(site))
+        return {name: jax.tree_util.tree_map(lambda leaf: leaf, values[name]) for name in names}
+
+    @staticmethod
+    def put_back(current: Pass, values: dict[str, Any]) -> None:
+        """Give names of the loop these values."""
+        NamesSnapshot.bind(current.frame, values)
+
+    def slow(self, current: Pass, factor: float) -> None:
+        """Make what an iteration has made of its parameters a part of what it is."""
+        if factor == 1.0:
+            return
+        after = frame_values(current.frame) or {}
+
+        def part(old: Any, new: Any) -> Any:
+            is_array = isinstance(new, jax.Array) and new.dtype.kind in "fV" and np.shape(old) == new.shape
+            return old + jax.numpy.asarray(factor, new.dtype) * (new - old) if is_array else new
+
+        old = {name: value for name, value in self.kept(current).items() if name in self.names and name in after}
+        self.put_back(current, {name: jax.tree_util.tree_map(part, value, after[name]) for name, value in old.items()})
 
     def explained(self, one: Pass, bad: tuple[str, Any]) -> Incident | None:
         again = Again(one.owner.site, one.frame, one.before, instrumented)

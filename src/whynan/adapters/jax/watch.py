@@ -18,6 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.left_out import LeftOut
 from whynan.adapters.common.loops import decides_by_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
@@ -46,6 +47,10 @@ class Watch:
         self.on_first_gradient: Callable[[], None] | None = None
         self.is_replaying = False
         self.clip: float | None = None
+        self.limit: float | None = None
+        """The largest norm of the gradients from here on."""
+        self.left_out = LeftOut()
+        self._n_inside = 0
         self.current: Watched | None = None
         self.calls: deque[Call] = deque(maxlen=_MAX_KEPT)
         self.pending: deque[Call] = deque()
@@ -157,18 +162,19 @@ class Watch:
         """Make a call and keep what is needed to make it again."""
         if self.is_replaying:
             # Nothing that is compiled already: the functions may have other code now.
-            result = (watched.inner if watched.is_derivative else watched.function)(*args, **kwargs)
-            return _clipped(result, watched, self.clip) if self.clip is not None and watched.is_derivative else result
+            return self._limited(watched, args, kwargs)
         if not self.is_enabled:
             return watched.inner(*args, **kwargs)
         if not is_outermost() or self.current is not None:
             if watched.is_derivative and self.current is not None:
                 self.current.is_training = True
-            return watched.inner(*args, **kwargs)
+            return self._limited(watched, args, kwargs)
         self.poll()
+        if self.left_out.samples:
+            args, kwargs = self._without_samples(watched, args, kwargs)
         self.current = watched
         try:
-            result = watched.inner(*args, **kwargs)
+            result = self._limited(watched, args, kwargs)
         finally:
             self.current = None
         if watched.is_derivative:
@@ -182,6 +188,42 @@ class Watch:
             self.is_enabled = False
             return result
 
+    def limit_gradients(self, norm: float) -> None:
+        """Clip gradients by their norm from here on; what is compiled is compiled anew."""
+        self.limit = norm
+        jax.clear_caches()
+
+    def _limited(self, watched: "Watched", args: Any, kwargs: Any) -> Any:
+        """Make the call; the gradients of the outermost derivative are kept within the limit."""
+        inner = watched.function if self.is_replaying and not watched.is_derivative else watched.inner
+        norm = self.clip if self.clip is not None else self.limit
+        if norm is None or not watched.is_derivative:
+            return inner(*args, **kwargs)
+        self._n_inside += 1
+        try:
+            result = inner(*args, **kwargs)
+        finally:
+            self._n_inside -= 1
+        # A derivative inside of another is part of its loss; one of many at once is a sample's own.
+        is_whole = not self._n_inside and not any(
+            "Batch" in type(v).__name__ for v in jax.tree_util.tree_leaves(result)
+        )
+        return _clipped(result, watched, norm) if is_whole else result
+
+    def _without_samples(self, watched: "Watched", args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return a step's arguments with another row of the batch for each sample that is left out."""
+        call = Call(watched.function, args, kwargs, "train")
+        call.carried = self._carried(call)
+        rows = self.left_out.rows(call.parts()) if watched.is_training else None
+        if rows is None:
+            return args, kwargs
+        return jax.tree_util.tree_unflatten(call.tree, call.with_rows(rows))  # type: ignore[no-any-return]
+
+    def _carried(self, call: Call) -> dict[int, int]:
+        if self._last is None:
+            return {}
+        return {i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs}
+
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
         call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
         call.is_training = watched.is_training
@@ -192,9 +234,7 @@ class Watch:
         if watched.is_mapped:
             call.n_devices = next((np.shape(leaf)[0] for leaf in call.leaves if np.ndim(leaf)), None)
         call.set_result(result)
-        call.carried = {
-            i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
-        } if self._last is not None else {}  # fmt: skip
+        call.carried = self._carried(call)
         self.adjust(call)
         if watched.is_training or not call.carried:
             self._remember(call)

@@ -72,7 +72,7 @@ class Bench(CommonBench):
             return self._once(None, change=header_rows(self.again, kept))
         return self._once(
             lambda owner, index, result: (
-                result[kept] if len(result) == self.size and id(owner) in self.owners else result
+                result[np.asarray(kept)] if len(result) == self.size and id(owner) in self.owners else result
             )
         )
 

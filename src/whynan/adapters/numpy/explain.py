@@ -188,9 +188,9 @@ def header_rows(again: Again, rows: list[int]) -> Callable[[dict[str, Any]], Non
 
     def change(values: dict[str, Any]) -> None:
         for name in target_names(again.site):
-            value = values.get(name)
-            if isinstance(value, np.ndarray) and value.ndim and len(value) == len(rows):
-                values[name] = value[rows]
+            value: Any = values.get(name)
+            if hasattr(value, "dtype") and np.ndim(value) and len(value) == len(rows):
+                values[name] = value[np.asarray(rows)]
 
     return change
 
@@ -225,7 +225,7 @@ def fails(again: Again, name: str, rows: list[int], size: int, owners: set[int])
     """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
     recorder.on_rows = lambda owner, index, result: (
-        result[rows] if len(result) == size and id(owner) in owners else result
+        result[np.asarray(rows)] if len(result) == size and id(owner) in owners else result
     )
     seen = again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
     return seen.is_bad

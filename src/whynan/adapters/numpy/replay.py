@@ -132,6 +132,7 @@ class Recorder:
     """Answers instrumented code. `on_rows` may replace what a subscript picked out of the data."""
 
     numbers: tuple[type, ...] = (np.ndarray, np.generic, float)
+    arrays: tuple[type, ...] = (np.ndarray,)
     framework = "numpy"
 
     def __init__(self, function_name: str, is_tracing: bool = True) -> None:
@@ -198,6 +199,9 @@ class Recorder:
         result = function(*args, **kwargs)
         name = str(getattr(function, "__name__", type(function).__name__))
         out = kwargs.get("out")
+        picked = (owner, *args) if isinstance(owner, self.arrays) else args
+        if name in _PICKS and len(picked) > 1:
+            return self._picked(picked[0], picked[1], result, before, name)
         if out is None and isinstance(result, np.ndarray) and self.is_known(result):
             return result  # taken out of a container, or handed through
         self._note(plain_name(name), name, before, result, changes=out if isinstance(out, np.ndarray) else None)
@@ -224,17 +228,14 @@ class Recorder:
         if isinstance(owner, np.ndarray):
             self._note("setitem", "setitem", before, owner, changes=owner)
 
-    def _picked(self, owner: Any, index: Any, result: Any, before: Any) -> Any:
-        if not isinstance(owner, np.ndarray):
+    def _picked(self, owner: Any, index: Any, result: Any, before: Any, name: str = "getitem") -> Any:
+        if not isinstance(owner, self.arrays):
             return result  # what a list or a dict holds is known by itself
-        if isinstance(owner, np.ndarray) and isinstance(result, np.ndarray):
-            is_rows = isinstance(index, slice) or (isinstance(index, np.ndarray) and index.dtype.kind in "iu")
-            is_rows = is_rows or (isinstance(index, list) and all(isinstance(i, (int, np.integer)) for i in index))
-            if is_rows and result.ndim == owner.ndim and len(result) < len(owner):
-                if self.on_rows is not None:
-                    result = self.on_rows(owner, index, result)
-                self.gathers.append((self._n, owner, index, result))
-        self._note("getitem", "getitem", before, result)
+        if _is_of_rows(owner, result) and _names_rows(index):
+            if self.on_rows is not None:
+                result = self.on_rows(owner, index, result)
+            self.gathers.append((self._n, owner, index, result))
+        self._note(name, name, before, result)
         return result
 
     # Noting -----------------------------------------------------------------------------------------------------------
@@ -284,6 +285,22 @@ class Recorder:
             Frame(f.file, f.line, self.function_name, f.code, f.lasti) if f.function in (BODY, "<module>") else f
             for f in frames
         )
+
+
+_PICKS = {"gather", "gather_v2", "take"}
+
+
+def _is_of_rows(owner: Any, result: Any) -> bool:
+    return hasattr(result, "dtype") and result.ndim == owner.ndim > 0 and len(result) < len(owner)
+
+
+def _names_rows(index: Any) -> bool:
+    if isinstance(index, slice):
+        return True
+    if isinstance(index, list):
+        return all(isinstance(i, (int, np.integer)) for i in index)
+    array = to_numpy(index) if hasattr(index, "dtype") else None
+    return array is not None and array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _copy(array: Any) -> Any:

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
+from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage
 from whynan.snapshot.carried import target_names
+from whynan.snapshot.python_state import GlobalRandomState
 
 
 class Closure(ABC):
@@ -206,6 +209,25 @@ class SavedVariables:
 TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|_step\(|\btape\b|loss")
 
 
+class Draws(GlobalRandomState):
+    """Random streams, those of TensorFlow's eager operations too where the program has set its seed."""
+
+    def __init__(self, known: GlobalRandomState) -> None:
+        self.python, self.numpy = known.python, known.numpy
+        self.seed = context.global_seed()
+        self.state = context.context()._rng.getstate() if self.seed is not None else None
+
+    def restore(self) -> None:
+        super().restore()
+        present = context.context()
+        if self.state is not None and context.global_seed() == self.seed and present._rng.getstate() != self.state:
+            # The kernels that have drawn go with their caches; those made anew begin where they began.
+            number = present._rng
+            tf.random.set_seed(self.seed)
+            present._rng = number
+            number.setstate(self.state)
+
+
 class LoopClosure(Closure):
     """One iteration of the user's loop. `change` is made to the names that its header has bound."""
 
@@ -213,7 +235,7 @@ class LoopClosure(Closure):
                  again: Again | None = None, picks: "Picks | None" = None) -> None:  # fmt: skip
         self.picks = picks
         self.current = current
-        self.again = again or Again(current.owner.site, current.frame, current.before)
+        self.again = again or _again(current, None)
         self.known = known
         self.change = change
 
@@ -258,21 +280,37 @@ class LoopClosure(Closure):
         return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]
 
 
+class TensorRecorder(Recorder):
+    """Notes what is cut out of tensors too."""
+
+    arrays = (*Recorder.arrays, tf.Tensor)
+
+
+def _again(current: Pass, instrument: Any) -> Again:
+    again = Again(current.owner.site, current.frame, current.before, instrument)
+    again.after.random = Draws(again.after.random)
+    return again
+
+
 class Picks:
-    """Rows that a body cuts out of NumPy arrays, `x[start : start + 32]`: found by running it with its operations
-    handed to a recorder, by the array's id."""
+    """Rows that a body cuts out of arrays and tensors, `x[start : start + 32]` or `tf.gather(x, rows)`: found by
+    running it with its operations handed to a recorder, by the array's id."""
 
     def __init__(self, current: Pass) -> None:
-        self.again = Again(current.owner.site, current.frame, current.before, instrumented)
+        self.again = _again(current, instrumented)
         self.items: dict[int, tuple[str, Any]] = {}
+        self.indices: dict[int, Any] = {}
 
     def run(self, change: Callable[[Any], Any] | None) -> Any:
         """Run the body; without a change note what is cut out."""
-        recorder = Recorder(self.again.function, is_tracing=False)
+        recorder = TensorRecorder(self.again.function, is_tracing=False)
         if change is not None:
 
             def changed(owner: Any, index: Any, result: Any) -> Any:
-                return to_numpy(change(result)) if id(owner) in self.items else result
+                if id(owner) not in self.items:
+                    return result
+                new = change(result)
+                return new if tf.is_tensor(result) else to_numpy(new)
 
             recorder.on_rows = changed
         try:
@@ -282,12 +320,21 @@ class Picks:
                 self._note(recorder)
 
     def _note(self, recorder: Recorder) -> None:
-        names = {id(value): name for name, value in self.again.before.values.items()}
-        names |= {id(array): name for name, array in self.again.before.reached.arrays.values()}
+        before = self.again.before
+        spaces = [v if isinstance(v, dict) else getattr(v, "__dict__", {}) for v in before.reached.owners.values()]
+        names = {id(value): str(name) for space in (self.again.frame.f_globals, *spaces, before.values)
+                 for name, value in space.items()}  # fmt: skip
+        names |= {id(array): name for name, array in before.reached.arrays.values()}
         indices = {id(index) for _, _, index, _ in recorder.gathers}
-        for _, owner, _, result in recorder.gathers:
+        for _, owner, index, result in recorder.gathers:
             if id(result) not in indices and id(owner) in names:
                 self.items[id(owner)] = names[id(owner)], result
+                self.indices[id(owner)] = owner, index
+
+    def index_of(self, row: int) -> int | None:
+        """Return the index in the data of a row of the batch; None where the picks do not agree on it."""
+        found = {index_of(owner, index, row) for owner, index in self.indices.values()}
+        return found.pop() if len(found) == 1 else None
 
 
 def has_tape(site: LoopSite) -> bool:

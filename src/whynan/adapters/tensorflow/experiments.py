@@ -11,6 +11,7 @@ from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, sta
 from whynan.adapters.common.patches import swapped
 from whynan.adapters.common.run import number_of
 from whynan.adapters.tensorflow.closure import Closure, FitClosure, map_structure
+from whynan.adapters.tensorflow.precision import in_float32
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.experiments import Measured
 from whynan.records import OptimizerFacts, Precision
@@ -87,6 +88,10 @@ def precision_of(closure: Closure, traced: "Attempt") -> Precision:
         for layer in closure.model._flatten_layers():
             policy = layer.compute_dtype if layer.compute_dtype in ("float16", "bfloat16") else policy
         half = policy if policy in ("float16", "bfloat16") else None
+    elif traced.tracer is not None:
+        slice_ = traced.tracer.graph.slice(traced.starts)
+        inputs = slice_.origin.inputs if slice_ is not None and slice_.origin is not None else ()
+        half = next((s.dtype for s in inputs if s.dtype in ("float16", "bfloat16")), None)
     optimizer = optimizer_in(closure)
     scaler = hasattr(optimizer, "dynamic_scale")
     return Precision(
@@ -133,11 +138,9 @@ class Bench(ReplayBench):
 
     def in_double(self) -> Measured | None:
         """Run a step of half precision in float32; what is float32 already can't be run in float64 by Keras' layers."""
-        layers = [layer for layer in self._layers() if layer.compute_dtype in ("float16", "bfloat16")]
-        if not layers:
-            return None
-        with with_attribute(layers, "dtype_policy", lambda layer: "float32"):
-            return self.step(self.closure)
+        with in_float32() as (widened, found):
+            measured = self.step(self.closure.mapped(widened))
+        return measured if found else None
 
     def _layers(self) -> list[Any]:
         return list(self.closure.model._flatten_layers()) if isinstance(self.closure, FitClosure) else []

@@ -15,9 +15,10 @@ from whynan.adapters.common.explain import Found, Step, explained, replayed, une
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import Recovery, Run, Sizes, history_of, measure
+from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, Sizes, history_of, measure
 from whynan.adapters.tensorflow.closure import (
     Closure,
+    Draws,
     FitClosure,
     FunctionClosure,
     LoopClosure,
@@ -40,6 +41,7 @@ from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Symptom
 from whynan.records.recording import Stage, What
+from whynan.recovery import Limits
 from whynan.report.output import Progress
 
 _LOSSES = {"kl_divergence": "kl_div"}
@@ -64,7 +66,7 @@ class TensorFlowHost:
         self.weights_start: Sizes | None = None
         self.places: Any = None
         self.window = Window()
-        self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery()
+        self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery(Limits(order=FULL_ORDER))
         self._before_update: list[tuple[Any, Any]] = []
         self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
@@ -79,6 +81,8 @@ class TensorFlowHost:
     def begun(self, current: Pass) -> None:
         """An iteration of a loop that may hold a tape has begun."""
         known = self.watch.known_variables()
+        current.before.random = Draws(current.before.random)
+        self.watch.left_out.replace_in_header(current)
         if self.watch.is_eager_loop:
             self._keep_before_update()
         if self.watch.is_eager_loop and known and self.window.wants_start():
@@ -221,9 +225,17 @@ class TensorFlowHost:
             variable.assign(old + tf.cast(self.recovery.factor, old.dtype) * (variable.read_value() - old))
         self._before_update = []
 
-    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+    def _recovered(self, closure: Closure, incident: Incident) -> tuple[Incident, bool]:
         """The step has updated nothing; do what is next. Returns whether the run ends with it."""
-        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since)
+        # What a body cuts out of arrays itself can't be replaced.
+        parts = () if getattr(closure, "picks", None) is not None else closure.parts
+        action, words, copy = self.recovery.choose(
+            self.run.n_steps, incident, self.run.growth.since, can_drop=bool(parts)
+        )
+        if action == "drop-sample":
+            self.watch.left_out.add(parts, incident.samples)
+        elif action == "clip-gradients" and self.recovery.clip_norm is not None:
+            self.watch.limit_gradients(self.recovery.clip_norm)
         for variable, value in copy or ():
             variable.assign(value)
         self._before_update = []
@@ -253,7 +265,7 @@ class TensorFlowHost:
             self.watch.is_enabled = False
         is_last = False
         if policy == "recover" and closure.stage == "train":
-            incident, is_last = self._recovered(incident)
+            incident, is_last = self._recovered(closure, incident)
         self.run.take(incident, is_last)
 
     def first_failing(self, closures: list[Closure]) -> Closure:
@@ -342,7 +354,12 @@ class TensorFlowHost:
         assert traced.tracer is not None
         symptom = (traced.tracer.graph, traced.starts)
         fails = lambda rows: replayer.fails(closure.with_rows(rows))  # noqa: E731
-        return find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+        found, note = find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+        if isinstance(closure, LoopClosure) and closure.picks is not None:
+            picks = closure.picks
+            found = tuple(replace(s, index=s.index if (i := picks.index_of(s.position or 0)) is None else i)
+                          for s in found)  # fmt: skip
+        return found, note
 
     def _sources(self, size: int) -> list[Any]:
         return [*self.sources(), *self._dataset_arrays(), *user_arrays(batch_size=size)]

@@ -19,6 +19,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.left_out import LeftOut
 from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame
@@ -42,6 +43,10 @@ class Watch:
         self.attempt: Attempt | None = None
         self.is_enabled = True
         self.recovers = False
+        self.left_out = LeftOut()
+        self.limit: float | None = None
+        """The largest norm of the gradients from here on."""
+        self._limit: Any = None
         self.n_replicas = 1
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
@@ -94,6 +99,8 @@ class Watch:
                 if self._note(target, sources, result) and self.recovers:
                     # An update written by hand is made with what is returned here.
                     return tf.nest.map_structure(_zeros, result)
+                if self.recovers and not self._scaled and _is_loss(target) and _are_variables(sources):
+                    return self._limited(result)
             except Exception as error:
                 tell("watching a gradient failed", error)
             return result
@@ -116,9 +123,28 @@ class Watch:
                 tracer.phase, tracer.gradient_frame = "forward", None
         if _is_loss(target):
             attempt.on_gradients(target, _named(sources, result), self._scaled)
-            if attempt.clip is not None:
-                result = _clipped(result, attempt.clip)
+            norm = attempt.clip or self.limit
+            if norm is not None:
+                result = _clipped(result, norm)
         return result
+
+    def limit_gradients(self, norm: float) -> None:
+        """Clip gradients by their norm from here on, those of compiled steps too."""
+        self.limit = norm
+        if self._limit is not None:
+            self._limit.assign(norm)
+
+    def _limited(self, gradients: Any) -> Any:
+        """Return gradients within the limit; a compiled step reads that from a variable."""
+        if tf.executing_eagerly():
+            return gradients if self.limit is None else _clipped(gradients, self.limit)
+        if self._limit is None:
+            with tf.init_scope():
+                self._limit = tf.Variable(math.inf if self.limit is None else self.limit, trainable=False)
+        limit = self._limit.read_value()
+        norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in tf.nest.flatten(gradients) if g is not None])
+        factor = tf.where(norm > limit, limit / norm, 1.0)
+        return tf.nest.map_structure(lambda g: None if g is None else _times(g, factor), gradients)
 
     def _note(self, target: Any, sources: Any, result: Any) -> bool:
         """Look at a loss and its gradients; returns whether they are known by now to be bad."""
@@ -197,6 +223,12 @@ class Watch:
         def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
             if self.depth or not self.is_enabled or self.attempt is not None or not tf.executing_eagerly():
                 return original(function, *args, **kwargs)
+            if self.left_out.samples and function in self.training:
+                closure = FunctionClosure(function, args, kwargs, [])
+                rows = self.left_out.rows(closure.parts)
+                if rows is not None:
+                    closure = closure.with_rows(rows)
+                    args, kwargs = closure.args, closure.kwargs
             self._copy_before(function)
             if function in self.training or function not in self.seen:
                 self.before_function(FunctionClosure(function, args, kwargs, self.known_variables()))
@@ -286,6 +318,8 @@ class Watch:
                 told = self.eager_told
                 if told is not None and told.is_bad:
                     return None
+                if self._scaled and self.limit is not None:
+                    grads = self._limited(list(grads))
                 return original(optimizer, grads, trainable_variables)
             return self._guarded(original, optimizer, grads, trainable_variables)
 
@@ -303,6 +337,9 @@ class Watch:
         self.has_guard = True
         if self.deciding:
             self.flags.note(None, [tf.convert_to_tensor(g) for g in grads if g is not None])
+
+        if self.recovers and self._scaled:
+            grads = self._limited(grads)
 
         def update() -> Any:
             original(optimizer, grads, variables)
@@ -379,6 +416,18 @@ def _zeros(gradient: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(tf.zeros_like(gradient.values), gradient.indices, gradient.dense_shape)
     return None if gradient is None else tf.zeros_like(gradient)
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(_times(gradient.values, factor), gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)
+
+
+def _are_variables(sources: Any) -> bool:
+    """Whether gradients are asked for by variables: those by inputs are a penalty's, and update nothing."""
+    return all(isinstance(getattr(source, "value", source), tf.Variable) or isinstance(source, tf.Variable)
+               for source in tf.nest.flatten(sources))  # fmt: skip
 
 
 def _clipped(result: Any, norm: float) -> Any:
