@@ -202,12 +202,18 @@ class Recovery(Generic[T]):
         self.clip_norm: float | None = None
 
     def choose(
-        self, step: int, incident: Incident, growing_since: int | None, can_slow: bool = True, can_drop: bool = False
+        self,
+        step: int,
+        incident: Incident,
+        growing_since: int | None,
+        can_slow: bool = True,
+        can_drop: bool = False,
+        can_clip: bool = True,
     ) -> tuple[Action, str, T | None]:
         """Return what is done about an incident, in words too, and the copy to go back to where it is that.
 
         `can_slow` is False where neither state nor update is in sight: then the step is skipped. `can_drop` says
-        whether a sample can be told in later batches.
+        whether a sample can be told in later batches, `can_clip` whether gradients are in sight.
         """
         cause = incident.causes[0].slug if incident.causes else None
         samples = [sample for sample in incident.samples if sample.position is not None] if can_drop else []
@@ -216,6 +222,8 @@ class Recovery(Generic[T]):
         copy: T | None = None
         if action not in ("drop-sample", "skip-batch", "stop") and not can_slow:
             action = "skip-batch"
+        if action == "clip-gradients" and not can_clip:
+            action = "lower-learning-rate"
         if action == "clip-gradients":
             self.clip_norm = self.ladder.limits.clip_norm
         if action == "roll-back":

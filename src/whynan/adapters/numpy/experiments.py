@@ -133,7 +133,11 @@ class Bench(CommonBench):
         return self._window(after=slower)
 
     def clipped(self, norm: float) -> Measured | None:
-        return None  # a script's gradients have no name that we could know
+        """Run the steps with gradients clipped, where each weight is updated by its gradient alone."""
+        plain = self.again.plain
+        if plain is None:
+            return None
+        return self._window(after=lambda before, arrays, values: shorten(before, arrays, plain, norm))
 
     def normalized(self) -> Measured | None:
         spread: dict[int, Scale] = {}
@@ -205,6 +209,17 @@ class Bench(CommonBench):
             self.again.end_series()
         last = losses[-1] if losses and losses[-1] else None
         return Measured(len(window.given), last, growth=growth_of(losses))
+
+
+def shorten(before: dict[str, Any], arrays: dict[str, Any], plain: tuple[float, set[str]], norm: float) -> None:
+    """Make updates `-rate * gradient` what they are for gradients of a norm of no more than `norm`."""
+    rate, weights = plain
+    steps = {name: array - before[name] for name, array in arrays.items()
+             if name in weights and name in before and array.shape == before[name].shape}  # fmt: skip
+    total = math.sqrt(sum(float(np.sum(np.square(step, dtype=np.float64))) for step in steps.values())) / rate
+    for name, step in steps.items() if norm < total < math.inf else ():
+        if arrays[name].flags.writeable:
+            arrays[name][...] = before[name] + step * (norm / total)
 
 
 def _floats(values: dict[str, Any], updated: set[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.body import BODY, Around
+from whynan.adapters.common.body import Around
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.positions import called_name, plain_name, user_frames
 from whynan.launch.host import is_user_file
@@ -143,6 +143,11 @@ class Recorder:
         self.gathers: list[tuple[int, Any, Any, Any]] = []
         """Rows picked from larger arrays: value, the array, the index, the result."""
         self.on_rows: Callable[[Any, Any, Any], Any] | None = None
+        self.rates: dict[int, tuple[float, bool]] = {}
+        """Of arrays, by their ids, from which a number times an array was subtracted: that number, and whether the
+        code had computed it."""
+        self._scaled: dict[int, tuple[float, bool]] = {}
+        self._computed: set[int] = set()
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
         self._n = 0
@@ -184,6 +189,11 @@ class Recorder:
         plain = name[1:] if name.startswith("i") and name[1:] in _DO else name
         before = self._before(operands, is_copied=plain != name)
         result = _DO[name](*operands)
+        if plain in ("mul", "sub"):
+            self._note_rate(plain, operands[0], operands[1], result)
+        if isinstance(result, float):
+            self._computed.add(id(result))
+            self._alive.append(result)
         if name == "getitem":
             return self._picked(operands[0], operands[1], result, before)
         self._note(plain, plain, before, result, changes=operands[0] if plain != name else None)
@@ -206,6 +216,14 @@ class Recorder:
             return result  # taken out of a container, or handed through
         self._note(plain_name(name), name, before, result, changes=out if isinstance(out, np.ndarray) else None)
         return result
+
+    def _note_rate(self, name: str, left: Any, right: Any, result: Any) -> None:
+        if name == "sub" and id(right) in self._scaled:
+            self.rates[id(left)] = self._scaled[id(right)]
+        for number, array in ((left, right), (right, left)) if name == "mul" else ():
+            if isinstance(number, float) and isinstance(array, np.ndarray):
+                self._scaled[id(result)] = float(number), id(number) in self._computed
+                self._alive.append(result)
 
     def _in_attribute(self, name: str, owner: Any, attribute: str, operand: Any) -> None:
         value = getattr(owner, attribute)
@@ -282,7 +300,7 @@ class Recorder:
     def _stack(self) -> tuple[Frame, ...]:
         frames = user_frames(sys._getframe(3), self.entry)
         return tuple(
-            Frame(f.file, f.line, self.function_name, f.code, f.lasti) if f.function in (BODY, "<module>") else f
+            Frame(f.file, f.line, self.function_name, f.code, f.lasti) if f.function == "<module>" else f
             for f in frames
         )
 

@@ -234,6 +234,8 @@ class LoopClosure(Closure):
     def __init__(self, current: Pass, known: list[Any], change: Callable[[Any], Any] | None = None,
                  again: Again | None = None, picks: "Picks | None" = None) -> None:  # fmt: skip
         self.picks = picks
+        self.sources: dict[str, str] = {}
+        """The program's files by name, where others are to be run."""
         self.current = current
         self.again = again or _again(current, None)
         self.known = known
@@ -257,7 +259,7 @@ class LoopClosure(Closure):
             for name in targets if self.change is not None else ():
                 values[name] = map_structure(values[name], self.change)
 
-        return self.again.run(nothing, no_look, changed)
+        return self.again.run(nothing, no_look, changed, self.sources)
 
     def inputs(self) -> list[tuple[str, Any]]:
         if self.picks is not None:
@@ -268,7 +270,7 @@ class LoopClosure(Closure):
         size = batch_size(self.parts)
         return self.mapped(lambda value: rows_of(value, rows, size))
 
-    def mapped(self, change: Callable[[Any], Any]) -> "LoopClosure":
+    def mapped(self, change: Callable[[Any], Any] | None) -> "LoopClosure":
         made = LoopClosure(self.current, self.known, change, self.again, self.picks)
         made.stage = self.stage
         return made

@@ -10,7 +10,7 @@ from whynan.adapters.common.arrays import is_floating, to_numpy
 from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, standardised, with_attribute
 from whynan.adapters.common.patches import swapped
 from whynan.adapters.common.run import number_of
-from whynan.adapters.tensorflow.closure import Closure, FitClosure, map_structure
+from whynan.adapters.tensorflow.closure import Closure, FitClosure, LoopClosure, map_structure
 from whynan.adapters.tensorflow.precision import in_float32
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.experiments import Measured
@@ -133,6 +133,10 @@ class Bench(ReplayBench):
         return self.step(closure.with_data(tuple(data)))
 
     def with_source(self, file: str, source: str) -> Measured | None:
+        if isinstance(self.closure, LoopClosure):
+            changed = self.closure.mapped(None)
+            changed.sources = {file: source}
+            return self.step(changed)
         with swapped({file: source}):
             return self.step(self.closure)
 
