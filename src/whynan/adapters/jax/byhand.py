@@ -30,7 +30,7 @@ from whynan.watching import Budget
 
 _KEPT = 8
 _BY_HAND = re.compile(
-    r"tree_?map|tree\.map|apply_updates|tree_multimap|-=|\s-\s[\w.]+\s\*|[-+]\s*[\w.]*(rate|lr)\b", re.I
+    r"tree_?map|tree\.map|apply_updates|tree_multimap|-=|-\s*[\w.]+\s*\*|[-+]\s*[\w.]*(rate|lr)\b", re.I
 )
 
 
@@ -60,6 +60,7 @@ class ByHand:
         self.passes: deque[Pass] = deque(maxlen=_KEPT)
         self.recent: deque[Pass] = deque(maxlen=_KEPT)
         self.looks = Budget(0.01, n_first=3, free_s=5e-5)
+        self.is_always_looking = False
 
     def is_compiled(self, current: Pass, outputs: set[int]) -> bool:
         """Whether all that the iteration hands on are results of calls, by their ids: then nothing is made by hand."""
@@ -82,25 +83,28 @@ class ByHand:
         self.window.note(current.before, current.owner.site.assigned)
         self.recent.append(current)
         self.passes.append(current)
-        if len(self.passes) < _KEPT and not self.looks.is_due():
+        if len(self.passes) < _KEPT and not self.is_always_looking and not self.looks.is_due():
             return None
         self.looks.begin()
         try:
-            values = frame_values(current.frame) or {}
-            names = self.names
-            if _bad_in(values, names) is None:
-                self.passes.clear()
-                return None
-            kept = list(self.passes)
-            known = _bad_in(kept[0].before.values, names)
-            for number, one in enumerate(kept):
-                after = kept[number + 1].before.values if number + 1 < len(kept) else values
-                bad = _bad_in(after, names)
-                if bad is not None and known is None:
-                    return one, len(kept) - 1 - number, bad
-            return None
+            return self.first_bad(frame_values(current.frame) or {})
         finally:
             self.looks.end()
+
+    def first_bad(self, values: dict[str, Any]) -> tuple[Pass, int, tuple[str, Any]] | None:
+        """Look back where these values, from after the last iteration kept, hold a NaN; returns what `bad_after` does."""
+        names, kept = self.names, list(self.passes)
+        if not kept or _bad_in(values, names) is None:
+            self.passes.clear()
+            return None
+        known = _bad_in(kept[0].before.values, names)
+        for number, one in enumerate(kept):
+            after = kept[number + 1].before.values if number + 1 < len(kept) else values
+            bad = _bad_in(after, names)
+            if bad is not None and known is None:
+                self.passes.clear()
+                return one, len(kept) - 1 - number, bad
+        return None
 
     def kept(self, current: Pass) -> dict[str, Any]:
         """Return what the names that the loop carries held before an iteration; containers are copied."""

@@ -52,9 +52,12 @@ class JaxHost:
         self.recovery: Recovery[dict[Any, Any]] = Recovery(Limits(order=FULL_ORDER))
         self.watch.adjust = self._slowed
         self.by_hand = ByHand(self.run)
+        self.by_hand.is_always_looking = self.watch.synchronous
         begun = self.watch.left_out.replace_in_header
         self.loops = Loops(lambda: self.run.is_over, begun, self.ended, may_update, False)
         self.n_gradients = self.n_compiled = 0
+        self.at_update: dict[Any, Any] | None = None
+        """What the next update is to give, where it is compiled apart from the gradients."""
         self.at_end: Incident | None = None
         self.is_ending = False
 
@@ -86,20 +89,22 @@ class JaxHost:
         if found is None:
             return
         self.watch.settle()  # a call may have given them: then that is the incident
-        if not self.watch.is_enabled or self.run.incidents:
-            return
-        one, n_since, bad = found
+        if self.watch.is_enabled and not self.run.is_over:
+            self._by_hand(*found)
+
+    def _by_hand(self, one: Pass, n_since: int, bad: tuple[str, Any]) -> bool:
+        """Explain an iteration that has made a parameter NaN itself; returns whether that was done."""
         self.run.n_steps = max(self.run.n_steps - 1 - n_since, 0)
         self.watch.is_replaying = self.loops.is_replaying = True
         try:
             incident = self.by_hand.explained(one, bad)
         except Exception as failure:
             tell("explaining an update failed", failure)
-            return
+            return False
         finally:
             self.watch.is_replaying = self.loops.is_replaying = False
         if incident is None:
-            return
+            return False
         policy = self.run.options.policy
         if policy == "observe":
             self.watch.is_enabled = False
@@ -110,6 +115,7 @@ class JaxHost:
         if policy == "recover":
             incident, is_last = self._recovered_by_hand(one, incident)
         self.run.take(incident, is_last)
+        return True
 
     def _recovered_by_hand(self, one: Pass, incident: Incident) -> tuple[Incident, bool]:
         """The names of the loop hold what they held before the iteration; do what is next."""
@@ -135,6 +141,12 @@ class JaxHost:
     def on_good(self, call: Call) -> None:
         if not call.is_training:
             return
+        if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
+            places = self._pairs(call)
+            if places and sum(int(getattr(call.leaves[i], "nbytes", 0)) for i in places) <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, {i: call.leaves[i] for i in places})
+        if call.is_update:
+            return
         if self.first is None:
             self.first = call
         loss = _loss_of(call)
@@ -142,21 +154,22 @@ class JaxHost:
             self.run.note_loss(loss)
             self.run.history.ended_step()
         self.window.note(call, self.run.n_steps == 0)
-        if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
-            places = self._pairs(call)
-            if places and sum(int(getattr(call.leaves[i], "nbytes", 0)) for i in places) <= _MAX_COPY:
-                self.recovery.copies.add(self.run.n_steps, {i: call.leaves[i] for i in places})
         call.step = self.run.n_steps
         self.run.n_steps += 1
 
     def on_bad(self, seen: Call) -> None:
         """A call has returned what is not finite: the guilty one may be an earlier one."""
+        active = self.loops.active
+        if active is not None and _has_nan([seen.leaves[i] for i in seen.dynamic()]):
+            found = self.by_hand.first_bad(active.before.values)
+            if found is not None and self._by_hand(*found):
+                return
         call = self._guilty(seen)
         if call is None or self._is_asked(call):
             # What is not finite came in that way, or is meant.
             self.on_good(seen)
             return
-        if call.is_training and call is not seen:
+        if call.is_training and (call is not seen or call.is_update):
             self.run.n_steps = max(self.run.n_steps - 1, 0)
         incident: Incident | None
         try:
@@ -223,8 +236,9 @@ class JaxHost:
         pairs = self._pairs(call)
         current = call.within() if call.within is not None and not pairs and _returns_gradients(call) else None
         parts = call.parts() if call.batch_places() else ()
+        can_slow = bool(pairs or current or self.watch.has_update)
         action, words, copy = self.recovery.choose(
-            self.run.n_steps, incident, self.run.growth.since, bool(pairs or current), bool(parts)
+            self.run.n_steps, incident, self.run.growth.since, can_slow, bool(parts)
         )
         self._last_for_all(action, parts, incident)
         if pairs:
@@ -234,6 +248,8 @@ class JaxHost:
             _without_gradients(call)
             if current is not None and copy is not None:
                 self.by_hand.put_back(current, copy)
+            elif copy is not None:
+                self.at_update = copy
             elif action in ("skip-batch", "stop"):
                 words = "the gradients of the batch were replaced by zeros, the run goes on"
         else:
@@ -248,6 +264,11 @@ class JaxHost:
     def _slowed(self, call: Call) -> None:
         """Make a step's update of its parameters a part of what it is."""
         call.within = weakref.ref(self.loops.active) if self.loops.active is not None else None
+        if call.is_update and self.at_update is not None:
+            state, self.at_update = self.at_update, None
+            for place, output in self._pairs(call).items():
+                call.outputs[output] = state.get(place, call.outputs[output])
+            return
         if self.recovery.factor == 1.0 or not call.is_training:
             return
         names = call.names()

@@ -67,6 +67,11 @@ class Watch:
         """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
         self._outputs: dict[int, int] = {}
+        self._updated: dict[int, int] = {}
+        self.has_update = False
+        """Whether updates are compiled apart from the gradients."""
+        self._n_apart = 0
+        """Training calls one after the other whose results did not come back to them."""
         self._last: Call | None = None
         self.n_unchecked = 0
         self.n_kept = _MAX_KEPT
@@ -179,6 +184,8 @@ class Watch:
             self.current = None
         if watched.is_derivative:
             watched.is_training = True
+        if not watched.is_training and self._n_apart > 1:
+            watched.is_update = watched.is_update or self._is_update(args, kwargs, result)
         if not watched.is_of_interest():
             return result
         try:
@@ -220,13 +227,13 @@ class Watch:
         return jax.tree_util.tree_unflatten(call.tree, call.with_rows(rows))  # type: ignore[no-any-return]
 
     def _carried(self, call: Call) -> dict[int, int]:
-        if self._last is None:
-            return {}
-        return {i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs}
+        known = self._updated if call.is_update else self._outputs if self._last is not None else {}
+        return {i: known[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in known}
 
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
-        call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
-        call.is_training = watched.is_training
+        is_training = watched.is_training or watched.is_update
+        call = Call(watched.function, args, kwargs, "train" if is_training else "validation")
+        call.is_training, call.is_update = is_training, watched.is_update
         self.n_gradients += watched.is_training
         call.line = _user_line(sys._getframe(3))
         call.ignored = watched.meant
@@ -236,7 +243,7 @@ class Watch:
         call.set_result(result)
         call.carried = self._carried(call)
         self.adjust(call)
-        if watched.is_training or not call.carried:
+        if is_training or not call.carried:
             self._remember(call)
         call.epoch = self.epoch()
         call.validation_batch = self.n_validated
@@ -249,6 +256,8 @@ class Watch:
         self.pending.append(call)
         if self.synchronous or (watched.is_derivative and self.waits_for_derivatives):
             self.poll(wait=True)
+            if is_training:
+                self._remember(call)  # an intervention may have put other results in
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
 
@@ -260,8 +269,20 @@ class Watch:
         file, line = call.line
         return decides_by_gradients(file, line, lambda node: node.lineno <= line <= (node.end_lineno or node.lineno))
 
+    def _is_update(self, args: Any, kwargs: Any, result: Any) -> bool:
+        """Whether a call has made arrays, of the gradients that the last training call gave, of their shapes."""
+        given = [leaf for leaf in jax.tree_util.tree_leaves((args, kwargs)) if id(leaf) in self._outputs]
+        shapes = {np.shape(leaf) for leaf in given if np.ndim(leaf)}
+        return bool(shapes) and shapes <= {np.shape(leaf) for leaf in jax.tree_util.tree_leaves(result)}
+
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""
+        if call.is_update:
+            self.has_update = True
+            self._updated = {id(leaf): i for i, leaf in enumerate(call.outputs)}
+            return
+        # Gradients never come back to the function that gave them.
+        self._n_apart = 0 if call.carried else self._n_apart + call.is_training
         if call.is_training or self._last is None:
             self._last = call
             self._outputs = {id(leaf): i for i, leaf in enumerate(call.outputs) if np.ndim(leaf) or True}
@@ -314,6 +335,7 @@ class Watched:
         self.is_derivative = is_derivative
         self.has_value = has_value
         self.is_training = False
+        self.is_update = False
         self.is_mapped = False
         self.meant: set[int] = set()
 
@@ -334,7 +356,7 @@ class Watched:
     def is_of_interest(self) -> bool:
         """Whether the function trains, or gives a loss by its name."""
         name = getattr(self.function, "__name__", "")
-        return self.is_training or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
+        return self.is_training or self.is_update or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
 
 
 def _clipped(result: Any, watched: "Watched", norm: float) -> Any:
