@@ -92,7 +92,7 @@ class ByHand:
             self.looks.end()
 
     def first_bad(self, values: dict[str, Any]) -> tuple[Pass, int, tuple[str, Any]] | None:
-        """Look back where these values, from after the last iteration kept, hold a NaN; returns what `bad_after` does."""
+        """Look back where these values, from after the last iteration kept, hold a NaN; return as `bad_after`."""
         names, kept = self.names, list(self.passes)
         if not kept or _bad_in(values, names) is None:
             self.passes.clear()

@@ -96,7 +96,9 @@ class FitClosure(Closure):
 class FunctionClosure(Closure):
     """A call of a `tf.function` of the user's."""
 
-    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Any]) -> None:
+    def __init__(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Callable[[], list[Any]]
+    ) -> None:
         self.function = function
         self.args = args
         self.kwargs = kwargs
@@ -133,7 +135,7 @@ class FunctionClosure(Closure):
         names = [*_argument_names(self.function, self.args, self.kwargs)]
         for name, value in names:
             found += list(_variables_in(name, value))
-        found += [(variable_name(v), v) for v in self.known]
+        found += [(variable_name(v), v) for v in self.known()]
         return unique_variables(found)
 
 

@@ -104,7 +104,7 @@ class TensorFlowHost:
             self.eager_incident(current, told)
             self.run.n_steps += 1
             return True
-        self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
+        self._keep_copy([(str(i), v) for i, v in enumerate(self.watch.known_state())])
         self.run.n_steps += 1
         return False
 
@@ -131,17 +131,10 @@ class TensorFlowHost:
         self.loops.is_replaying = True
         guard, self.watch.has_guard = self.watch.has_guard, True
         try:
-            self.incident(LoopClosure(current, self._eager_variables()), told)
+            self.incident(LoopClosure(current, self.watch.known_state()), told)
         finally:
             self.loops.is_replaying = False
             self.watch.has_guard = guard
-
-    def _eager_variables(self) -> list[Any]:
-        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
-        found = self.watch.known_variables()
-        for optimizer in self.watch.known_optimizers():
-            found += [v.value for v in optimizer.variables]
-        return found
 
     # Functions and fit ------------------------------------------------------------------------------------------------
 
@@ -174,7 +167,7 @@ class TensorFlowHost:
         if closure is not None:
             self.incident(closure, None)
         elif current is not None and in_body(current):
-            found = LoopClosure(current, self._eager_variables())
+            found = LoopClosure(current, self.watch.known_state())
             found.stage = "validation"
             self.loops.is_replaying = True
             try:

@@ -217,6 +217,11 @@ class Watch:
     def known_variables(self) -> list[Any]:
         return [variable for ref in list(self.known.values()) if (variable := ref()) is not None]
 
+    def known_state(self) -> list[Any]:
+        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
+        held = [v.value for optimizer in self.known_optimizers() for v in optimizer.variables]
+        return [*self.known_variables(), *held]
+
     # Functions --------------------------------------------------------------------------------------------------------
 
     def _call(self, original: Any) -> Any:
@@ -224,14 +229,14 @@ class Watch:
             if self.depth or not self.is_enabled or self.attempt is not None or not tf.executing_eagerly():
                 return original(function, *args, **kwargs)
             if self.left_out.samples and function in self.training:
-                closure = FunctionClosure(function, args, kwargs, [])
+                closure = FunctionClosure(function, args, kwargs, list)
                 rows = self.left_out.rows(closure.parts)
                 if rows is not None:
                     closure = closure.with_rows(rows)
                     args, kwargs = closure.args, closure.kwargs
             self._copy_before(function)
             if function in self.training or function not in self.seen:
-                self.before_function(FunctionClosure(function, args, kwargs, self.known_variables()))
+                self.before_function(FunctionClosure(function, args, kwargs, self.known_state))
                 self.seen.add(function)
             self.depth, self.current = 1, function
             try:
@@ -241,7 +246,7 @@ class Watch:
             if function in self.training:
                 try:
                     told = self.flags.read()
-                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_variables()), told)
+                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_state), told)
                 except Exception as error:
                     tell("looking at a step failed", error)
                     self.is_enabled = False
@@ -257,7 +262,7 @@ class Watch:
         try:
             loss = loss_in(function, result)
             if is_bad(loss) if loss is not None else self.untrained.take():
-                closure = FunctionClosure(function, args, kwargs, self.known_variables())
+                closure = FunctionClosure(function, args, kwargs, self.known_state)
                 closure.stage = "validation"
                 self.on_validation(closure)
         except Exception as error:
