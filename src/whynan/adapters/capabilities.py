@@ -64,8 +64,8 @@ CAPABILITIES: tuple[Capability, ...] = (
          "of function arguments and what a loop's header binds", "of function arguments and what a loop's header binds",
          False, "of what a loop's header binds"),
     _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
-    _row("distributed", "several replicas", True, False, "told, not explained",
-         "pmap, shard_map, sharded arrays, several hosts", False, False),
+    _row("distributed", "several replicas", True, "`fit` under MirroredStrategy, one replica run again",
+         "MirroredStrategy, one replica run again", "pmap, shard_map, sharded arrays, several hosts", False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {
@@ -104,6 +104,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
     },
     "distributed": {
+        "tensorflow": ("whynan.adapters.tensorflow.closure", "FunctionClosure.on_replica"),
         "jax": ("whynan.adapters.jax.shards", "Shards.run"),
     },
     "data-line": {

@@ -115,7 +115,11 @@ class TrainerHooks:
                 return function
 
             def step(iterator: Any) -> Any:
-                if not hooks.is_enabled or type(trainer.distribute_strategy).__name__ != "_DefaultDistributionStrategy":
+                kind = type(trainer.distribute_strategy).__name__
+                if hooks.is_enabled and kind == "MirroredStrategy" and method == "train_step":
+                    # Its compiled step is watched like a function of the program's own.
+                    return function(_fed(iterator, trainer.steps_per_execution, [], lambda: None))
+                if not hooks.is_enabled or kind != "_DefaultDistributionStrategy":
                     return function(iterator)
                 held: list[Any] = []
                 hooks.before(trainer, method)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute.values import PerReplica
 from tensorflow.python.eager import context
 
 from whynan.adapters.common.arrays import to_numpy
@@ -26,6 +27,7 @@ class Closure(ABC):
     """One call. `stage` is what the call is for; `variables` are all that it may change."""
 
     stage: Stage = "train"
+    replica: int | None = None
 
     @abstractmethod
     def call(self) -> Any:
@@ -127,7 +129,13 @@ class FunctionClosure(Closure):
 
     def _with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "FunctionClosure":
         made = FunctionClosure(self.function, args, kwargs, self.known)
-        made.stage = self.stage
+        made.stage, made.replica = self.stage, self.replica
+        return made
+
+    def on_replica(self, replica: int) -> "FunctionClosure":
+        """Return the step of one of several replicas, with its part of the batch."""
+        made = self._with(on_replica(self.args, replica), on_replica(self.kwargs, replica))
+        made.replica = replica
         return made
 
     def variables(self) -> list[tuple[str, Any]]:
@@ -189,6 +197,11 @@ def map_structure(structure: Any, change: Any) -> Any:
     return change(structure)
 
 
+def on_replica(structure: Any, replica: int) -> Any:
+    """Return what one replica has of values that are spread over several."""
+    return map_structure(structure, lambda v: v.values[replica] if isinstance(v, PerReplica) else v)
+
+
 def _without_optionals(value: Any) -> Any:
     return None if isinstance(value, tf.experimental.Optional) else value
 
@@ -202,6 +215,11 @@ class SavedVariables:
 
     def __init__(self, variables: Sequence[tuple[str, Any]]) -> None:
         self.copies = [(variable, variable.numpy()) for _, variable in variables if variable.dtype.is_numpy_compatible]
+
+    def add(self, known: Sequence[tuple[Any, Any]]) -> None:
+        """Add variables with the values that they had then."""
+        have = {id(variable) for variable, _ in self.copies}
+        self.copies += [(variable, value.numpy()) for variable, value in known if id(variable) not in have]
 
     def restore(self) -> None:
         for variable, copy in self.copies:

@@ -162,6 +162,10 @@ class Bench(ReplayBench):
         with with_attribute(small, "epsilon", lambda owner: value if owner is not optimizer else 1e-7):
             return self._window()
 
+    def _window(self, **changed: Any) -> Measured | None:
+        # The steps of one replica alone are not those that were made.
+        return super()._window(**changed) if self.closure.replica is None else None
+
     def rewind(self) -> None:
         self.replayer.variables = self.closure.variables()
         start = {id(variable): copy for variable, copy in getattr(self.window.start, "copies", ())}

@@ -187,6 +187,9 @@ class TensorFlowHost:
         if self.weights_start is None:
             self._remember_start(closure)
         self._note(told, optimizer_in(closure))
+        if self.run.n_steps == 0 and isinstance(self.window.start, SavedVariables):
+            # A function's variables are known when it has been traced.
+            self.window.start.add(self.watch.before)
         if told.is_bad:
             self.incident(closure, told)
         else:
@@ -244,10 +247,8 @@ class TensorFlowHost:
         """Explain the failing step; raises `Unwind` where the run ends here."""
         policy = self.run.options.policy
         try:
-            if self.watch.n_replicas > 1:
-                incident = self._unexplained(closure, told, None)
-            else:
-                incident = self._explained(closure, told)
+            found = self._on_failing_replica(closure) if self.watch.n_replicas > 1 else closure
+            incident = self._explained(found, told) if found is not None else self._unexplained(closure, told, None)
         except Exception as error:
             tell("explaining a step failed", error)
             incident = self._unexplained(closure, told, error)
@@ -261,6 +262,14 @@ class TensorFlowHost:
             incident, is_last = self._recovered(closure, incident)
         self.run.take(incident, is_last)
 
+    def _on_failing_replica(self, closure: Closure) -> Closure | None:
+        """Return the step of the first replica on which it fails when it is run again alone, None where none does."""
+        self.watch.restore_before()
+        if not isinstance(closure, FunctionClosure):
+            return None
+        steps = map(closure.on_replica, range(self.watch.n_replicas))
+        return next((one for one in steps if Replayer(self.watch, one, self.hooks).fails()), None)
+
     def first_failing(self, closures: list[Closure]) -> Closure:
         """Return the first of several steps that fails when it is run again; the last where none does."""
         for closure in closures[:-1]:
@@ -273,7 +282,7 @@ class TensorFlowHost:
     ) -> Incident:
         symptom = self._symptom_without_replay(closure, told, stage)
         why = (
-            f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
+            f"a step on {self.watch.n_replicas} replicas that could not be run again on one, its update not withheld"
             if self.watch.n_replicas > 1
             else "no loop of the script's holds it"
         )
@@ -337,6 +346,11 @@ class TensorFlowHost:
             loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
             if loss_call
             else (),
+            notes=[
+                f"run again on replica {closure.replica} of {self.watch.n_replicas} alone, with its part of the batch"
+            ]
+            if closure.replica is not None
+            else [],
         )
 
     def _samples(self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float) -> Found:

@@ -24,9 +24,9 @@ from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame
 from whynan.adapters.tensorflow import validation
-from whynan.adapters.tensorflow.closure import FunctionClosure
+from whynan.adapters.tensorflow.closure import FunctionClosure, on_replica
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
-from whynan.adapters.tensorflow.replay import Attempt
+from whynan.adapters.tensorflow.replay import Attempt, Stop
 from whynan.adapters.tensorflow.validation import is_bad, loss_in
 from whynan.launch.host import is_user_file, tell
 from whynan.watching import Budget
@@ -79,6 +79,7 @@ class Watch:
         validation.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
         self.patches.replace(tf.data.Dataset, "from_generator", self._generator)
+        self.patches.replace(tf.distribute.Strategy, "run", self._run_on_replicas)
 
     def uninstall(self) -> None:
         self.is_enabled = False
@@ -127,6 +128,18 @@ class Watch:
             if norm is not None:
                 result = _clipped(result, norm)
         return result
+
+    def _run_on_replicas(self, original: Any) -> Any:
+        """Let an attempt run the step of one replica, and nothing of what all of them do together after it."""
+
+        def run(strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+            attempt = self.attempt
+            if attempt is None:
+                return original(strategy, fn, args, kwargs, options)
+            fn(*on_replica(args, attempt.replica or 0), **on_replica(kwargs or {}, attempt.replica or 0))
+            raise Stop
+
+        return functools.update_wrapper(run, original)
 
     def limit_gradients(self, norm: float) -> None:
         """Clip gradients by their norm from here on, those of compiled steps too."""
@@ -283,7 +296,7 @@ class Watch:
         """Keep the variables of a step that updates them by hand: there is no update to withhold."""
         if self.has_guard or function not in self.training:
             return
-        self.before = [(variable, variable.read_value()) for variable in self.known_variables()]
+        self.before = [(variable, variable.read_value()) for variable in self.known_state()]
 
     def restore_before(self) -> None:
         for variable, value in self.before:
@@ -304,6 +317,8 @@ class Watch:
             if all(ref() is not optimizer for ref in self.optimizers):
                 self.optimizers.append(weakref.ref(optimizer))
             if attempt is not None:
+                if attempt.replica is not None:
+                    return None  # one replica's gradients are not the update
                 if attempt.tracer is not None:
                     attempt.tracer.phase = "optimizer"
                 try:
