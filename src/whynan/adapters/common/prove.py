@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -93,10 +94,9 @@ def _tried(slug: str, incident: Incident, evidence: Evidence, bench: Bench) -> I
         yield from _judged(slug, "with other rows' targets for the guilty ones", lambda: bench.with_other_targets(rows))
     elif slug == "lower-learning-rate":
         for factor, words in ((0.1, "a tenth"), (0.01, "a hundredth")):
-            line = patch_for(evidence.framework, slug, _slower(evidence, factor * 10))
-            yield from _judged(
-                slug, f"{words} of the learning rate", lambda factor=factor: bench.with_rate(factor), line
-            )  # type: ignore[misc]
+            is_known = evidence.optimizer is not None and evidence.optimizer.lr is not None
+            line = patch_for(evidence.framework, slug, _slower(evidence, factor * 10)) if is_known else None
+            yield from _judged(slug, f"{words} of the learning rate", partial(bench.with_rate, factor), line)
     elif slug == "clip-gradients":
         yield from _judged(slug, "gradients clipped to a norm of 1", lambda: bench.clipped(1.0))
     elif slug == "normalize-inputs":
