@@ -71,7 +71,7 @@ CAPABILITIES: tuple[Capability, ...] = (
 PROOF: dict[str, dict[str, tuple[str, str]]] = {
     "full-precision": {
         "keras": ("whynan.adapters.tensorflow.experiments", "Bench.in_double"),
-        "tensorflow": ("whynan.adapters.tensorflow.precision", "in_float32"),
+        "tensorflow": ("whynan.adapters.tensorflow.experiments", "in_float32"),
         "jax": ("whynan.adapters.jax.experiments", "Bench.in_double"),
         "numpy": ("whynan.adapters.numpy.experiments", "Bench.in_double"),
     },

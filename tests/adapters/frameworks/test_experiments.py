@@ -174,7 +174,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     import keras
     import tensorflow as tf
 
-    from whynan.adapters.tensorflow.precision import in_float32
+    from whynan.adapters.tensorflow.experiments import in_float32
 
     dense = keras.layers.Dense(2, dtype=keras.DTypePolicy("mixed_float16"))
     large = tf.constant([[300.0]])

@@ -70,6 +70,7 @@ class Watch:
         self._updated: dict[int, int] = {}
         self.has_update = False
         """Whether updates are compiled apart from the gradients."""
+        self._candidates: dict[int, tuple[Watched, Any]] = {}
         self._n_apart = 0
         """Training calls one after the other whose results did not come back to them."""
         self._last: Call | None = None
@@ -184,8 +185,8 @@ class Watch:
             self.current = None
         if watched.is_derivative:
             watched.is_training = True
-        if not watched.is_training and self._n_apart > 1:
-            watched.is_update = watched.is_update or self._is_update(args, kwargs, result)
+        if not watched.is_training and not watched.is_update and self._n_apart > 1:
+            self._may_be_update(watched, args, kwargs, result)
         if not watched.is_of_interest():
             return result
         try:
@@ -235,6 +236,10 @@ class Watch:
         call = Call(watched.function, args, kwargs, "train" if is_training else "validation")
         call.is_training, call.is_update = is_training, watched.is_update
         self.n_gradients += watched.is_training
+        if watched.is_training and self._candidates:
+            for found in {self._candidates[id(leaf)][0] for leaf in call.leaves if id(leaf) in self._candidates}:
+                found.is_update = True
+            self._candidates = {}
         call.line = _user_line(sys._getframe(3))
         call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
@@ -269,11 +274,16 @@ class Watch:
         file, line = call.line
         return decides_by_gradients(file, line, lambda node: node.lineno <= line <= (node.end_lineno or node.lineno))
 
-    def _is_update(self, args: Any, kwargs: Any, result: Any) -> bool:
-        """Whether a call has made arrays, of the gradients that the last training call gave, of their shapes."""
+    def _may_be_update(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> None:
+        """Note a call that has made arrays, of the gradients that the last training call gave, of their shapes.
+
+        It is an update where the next training call is given them.
+        """
         given = [leaf for leaf in jax.tree_util.tree_leaves((args, kwargs)) if id(leaf) in self._outputs]
+        made = jax.tree_util.tree_leaves(result)
         shapes = {np.shape(leaf) for leaf in given if np.ndim(leaf)}
-        return bool(shapes) and shapes <= {np.shape(leaf) for leaf in jax.tree_util.tree_leaves(result)}
+        if shapes and shapes <= {np.shape(leaf) for leaf in made}:
+            self._candidates |= {id(leaf): (watched, leaf) for leaf in made if np.ndim(leaf)}
 
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""

@@ -100,8 +100,8 @@ class Watch:
                 if self._note(target, sources, result) and self.recovers:
                     # An update written by hand is made with what is returned here.
                     return tf.nest.map_structure(_zeros, result)
-                if self.recovers and not self._scaled and _is_loss(target) and _are_variables(sources):
-                    return self._limited(result)
+                if self.recovers and self.n_replicas == 1 and not self._scaled and _is_loss(target):
+                    return self._limited(result) if _are_variables(sources) else result
             except Exception as error:
                 tell("watching a gradient failed", error)
             return result
@@ -149,6 +149,8 @@ class Watch:
 
     def _limited(self, gradients: Any) -> Any:
         """Return gradients within the limit; a compiled step reads that from a variable."""
+        if all(gradient is None for gradient in tf.nest.flatten(gradients)):
+            return gradients
         if tf.executing_eagerly():
             return gradients if self.limit is None else _clipped(gradients, self.limit)
         if self._limit is None:
