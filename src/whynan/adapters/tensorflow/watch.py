@@ -135,6 +135,7 @@ class Watch:
         def run(strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
             attempt = self.attempt
             if attempt is None:
+                self.flags.make()  # one for all replicas: inside of the run each would have its own
                 return original(strategy, fn, args, kwargs, options)
             fn(*on_replica(args, attempt.replica or 0), **on_replica(kwargs or {}, attempt.replica or 0))
             raise Stop
