@@ -50,26 +50,39 @@ CAPABILITIES: tuple[Capability, ...] = (
          "stateless generators", True, "NumPy's and Python's, not its kernels'", True),
     _row("drop-sample", "experiment: without the sample", True, True, True, True, True, True),
     _row("patched-line", "experiment: the patched line", True, True, True, True, True, True),
-    _row("full-precision", "experiment: higher precision", True, "half precision in float32", False, True,
-         "layers of mixed precision in float32", True),
+    _row("full-precision", "experiment: higher precision", True, "half precision in float32",
+         "half precision in float32", True, "layers of mixed precision in float32", True),
     _row("learning-rate", "experiment: smaller steps, from a kept state on", True, True, True, True, True, True),
-    _row("clipping", "experiment: clipped gradients", True, True, True, True, True, False),
+    _row("clipping", "experiment: clipped gradients", True, True, True, True, True,
+         "where `weight - rate * gradient` is the whole update"),
     _row("initialization", "experiment: weights scaled by fan-in", True, True, True, True, True, True),
     _row("steps-before", "plots by layer over the last steps", True, "on PyTorch", False, False, "gradient norms",
          "updates"),
-    _row("recovery", "`--policy recover`", "a ladder of interventions", "skip, roll back, smaller updates",
-         "skip, roll back, smaller updates", "of compiled updates: skip, roll back, smaller updates",
-         "skip, roll back, smaller updates", "skip, roll back, smaller updates"),
+    _row("recovery", "`--policy recover`", "a ladder of interventions", "the ladder", "the ladder", "the ladder",
+         "skip, roll back, smaller updates", "the ladder; clipping as in the experiment"),
+    _row("recovery-sample", "recovery leaves a guilty sample out", "of a `DataLoader`", "of `fit`",
+         "of function arguments and what a loop's header binds", "of function arguments and what a loop's header binds",
+         False, "of what a loop's header binds"),
     _row("callback", "a callback or decorator for those who edit", True, True, False, True, True, False),
-    _row("distributed", "several replicas", True, False, "told, not explained",
-         "pmap, shard_map, sharded arrays, several hosts", False, False),
+    _row("distributed", "several replicas", True, "`fit` under MirroredStrategy, one replica run again",
+         "MirroredStrategy, one replica run again", "pmap, shard_map, sharded arrays, several hosts", False, False),
 )  # fmt: skip
 
 PROOF: dict[str, dict[str, tuple[str, str]]] = {
     "full-precision": {
         "keras": ("whynan.adapters.tensorflow.experiments", "Bench.in_double"),
+        "tensorflow": ("whynan.adapters.tensorflow.experiments", "in_float32"),
         "jax": ("whynan.adapters.jax.experiments", "Bench.in_double"),
         "numpy": ("whynan.adapters.numpy.experiments", "Bench.in_double"),
+    },
+    "clipping": {
+        "tensorflow": ("whynan.adapters.tensorflow.watch", "Watch.limit_gradients"),
+        "jax": ("whynan.adapters.jax.watch", "Watch.limit_gradients"),
+        "numpy": ("whynan.adapters.numpy.experiments", "shorten"),
+    },
+    "recovery-sample": {
+        "tensorflow": ("whynan.adapters.common.left_out", "LeftOut.rows"),
+        "numpy": ("whynan.adapters.common.left_out", "LeftOut.replace_in_header"),
     },
     "learning-rate": {
         "tensorflow": ("whynan.adapters.tensorflow.experiments", "Bench.with_rate"),
@@ -91,6 +104,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
     },
     "distributed": {
+        "tensorflow": ("whynan.adapters.tensorflow.closure", "FunctionClosure.on_replica"),
         "jax": ("whynan.adapters.jax.shards", "Shards.run"),
     },
     "data-line": {

@@ -110,7 +110,7 @@ def find_index(parts: Sequence[Part], position: int, sources: Sequence[Any]) -> 
         n_used = 0
         for row in rows:
             for column in columns:
-                equal = _rows_equal(column, row)
+                equal = rows_equal(column, row)
                 if equal is None or not equal.any():
                     continue
                 hits = equal if hits is None or len(hits) != len(equal) else hits & equal
@@ -124,7 +124,8 @@ def find_index(parts: Sequence[Part], position: int, sources: Sequence[Any]) -> 
     return best[1] if best is not None else None
 
 
-def _rows_equal(column: Any, row: Any) -> Any:
+def rows_equal(column: Any, row: Any) -> Any:
+    """Return which rows of an array are the same as one; None where they can't be."""
     np = sys.modules["numpy"]
     array = column if isinstance(column, np.ndarray) else to_numpy(column)
     if array is None or array.ndim != row.ndim + 1 or len(array) > _MAX_ROWS or array.dtype.kind not in "biuf":

@@ -209,7 +209,7 @@ def body_of(site: LoopSite, names: tuple[str, ...], change: Change | None, sourc
     inner = next(constant for constant in code.co_consts if isinstance(constant, CodeType))
     if inner.co_freevars:
         raise SyntaxError("the loop's body shares names with a function around it")
-    return Body(inner, names)
+    return Body(inner.replace(co_name=site.function.rpartition(".")[2], co_qualname=site.function), names)
 
 
 def _find_in(source: str, site: LoopSite) -> ast.For | ast.While | None:
@@ -231,6 +231,8 @@ class Again:
         is_module = site.function == "<module>"
         self.function = "<module>" if is_module else site.function.rpartition(".")[2]
         self.names = tuple(name for name in before.values if name.isidentifier())
+        self.plain: tuple[float, set[str]] | None = None
+        """The learning rate and the weights, where each of these is updated by `weight - rate * gradient`."""
         self._bodies: dict[str | None, Body] = {}
 
     def run(

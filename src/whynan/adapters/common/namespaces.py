@@ -39,7 +39,8 @@ def user_arrays(
 ) -> list[Any]:
     """Return arrays, and groups of them, that the user's frames on the stack hold; `skip` tells which are no source.
 
-    With `batch_size` what a loop binds and is of that length is the batch itself, and no source of it either.
+    With `batch_size` what a loop binds, or a function without one, and is of that length is the batch itself, and no
+    source of it either.
 
     Of a frame's arrays those come first which the loop that it is in speaks of: a batch is taken from the training
     part, and not from the whole that this part was cut from. What the loop itself binds, the batch, comes last.
@@ -51,6 +52,8 @@ def user_arrays(
             spaces = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
             items = [item for space in spaces for item in list(space.items())]
             read, bound = _names_in_loop(frame.f_code.co_filename, frame.f_lineno)
+            if not read and spaces[0] is not frame.f_globals:
+                bound = frozenset(spaces[0])  # a step that is a function
             for name, value in sorted(items, key=lambda item: 2 if item[0] in bound else item[0] not in read):
                 if skip(name, value) or (name in bound and batch_size is not None and _length(value) == batch_size):
                     continue

@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
-from whynan.diagnosis.snippets import part_for
+from whynan.diagnosis.snippets import part_for, patch_for
 from whynan.experiments import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge, rows
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident
@@ -93,7 +94,9 @@ def _tried(slug: str, incident: Incident, evidence: Evidence, bench: Bench) -> I
         yield from _judged(slug, "with other rows' targets for the guilty ones", lambda: bench.with_other_targets(rows))
     elif slug == "lower-learning-rate":
         for factor, words in ((0.1, "a tenth"), (0.01, "a hundredth")):
-            yield from _judged(slug, f"{words} of the learning rate", lambda factor=factor: bench.with_rate(factor))  # type: ignore[misc]
+            is_known = evidence.optimizer is not None and evidence.optimizer.lr is not None
+            line = patch_for(evidence.framework, slug, _slower(evidence, factor * 10)) if is_known else None
+            yield from _judged(slug, f"{words} of the learning rate", partial(bench.with_rate, factor), line)
     elif slug == "clip-gradients":
         yield from _judged(slug, "gradients clipped to a norm of 1", lambda: bench.clipped(1.0))
     elif slug == "normalize-inputs":
@@ -106,6 +109,15 @@ def _tried(slug: str, incident: Incident, evidence: Evidence, bench: Bench) -> I
         if slug == "larger-eps":
             yield from _judged(slug, "eps = 1e-3", lambda: bench.with_eps(1e-3))
         yield from _patched(slug, evidence, bench)
+
+
+def _slower(evidence: Evidence, factor: float) -> Evidence:
+    """Return the evidence of a run whose learning rate is smaller: what is proposed is a tenth of that."""
+    optimizer = evidence.optimizer
+    if optimizer is not None and optimizer.lr is not None:
+        optimizer = replace(optimizer, lr=optimizer.lr * factor)
+    history = replace(evidence.history, lr=tuple(rate * factor for rate in evidence.history.lr))
+    return replace(evidence, optimizer=optimizer, history=history)
 
 
 def _judged(slug: str, words: str, run: Callable[[], Measured | None], patch: str | None = None) -> Iterator[Verdict]:

@@ -1,8 +1,7 @@
 """What every adapter knows of a run: steps, history, incidents, weights; what is done at an incident; what is told.
 
 The adapter says what a copy is and puts one back; a smaller learning rate is made by making each update a part of what
-it would be, since the optimizer is not always to be seen. Gradients are not clipped: where the update happens inside a
-compiled step they can't be reached.
+it would be, since the optimizer is not always to be seen.
 """
 
 import math
@@ -144,12 +143,16 @@ def number_of(value: Any) -> float | None:
 
 T = TypeVar("T")
 ORDER: tuple[Action, ...] = ("skip-batch", "roll-back", "lower-learning-rate")
+FULL_ORDER: tuple[Action, ...] = ("drop-sample", "skip-batch", "roll-back", "clip-gradients", "lower-learning-rate")
+"""Where gradients and batches are in hand."""
 _EVERY = 10
 _KEPT = 4
 _BEFORE = 3
 """A copy from the last steps may be ill already."""
 _WORDS = {
     "skip-batch": "the batch was skipped, the weights are those from before the step, the run goes on",
+    "drop-sample": "the batch was skipped, and another sample stands in for sample {sample} from here on",
+    "clip-gradients": "the batch was skipped, and from here on the gradient norm is clipped at {norm:g}",
     "lower-learning-rate": "the batch was skipped, and updates are {factor:g} of the script's from here on",
     "roll-back": "weights and optimizer went back to step {step}; updates are {factor:g} of the script's from here on",
     "stop": "the limits of recovery are reached: stopped",
@@ -189,26 +192,40 @@ class Copies(Generic[T]):
 
 
 class Recovery(Generic[T]):
-    """The interventions of one run; `factor` is what part of its updates a script may make."""
+    """The interventions of one run; `factor` is what part of its updates a script may make, `clip_norm` the largest
+    gradient that it may use."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.ladder = Ladder(limits or Limits(order=ORDER))
         self.copies: Copies[T] = Copies()
         self.factor = 1.0
+        self.clip_norm: float | None = None
 
     def choose(
-        self, step: int, incident: Incident, growing_since: int | None, can_slow: bool = True
+        self,
+        step: int,
+        incident: Incident,
+        growing_since: int | None,
+        can_slow: bool = True,
+        can_drop: bool = False,
+        can_clip: bool = True,
     ) -> tuple[Action, str, T | None]:
         """Return what is done about an incident, in words too, and the copy to go back to where it is that.
 
-        `can_slow` is False where neither state nor update is in sight: then the step is skipped.
+        `can_slow` is False where neither state nor update is in sight: then the step is skipped. `can_drop` says
+        whether a sample can be told in later batches, `can_clip` whether gradients are in sight.
         """
         cause = incident.causes[0].slug if incident.causes else None
-        action = self.ladder.next(step, cause, False)
+        samples = [sample for sample in incident.samples if sample.position is not None] if can_drop else []
+        action = self.ladder.next(step, cause, bool(samples))
         at: int | None = None
         copy: T | None = None
-        if action not in ("skip-batch", "stop") and not can_slow:
+        if action not in ("drop-sample", "skip-batch", "stop") and not can_slow:
             action = "skip-batch"
+        if action == "clip-gradients" and not can_clip:
+            action = "lower-learning-rate"
+        if action == "clip-gradients":
+            self.clip_norm = self.ladder.limits.clip_norm
         if action == "roll-back":
             found = self.copies.take(step, growing_since)
             if found is None:
@@ -217,7 +234,9 @@ class Recovery(Generic[T]):
                 at, copy = found
         if action in ("roll-back", "lower-learning-rate"):
             self.factor *= self.ladder.limits.learning_rate_factor
-        return action, _WORDS[action].format(factor=self.factor, step=at), copy
+        named = [str(s.index) if s.index is not None else f"{s.position} of the batch" for s in samples]
+        words = _WORDS[action].format(factor=self.factor, step=at, norm=self.clip_norm or 0.0, sample=", ".join(named))
+        return action, words, copy
 
 
 class Watching(Protocol):

@@ -25,12 +25,12 @@ from whynan.experiments import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.snapshot.carried import carried_names, find_loop, target_names
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot.python_state import NamesSnapshot, frame_values
 from whynan.watching import Budget
 
 _KEPT = 8
 _BY_HAND = re.compile(
-    r"tree_?map|tree\.map|apply_updates|tree_multimap|-=|\s-\s[\w.]+\s\*|[-+]\s*[\w.]*(rate|lr)\b", re.I
+    r"tree_?map|tree\.map|apply_updates|tree_multimap|-=|-\s*[\w.]+\s*\*|[-+]\s*[\w.]*(rate|lr)\b", re.I
 )
 
 
@@ -38,6 +38,7 @@ class JaxRecorder(Recorder):
     """Notes operations on JAX's arrays too."""
 
     numbers = (*Recorder.numbers, jax.Array)
+    arrays = (*Recorder.arrays, jax.Array)
     framework = "jax"
 
 
@@ -59,6 +60,7 @@ class ByHand:
         self.passes: deque[Pass] = deque(maxlen=_KEPT)
         self.recent: deque[Pass] = deque(maxlen=_KEPT)
         self.looks = Budget(0.01, n_first=3, free_s=5e-5)
+        self.is_always_looking = False
 
     def is_compiled(self, current: Pass, outputs: set[int]) -> bool:
         """Whether all that the iteration hands on are results of calls, by their ids: then nothing is made by hand."""
@@ -81,25 +83,52 @@ class ByHand:
         self.window.note(current.before, current.owner.site.assigned)
         self.recent.append(current)
         self.passes.append(current)
-        if len(self.passes) < _KEPT and not self.looks.is_due():
+        if len(self.passes) < _KEPT and not self.is_always_looking and not self.looks.is_due():
             return None
         self.looks.begin()
         try:
-            values = frame_values(current.frame) or {}
-            names = self.names
-            if _bad_in(values, names) is None:
-                self.passes.clear()
-                return None
-            kept = list(self.passes)
-            known = _bad_in(kept[0].before.values, names)
-            for number, one in enumerate(kept):
-                after = kept[number + 1].before.values if number + 1 < len(kept) else values
-                bad = _bad_in(after, names)
-                if bad is not None and known is None:
-                    return one, len(kept) - 1 - number, bad
-            return None
+            return self.first_bad(frame_values(current.frame) or {})
         finally:
             self.looks.end()
+
+    def first_bad(self, values: dict[str, Any]) -> tuple[Pass, int, tuple[str, Any]] | None:
+        """Look back where these values, from after the last iteration kept, hold a NaN; return as `bad_after`."""
+        names, kept = self.names, list(self.passes)
+        if not kept or _bad_in(values, names) is None:
+            self.passes.clear()
+            return None
+        known = _bad_in(kept[0].before.values, names)
+        for number, one in enumerate(kept):
+            after = kept[number + 1].before.values if number + 1 < len(kept) else values
+            bad = _bad_in(after, names)
+            if bad is not None and known is None:
+                self.passes.clear()
+                return one, len(kept) - 1 - number, bad
+        return None
+
+    def kept(self, current: Pass) -> dict[str, Any]:
+        """Return what the names that the loop carries held before an iteration; containers are copied."""
+        site, values = current.owner.site, current.before.values
+        names = (carried_names(site) & site.assigned & values.keys()) - set(target_names(site))
+        return {name: jax.tree_util.tree_map(lambda leaf: leaf, values[name]) for name in names}
+
+    @staticmethod
+    def put_back(current: Pass, values: dict[str, Any]) -> None:
+        """Give names of the loop these values."""
+        NamesSnapshot.bind(current.frame, values)
+
+    def slow(self, current: Pass, factor: float) -> None:
+        """Make what an iteration has made of its parameters a part of what it is."""
+        if factor == 1.0:
+            return
+        after = frame_values(current.frame) or {}
+
+        def part(old: Any, new: Any) -> Any:
+            is_array = isinstance(new, jax.Array) and new.dtype.kind in "fV" and np.shape(old) == new.shape
+            return old + jax.numpy.asarray(factor, new.dtype) * (new - old) if is_array else new
+
+        old = {name: value for name, value in self.kept(current).items() if name in self.names and name in after}
+        self.put_back(current, {name: jax.tree_util.tree_map(part, value, after[name]) for name, value in old.items()})
 
     def explained(self, one: Pass, bad: tuple[str, Any]) -> Incident | None:
         again = Again(one.owner.site, one.frame, one.before, instrumented)

@@ -34,6 +34,8 @@ class Call:
         self.within: weakref.ref[Pass] | None = None
         """The iteration of a loop that updates by hand; the loop itself must be the only one to hold it."""
         self.is_training = False
+        self.is_update = False
+        """Whether it makes new parameters of gradients that another call gave: part of that call's step."""
         self.step = 0
         self.epoch: int | None = None
         self.validation_batch = 0
@@ -103,7 +105,7 @@ class Call:
         return np.asarray(leaf).reshape(-1, *shape[2:])
 
     def fresh(self) -> list[int]:
-        dynamic = self.dynamic()
+        dynamic = self.dynamic() if not self.is_update else []
         return [
             i for i in dynamic
             if i not in self.carried and np.ndim(self.leaves[i]) >= 1 and not _is_key(self.leaves[i])

@@ -126,8 +126,13 @@ class Bench(CommonBench):
         return self._once(Runner(self.call), leaves)
 
     def with_source(self, file: str, source: str) -> Measured | None:
-        with swapped({file: source}):
-            return self._once(Runner(self.call), self.call.leaves)
+        try:
+            with swapped({file: source}):
+                # What has been traced before (by `pmap`, or a library's own `jit`) knows functions by their identity.
+                jax.clear_caches()
+                return self._once(Runner(self.call), self.call.leaves)
+        finally:
+            jax.clear_caches()
 
     def in_double(self) -> Measured | None:
         leaves = [_in_double(leaf) for leaf in self.call.leaves]

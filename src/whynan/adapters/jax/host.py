@@ -11,13 +11,15 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
+from whynan.adapters.common.batch import Part
 from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.experiments import find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
+from whynan.adapters.common.left_out import header_parts
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import Recovery, Run, history_of, measure
+from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, history_of, measure
 from whynan.adapters.jax.byhand import ByHand, may_update
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window, optimizer_of, parameters, precision_of
@@ -27,6 +29,7 @@ from whynan.adapters.jax.watch import Watch
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Symptom
+from whynan.recovery import Limits
 from whynan.report.output import Progress
 
 _OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
@@ -46,11 +49,15 @@ class JaxHost:
         self.window = Window()
         self.keras: Any = None
         self.hosts = Hosts()
-        self.recovery: Recovery[dict[int, Any]] = Recovery()
+        self.recovery: Recovery[dict[Any, Any]] = Recovery(Limits(order=FULL_ORDER))
         self.watch.adjust = self._slowed
         self.by_hand = ByHand(self.run)
-        self.loops = Loops(lambda: self.run.is_over, lambda current: None, self.ended, may_update, False)
+        self.by_hand.is_always_looking = self.watch.synchronous
+        begun = self.watch.left_out.replace_in_header
+        self.loops = Loops(lambda: self.run.is_over, begun, self.ended, may_update, False)
         self.n_gradients = self.n_compiled = 0
+        self.at_update: dict[Any, Any] | None = None
+        """What the next update is to give, where it is compiled apart from the gradients."""
         self.at_end: Incident | None = None
         self.is_ending = False
 
@@ -71,6 +78,10 @@ class JaxHost:
                     return
             self.by_hand.note_given(current, {id(leaf) for leaf in self.watch.calls[-1].leaves})
             found = self.by_hand.bad_after(current)
+            if found is None and self.run.options.policy == "recover":
+                self.by_hand.slow(current, self.recovery.factor)
+                if self.recovery.copies.is_due(self.run.n_steps):
+                    self.recovery.copies.add(self.run.n_steps, self.by_hand.kept(current))
         except Exception as failure:
             tell("looking at an update failed", failure)
             self.loops.may_train = lambda site: False
@@ -78,32 +89,63 @@ class JaxHost:
         if found is None:
             return
         self.watch.settle()  # a call may have given them: then that is the incident
-        if not self.watch.is_enabled or self.run.incidents:
-            return
-        one, n_since, bad = found
+        if self.watch.is_enabled and not self.run.is_over:
+            self._by_hand(*found)
+
+    def _by_hand(self, one: Pass, n_since: int, bad: tuple[str, Any]) -> bool:
+        """Explain an iteration that has made a parameter NaN itself; returns whether that was done."""
         self.run.n_steps = max(self.run.n_steps - 1 - n_since, 0)
         self.watch.is_replaying = self.loops.is_replaying = True
         try:
             incident = self.by_hand.explained(one, bad)
         except Exception as failure:
             tell("explaining an update failed", failure)
-            return
+            return False
         finally:
             self.watch.is_replaying = self.loops.is_replaying = False
         if incident is None:
-            return
+            return False
         policy = self.run.options.policy
         if policy == "observe":
             self.watch.is_enabled = False
         else:
             one.before.restore(one.frame)
-        # Names of a function can't be put back: there the run can't go on with the weights from before.
-        self.run.take(incident, policy == "recover" and not one.before.is_module)
+            self.by_hand.put_back(one, {name: one.before.values[name] for name in self.by_hand.kept(one)})
+        is_last = False
+        if policy == "recover":
+            incident, is_last = self._recovered_by_hand(one, incident)
+        self.run.take(incident, is_last)
+        return True
+
+    def _recovered_by_hand(self, one: Pass, incident: Incident) -> tuple[Incident, bool]:
+        """The names of the loop hold what they held before the iteration; do what is next."""
+        parts = header_parts(one)
+        action, words, copy = self.recovery.choose(
+            self.run.n_steps, incident, self.run.growth.since, can_drop=bool(parts)
+        )
+        self._last_for_all(action, parts, incident)
+        if copy is not None:
+            self.by_hand.put_back(one, copy)
+        self.run.n_steps += 1
+        return replace(incident, action=words), action == "stop"
+
+    def _last_for_all(self, action: str, parts: Sequence[Part], incident: Incident) -> None:
+        """Do what an intervention changes for the rest of the run."""
+        if action == "drop-sample":
+            self.watch.left_out.add(parts, incident.samples)
+        elif action == "clip-gradients" and self.recovery.clip_norm is not None:
+            self.watch.limit_gradients(self.recovery.clip_norm)
 
     # Calls ------------------------------------------------------------------------------------------------------------
 
     def on_good(self, call: Call) -> None:
         if not call.is_training:
+            return
+        if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
+            places = self._pairs(call)
+            if places and sum(int(getattr(call.leaves[i], "nbytes", 0)) for i in places) <= _MAX_COPY:
+                self.recovery.copies.add(self.run.n_steps, {i: call.leaves[i] for i in places})
+        if call.is_update:
             return
         if self.first is None:
             self.first = call
@@ -112,21 +154,22 @@ class JaxHost:
             self.run.note_loss(loss)
             self.run.history.ended_step()
         self.window.note(call, self.run.n_steps == 0)
-        if self.run.options.policy == "recover" and self.recovery.copies.is_due(self.run.n_steps):
-            places = self._pairs(call)
-            if sum(int(getattr(call.leaves[i], "nbytes", 0)) for i in places) <= _MAX_COPY:
-                self.recovery.copies.add(self.run.n_steps, {i: call.leaves[i] for i in places})
         call.step = self.run.n_steps
         self.run.n_steps += 1
 
     def on_bad(self, seen: Call) -> None:
         """A call has returned what is not finite: the guilty one may be an earlier one."""
+        active = self.loops.active
+        if active is not None and _has_nan([seen.leaves[i] for i in seen.dynamic()]):
+            found = self.by_hand.first_bad(active.before.values)
+            if found is not None and self._by_hand(*found):
+                return
         call = self._guilty(seen)
         if call is None or self._is_asked(call):
             # What is not finite came in that way, or is meant.
             self.on_good(seen)
             return
-        if call.is_training and call is not seen:
+        if call.is_training and (call is not seen or call.is_update):
             self.run.n_steps = max(self.run.n_steps - 1, 0)
         incident: Incident | None
         try:
@@ -191,13 +234,24 @@ class JaxHost:
     def _recovered(self, call: Call, incident: Incident) -> tuple[Incident, bool]:
         """Undo the step, and do what is next; returns whether the run ends with it."""
         pairs = self._pairs(call)
-        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since, bool(pairs))
+        current = call.within() if call.within is not None and not pairs and _returns_gradients(call) else None
+        parts = call.parts() if call.batch_places() else ()
+        can_slow = bool(pairs or current or self.watch.has_update)
+        action, words, copy = self.recovery.choose(
+            self.run.n_steps, incident, self.run.growth.since, can_slow, bool(parts)
+        )
+        self._last_for_all(action, parts, incident)
         if pairs:
             for place, output in pairs.items():
                 call.outputs[output] = call.leaves[place] if copy is None else copy.get(place, call.leaves[place])
         elif _returns_gradients(call):
             _without_gradients(call)
-            words = "the gradients of the batch were replaced by zeros, the run goes on"
+            if current is not None and copy is not None:
+                self.by_hand.put_back(current, copy)
+            elif copy is not None:
+                self.at_update = copy
+            elif action in ("skip-batch", "stop"):
+                words = "the gradients of the batch were replaced by zeros, the run goes on"
         else:
             _put_back(call)
         return replace(incident, action=words), action == "stop"
@@ -210,6 +264,11 @@ class JaxHost:
     def _slowed(self, call: Call) -> None:
         """Make a step's update of its parameters a part of what it is."""
         call.within = weakref.ref(self.loops.active) if self.loops.active is not None else None
+        if call.is_update and self.at_update is not None:
+            state, self.at_update = self.at_update, None
+            for place, output in self._pairs(call).items():
+                call.outputs[output] = state.get(place, call.outputs[output])
+            return
         if self.recovery.factor == 1.0 or not call.is_training:
             return
         names = call.names()

@@ -18,6 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.left_out import LeftOut
 from whynan.adapters.common.loops import decides_by_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.closure import Call
@@ -46,6 +47,10 @@ class Watch:
         self.on_first_gradient: Callable[[], None] | None = None
         self.is_replaying = False
         self.clip: float | None = None
+        self.limit: float | None = None
+        """The largest norm of the gradients from here on."""
+        self.left_out = LeftOut()
+        self._n_inside = 0
         self.current: Watched | None = None
         self.calls: deque[Call] = deque(maxlen=_MAX_KEPT)
         self.pending: deque[Call] = deque()
@@ -62,6 +67,12 @@ class Watch:
         """Told of each call before its results are kept and given to the program; it may change them."""
         self.large = Budget(0.008, n_first=3, free_s=5e-5)
         self._outputs: dict[int, int] = {}
+        self._updated: dict[int, int] = {}
+        self.has_update = False
+        """Whether updates are compiled apart from the gradients."""
+        self._candidates: dict[int, tuple[Watched, Any]] = {}
+        self._n_apart = 0
+        """Training calls one after the other whose results did not come back to them."""
         self._last: Call | None = None
         self.n_unchecked = 0
         self.n_kept = _MAX_KEPT
@@ -157,22 +168,25 @@ class Watch:
         """Make a call and keep what is needed to make it again."""
         if self.is_replaying:
             # Nothing that is compiled already: the functions may have other code now.
-            result = (watched.inner if watched.is_derivative else watched.function)(*args, **kwargs)
-            return _clipped(result, watched, self.clip) if self.clip is not None and watched.is_derivative else result
+            return self._limited(watched, args, kwargs)
         if not self.is_enabled:
             return watched.inner(*args, **kwargs)
         if not is_outermost() or self.current is not None:
             if watched.is_derivative and self.current is not None:
                 self.current.is_training = True
-            return watched.inner(*args, **kwargs)
+            return self._limited(watched, args, kwargs)
         self.poll()
+        if self.left_out.samples:
+            args, kwargs = self._without_samples(watched, args, kwargs)
         self.current = watched
         try:
-            result = watched.inner(*args, **kwargs)
+            result = self._limited(watched, args, kwargs)
         finally:
             self.current = None
         if watched.is_derivative:
             watched.is_training = True
+        if not watched.is_training and not watched.is_update and self._n_apart > 1:
+            self._may_be_update(watched, args, kwargs, result)
         if not watched.is_of_interest():
             return result
         try:
@@ -182,21 +196,59 @@ class Watch:
             self.is_enabled = False
             return result
 
+    def limit_gradients(self, norm: float) -> None:
+        """Clip gradients by their norm from here on; what is compiled is compiled anew."""
+        self.limit = norm
+        jax.clear_caches()
+
+    def _limited(self, watched: "Watched", args: Any, kwargs: Any) -> Any:
+        """Make the call; the gradients of the outermost derivative are kept within the limit."""
+        inner = watched.function if self.is_replaying and not watched.is_derivative else watched.inner
+        norm = self.clip if self.clip is not None else self.limit
+        if norm is None or not watched.is_derivative:
+            return inner(*args, **kwargs)
+        self._n_inside += 1
+        try:
+            result = inner(*args, **kwargs)
+        finally:
+            self._n_inside -= 1
+        # A derivative inside of another is part of its loss; one of many at once is a sample's own.
+        is_whole = not self._n_inside and not any(
+            "Batch" in type(v).__name__ for v in jax.tree_util.tree_leaves(result)
+        )
+        return _clipped(result, watched, norm) if is_whole else result
+
+    def _without_samples(self, watched: "Watched", args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return a step's arguments with another row of the batch for each sample that is left out."""
+        call = Call(watched.function, args, kwargs, "train")
+        call.carried = self._carried(call)
+        rows = self.left_out.rows(call.parts()) if watched.is_training else None
+        if rows is None:
+            return args, kwargs
+        return jax.tree_util.tree_unflatten(call.tree, call.with_rows(rows))  # type: ignore[no-any-return]
+
+    def _carried(self, call: Call) -> dict[int, int]:
+        known = self._updated if call.is_update else self._outputs if self._last is not None else {}
+        return {i: known[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in known}
+
     def _after(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> Any:
-        call = Call(watched.function, args, kwargs, "train" if watched.is_training else "validation")
-        call.is_training = watched.is_training
+        is_training = watched.is_training or watched.is_update
+        call = Call(watched.function, args, kwargs, "train" if is_training else "validation")
+        call.is_training, call.is_update = is_training, watched.is_update
         self.n_gradients += watched.is_training
+        if watched.is_training and self._candidates:
+            for found in {self._candidates[id(leaf)][0] for leaf in call.leaves if id(leaf) in self._candidates}:
+                found.is_update = True
+            self._candidates = {}
         call.line = _user_line(sys._getframe(3))
         call.ignored = watched.meant
         call.function_returns_gradients = watched.is_derivative
         if watched.is_mapped:
             call.n_devices = next((np.shape(leaf)[0] for leaf in call.leaves if np.ndim(leaf)), None)
         call.set_result(result)
-        call.carried = {
-            i: self._outputs[id(leaf)] for i, leaf in enumerate(call.leaves) if id(leaf) in self._outputs
-        } if self._last is not None else {}  # fmt: skip
+        call.carried = self._carried(call)
         self.adjust(call)
-        if watched.is_training or not call.carried:
+        if is_training or not call.carried:
             self._remember(call)
         call.epoch = self.epoch()
         call.validation_batch = self.n_validated
@@ -209,6 +261,8 @@ class Watch:
         self.pending.append(call)
         if self.synchronous or (watched.is_derivative and self.waits_for_derivatives):
             self.poll(wait=True)
+            if is_training:
+                self._remember(call)  # an intervention may have put other results in
             return jax.tree_util.tree_unflatten(call.out_tree, call.outputs)
         return result
 
@@ -220,8 +274,25 @@ class Watch:
         file, line = call.line
         return decides_by_gradients(file, line, lambda node: node.lineno <= line <= (node.end_lineno or node.lineno))
 
+    def _may_be_update(self, watched: "Watched", args: Any, kwargs: Any, result: Any) -> None:
+        """Note a call that has made arrays, of the gradients that the last training call gave, of their shapes.
+
+        It is an update where the next training call is given them.
+        """
+        given = [leaf for leaf in jax.tree_util.tree_leaves((args, kwargs)) if id(leaf) in self._outputs]
+        made = jax.tree_util.tree_leaves(result)
+        shapes = {np.shape(leaf) for leaf in given if np.ndim(leaf)}
+        if shapes and shapes <= {np.shape(leaf) for leaf in made}:
+            self._candidates |= {id(leaf): (watched, leaf) for leaf in made if np.ndim(leaf)}
+
     def _remember(self, call: Call) -> None:
         """Know the results again when they come back as arguments."""
+        if call.is_update:
+            self.has_update = True
+            self._updated = {id(leaf): i for i, leaf in enumerate(call.outputs)}
+            return
+        # Gradients never come back to the function that gave them.
+        self._n_apart = 0 if call.carried else self._n_apart + call.is_training
         if call.is_training or self._last is None:
             self._last = call
             self._outputs = {id(leaf): i for i, leaf in enumerate(call.outputs) if np.ndim(leaf) or True}
@@ -274,6 +345,7 @@ class Watched:
         self.is_derivative = is_derivative
         self.has_value = has_value
         self.is_training = False
+        self.is_update = False
         self.is_mapped = False
         self.meant: set[int] = set()
 
@@ -294,7 +366,7 @@ class Watched:
     def is_of_interest(self) -> bool:
         """Whether the function trains, or gives a loss by its name."""
         name = getattr(self.function, "__name__", "")
-        return self.is_training or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
+        return self.is_training or self.is_update or bool(_LOSS.search(name)) or bool(_NOTED.search(name))
 
 
 def _clipped(result: Any, watched: "Watched", norm: float) -> Any:

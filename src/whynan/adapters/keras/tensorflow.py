@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,7 +30,7 @@ class KerasOnTensorFlow:
         self.host = host
         self.places = Places()
         self.places.install(host.watch.patches)
-        self.trainer = TrainerHooks(self.places, self.before, self.after)
+        self.trainer = TrainerHooks(self.places, self.before, self.after, self.given)
         self.trainer.install(host.watch.patches)
         host.watch.patches.replace(Loss, "__call__", self._loss_call)
         host.watch.watch_optimizer(BaseOptimizer, LossScaleOptimizer)
@@ -49,6 +50,15 @@ class KerasOnTensorFlow:
             return value
 
         return __call__
+
+    def given(self, model: Any, method: str, batch: Any) -> Any:
+        """Return the batch without the samples that are left out."""
+        left_out = self.host.watch.left_out
+        if not left_out.samples or method != "train_step":
+            return batch
+        closure = FitClosure(model, method, batch)
+        rows = left_out.rows(closure.parts)
+        return closure.with_rows(rows).data if rows is not None else batch
 
     def before(self, model: Any, method: str) -> None:
         """A step of `fit` is about to run."""
@@ -80,10 +90,13 @@ StepHook = Callable[[Any, str, Batch, Any], None]
 class TrainerHooks:
     """Patches of Keras' trainer for the TensorFlow backend. `after(model, method, data, logs)` is told of each step."""
 
-    def __init__(self, places: Places, before: Callable[[Any, str], None], after: StepHook) -> None:
+    def __init__(
+        self, places: Places, before: Callable[[Any, str], None], after: StepHook, given: Callable[[Any, str, Any], Any]
+    ) -> None:
         self.places = places
         self.before = before
         self.after = after
+        self.given = given
         self.is_enabled = True
         self.is_inside = False
 
@@ -102,7 +115,11 @@ class TrainerHooks:
                 return function
 
             def step(iterator: Any) -> Any:
-                if not hooks.is_enabled or type(trainer.distribute_strategy).__name__ != "_DefaultDistributionStrategy":
+                kind = type(trainer.distribute_strategy).__name__
+                if hooks.is_enabled and kind == "MirroredStrategy" and method == "train_step":
+                    # Its compiled step is watched like a function of the program's own.
+                    return function(_fed(iterator, trainer.steps_per_execution, [], lambda: None))
+                if not hooks.is_enabled or kind != "_DefaultDistributionStrategy":
                     return function(iterator)
                 held: list[Any] = []
                 hooks.before(trainer, method)
@@ -116,7 +133,8 @@ class TrainerHooks:
 
                 hooks.is_inside = True
                 try:
-                    logs = function(_fed(iterator, trainer.steps_per_execution, held, between))
+                    given = partial(hooks.given, trainer, method)
+                    logs = function(_fed(map(given, iterator), trainer.steps_per_execution, held, between))
                 finally:
                     hooks.is_inside = False
                 hooks.after(trainer, method, held, logs)

@@ -26,27 +26,28 @@ After = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]
 
 @dataclass
 class Window:
-    """The iterations since the first one kept: its state whole, of the later ones the names that they were given."""
+    """The last iterations: the state whole before the first of them, of all the names that they were given."""
 
     start: State | None = None
     given: list[dict[str, Any]] = field(default_factory=list)
-    is_broken: bool = False
+    from_beginning: bool = True
     measured: Sizes = field(default_factory=dict)
-    """The sizes of all arrays before the first iteration, by name."""
+    """The sizes of all arrays before the run's first iteration, by name."""
+    _next: tuple[State, int] | None = None
 
     def note(self, before: State, assigned: frozenset[str]) -> None:
-        if self.is_broken:
-            return
         if self.start is None:
             self.start = before
             self.measured = measure(
                 (name, copy) for name, _, copy in before.copies if copy.dtype.kind == "f" and copy.nbytes <= _MOST_BYTES
             )
+        if len(self.given) - (self._next[1] if self._next else 0) >= _STEPS // 2:
+            if self._next is not None:
+                self.start, n = self._next
+                self.from_beginning = False
+                del self.given[:n]
+            self._next = before, len(self.given)
         self.given.append({name: value for name, value in before.values.items() if name not in assigned})
-        if len(self.given) > _STEPS:
-            # Too many to run again: a remedy of the whole run can't be tried any more.
-            self.start, self.is_broken = None, True
-            self.given.clear()
 
 
 class Bench(CommonBench):
@@ -72,7 +73,7 @@ class Bench(CommonBench):
             return self._once(None, change=header_rows(self.again, kept))
         return self._once(
             lambda owner, index, result: (
-                result[kept] if len(result) == self.size and id(owner) in self.owners else result
+                result[np.asarray(kept)] if len(result) == self.size and id(owner) in self.owners else result
             )
         )
 
@@ -133,7 +134,11 @@ class Bench(CommonBench):
         return self._window(after=slower)
 
     def clipped(self, norm: float) -> Measured | None:
-        return None  # a script's gradients have no name that we could know
+        """Run the steps with gradients clipped, where each weight is updated by its gradient alone."""
+        plain = self.again.plain
+        if plain is None:
+            return None
+        return self._window(after=lambda before, arrays, values: shorten(before, arrays, plain, norm))
 
     def normalized(self) -> Measured | None:
         spread: dict[int, Scale] = {}
@@ -151,6 +156,9 @@ class Bench(CommonBench):
         return self._window(on_rows=rescaled)
 
     def with_init(self) -> Measured | None:
+        if not self.window.from_beginning:
+            return None
+
         def scaled(arrays: dict[str, Any]) -> None:
             for array in arrays.values():
                 spread, fan_in = float(array.std()) if array.size else 0.0, math.prod(array.shape[:-1])
@@ -205,6 +213,17 @@ class Bench(CommonBench):
             self.again.end_series()
         last = losses[-1] if losses and losses[-1] else None
         return Measured(len(window.given), last, growth=growth_of(losses))
+
+
+def shorten(before: dict[str, Any], arrays: dict[str, Any], plain: tuple[float, set[str]], norm: float) -> None:
+    """Make updates `-rate * gradient` what they are for gradients of a norm of no more than `norm`."""
+    rate, weights = plain
+    steps = {name: array - before[name] for name, array in arrays.items()
+             if name in weights and name in before and array.shape == before[name].shape}  # fmt: skip
+    total = math.sqrt(sum(float(np.sum(np.square(step, dtype=np.float64))) for step in steps.values())) / rate
+    for name, step in steps.items() if norm < total < math.inf else ():
+        if arrays[name].flags.writeable:
+            arrays[name][...] = before[name] + step * (norm / total)
 
 
 def _floats(values: dict[str, Any], updated: set[str]) -> dict[str, Any]:

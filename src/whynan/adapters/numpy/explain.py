@@ -66,6 +66,8 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
             return None
         if found is not None and found.leaf is not None and found.leaf.constant and not _is_data(again, seen):
             return None  # it came that way, and no operation of the step has made it
+        rate = plain_rate(again, seen)
+        again.plain = (rate, weights_of(again, seen)) if rate is not None else None
         value = kind_of(to_numpy(seen.value)) or "nan"
         what: What = "loss" if loss_name else "parameter"
         stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
@@ -188,9 +190,9 @@ def header_rows(again: Again, rows: list[int]) -> Callable[[dict[str, Any]], Non
 
     def change(values: dict[str, Any]) -> None:
         for name in target_names(again.site):
-            value = values.get(name)
-            if isinstance(value, np.ndarray) and value.ndim and len(value) == len(rows):
-                values[name] = value[rows]
+            value: Any = values.get(name)
+            if hasattr(value, "dtype") and np.ndim(value) and len(value) == len(rows):
+                values[name] = value[np.asarray(rows)]
 
     return change
 
@@ -225,7 +227,7 @@ def fails(again: Again, name: str, rows: list[int], size: int, owners: set[int])
     """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
     recorder.on_rows = lambda owner, index, result: (
-        result[rows] if len(result) == size and id(owner) in owners else result
+        result[np.asarray(rows)] if len(result) == size and id(owner) in owners else result
     )
     seen = again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
     return seen.is_bad
@@ -248,11 +250,32 @@ def epoch_of(again: Again) -> int | None:
     return None
 
 
-def history_of(host: Host, again: Again, seen: Seen) -> History:
+def weights_of(again: Again, seen: Seen) -> set[str]:
+    """Return the names of the arrays that an iteration uses and changes.
+
+    What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
+    """
     graph = seen.recorder.graph
     used = {graph.values[number].name for node in graph.nodes for number in node.inputs if number in graph.values}
-    # What is made anew in each iteration, as a gradient is, changes too; a weight is used as it was before.
-    updated = again.before.changed(again.after.reached) & used
+    return {name for name in again.before.changed(again.after.reached) & used if name is not None}
+
+
+def plain_rate(again: Again, seen: Seen) -> float | None:
+    """Return the learning rate, where each weight is updated by `weight - rate * gradient` and by nothing else.
+
+    None where that can't be said: with a momentum what is subtracted is no gradient, and a rate that the code computes
+    in place may hold a batch's size too.
+    """
+    known = {name: seen.recorder.rates.get(id(array)) for name, array in again.before.reached.arrays.values()}
+    found = {known.get(name) for name in weights_of(again, seen)}
+    if len(found) != 1 or (rate := found.pop()) is None:
+        return None
+    named = rate_in(again.after.values, again.frame.f_globals)
+    return rate[0] if rate[0] > 0 and (not rate[1] or rate[0] == named) else None
+
+
+def history_of(host: Host, again: Again, seen: Seen) -> History:
+    updated = weights_of(again, seen)
     now = runs.measure(
         (name, copy) for name, _, copy in again.before.copies if name in updated and copy.dtype.kind == "f"
     )

@@ -11,16 +11,18 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
+from whynan.adapters.common.left_out import LeftOut, header_parts
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
-from whynan.adapters.common.run import Recovery, Run
-from whynan.adapters.numpy.experiments import Bench, Window
+from whynan.adapters.common.run import FULL_ORDER, Recovery, Run
+from whynan.adapters.numpy.experiments import Bench, Window, shorten
 from whynan.adapters.numpy.explain import Seen, explain, rate_in
 from whynan.adapters.numpy.replay import Recorder, instrumented
 from whynan.launch.host import COLD, set_site, tell
 from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult, SourceLine, Symptom
+from whynan.recovery import Limits
 from whynan.snapshot.python_state import frame_values
 from whynan.watching import Budget
 
@@ -37,7 +39,10 @@ class NumpyHost:
         self.run = Run(options, record)
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, speaks_of_training, copies_arrays=True)
         self.window = Window()
-        self.recovery: Recovery[dict[str, Any]] = Recovery()
+        self.recovery: Recovery[dict[str, Any]] = Recovery(Limits(order=FULL_ORDER))
+        self.left_out = LeftOut()
+        self.plain: tuple[float, set[str]] | None = None
+        """The learning rate and the weights by which gradients are clipped."""
         self.looks = Budget(0.0005, n_first=2)
 
     def bench(self, again: Again, seen: Seen, deadline: float) -> Bench:
@@ -46,6 +51,7 @@ class NumpyHost:
     # Iterations -------------------------------------------------------------------------------------------------------
 
     def begun(self, current: Pass) -> None:
+        self.left_out.replace_in_header(current)
         self.window.note(current.before, current.owner.site.assigned)
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
@@ -80,17 +86,28 @@ class NumpyHost:
 
     def _slow(self, current: Pass, values: dict[str, Any]) -> None:
         """Make what an iteration has changed in its arrays a part of what it is."""
-        if self.recovery.factor == 1.0:
+        if self.recovery.factor == 1.0 and self.recovery.clip_norm is None:
             return
         before = {name: copy for name, _, copy in current.before.copies}
+        if self.recovery.clip_norm is not None and self.plain is not None:
+            shorten(before, dict(Reached(_public(values)).arrays.values()), self.plain, self.recovery.clip_norm)
         for name, array in Reached(_public(values)).arrays.values():
             old = before.get(name)
             if name in self._updated(current) and old is not None and _fits(array, old) and array.dtype.kind == "f":
                 array[...] = old + self.recovery.factor * (array - old)
 
-    def _recovered(self, current: Pass, incident: Incident) -> tuple[Incident, bool]:
+    def _recovered(
+        self, current: Pass, incident: Incident, plain: tuple[float, set[str]] | None
+    ) -> tuple[Incident, bool]:
         """Undo the iteration and do what is next; returns whether the run ends with it."""
-        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since)
+        parts = header_parts(current)
+        action, words, copy = self.recovery.choose(
+            self.run.n_steps, incident, self.run.growth.since, can_drop=bool(parts), can_clip=plain is not None
+        )
+        if action == "drop-sample":
+            self.left_out.add(parts, incident.samples)
+        elif action == "clip-gradients":
+            self.plain = plain
         after = Reached(_public(frame_values(current.frame) or {}))
         current.before.restore(None)
         # A name may stand for a new array now (`w = w - rate * gradient`): that one gets the values.
@@ -152,9 +169,11 @@ class NumpyHost:
     ) -> None:
         self.loops.is_replaying = True
         policy = self.run.options.policy
+        plain = None
         try:
             again = Again(current.owner.site, current.frame, current.before, instrumented)
             incident = explain(self, again, bad, loss_name, self.run.deadline())
+            plain = again.plain
         except Exception as failure:
             tell("explaining a step failed", failure)
             incident = self._unexplained(current, bad, loss_name, failure)
@@ -164,7 +183,7 @@ class NumpyHost:
             return
         is_last = False
         if policy == "recover":
-            incident, is_last = self._recovered(current, incident)
+            incident, is_last = self._recovered(current, incident, plain)
         if policy == "observe":
             self.run.is_over = True
         self.run.take(incident, is_last)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.body import BODY, Around
+from whynan.adapters.common.body import Around
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.positions import called_name, plain_name, user_frames
 from whynan.launch.host import is_user_file
@@ -132,6 +132,7 @@ class Recorder:
     """Answers instrumented code. `on_rows` may replace what a subscript picked out of the data."""
 
     numbers: tuple[type, ...] = (np.ndarray, np.generic, float)
+    arrays: tuple[type, ...] = (np.ndarray,)
     framework = "numpy"
 
     def __init__(self, function_name: str, is_tracing: bool = True) -> None:
@@ -142,6 +143,11 @@ class Recorder:
         self.gathers: list[tuple[int, Any, Any, Any]] = []
         """Rows picked from larger arrays: value, the array, the index, the result."""
         self.on_rows: Callable[[Any, Any, Any], Any] | None = None
+        self.rates: dict[int, tuple[float, bool]] = {}
+        """Of arrays, by their ids, from which a number times an array was subtracted: that number, and whether the
+        code had computed it."""
+        self._scaled: dict[int, tuple[float, bool]] = {}
+        self._computed: set[int] = set()
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []
         self._n = 0
@@ -183,6 +189,11 @@ class Recorder:
         plain = name[1:] if name.startswith("i") and name[1:] in _DO else name
         before = self._before(operands, is_copied=plain != name)
         result = _DO[name](*operands)
+        if plain in ("mul", "sub"):
+            self._note_rate(plain, operands[0], operands[1], result)
+        if isinstance(result, float):
+            self._computed.add(id(result))
+            self._alive.append(result)
         if name == "getitem":
             return self._picked(operands[0], operands[1], result, before)
         self._note(plain, plain, before, result, changes=operands[0] if plain != name else None)
@@ -198,10 +209,21 @@ class Recorder:
         result = function(*args, **kwargs)
         name = str(getattr(function, "__name__", type(function).__name__))
         out = kwargs.get("out")
+        picked = (owner, *args) if isinstance(owner, self.arrays) else args
+        if name in _PICKS and len(picked) > 1:
+            return self._picked(picked[0], picked[1], result, before, name)
         if out is None and isinstance(result, np.ndarray) and self.is_known(result):
             return result  # taken out of a container, or handed through
         self._note(plain_name(name), name, before, result, changes=out if isinstance(out, np.ndarray) else None)
         return result
+
+    def _note_rate(self, name: str, left: Any, right: Any, result: Any) -> None:
+        if name == "sub" and id(right) in self._scaled:
+            self.rates[id(left)] = self._scaled[id(right)]
+        for number, array in ((left, right), (right, left)) if name == "mul" else ():
+            if isinstance(number, float) and isinstance(array, np.ndarray):
+                self._scaled[id(result)] = float(number), id(number) in self._computed
+                self._alive.append(result)
 
     def _in_attribute(self, name: str, owner: Any, attribute: str, operand: Any) -> None:
         value = getattr(owner, attribute)
@@ -224,17 +246,14 @@ class Recorder:
         if isinstance(owner, np.ndarray):
             self._note("setitem", "setitem", before, owner, changes=owner)
 
-    def _picked(self, owner: Any, index: Any, result: Any, before: Any) -> Any:
-        if not isinstance(owner, np.ndarray):
+    def _picked(self, owner: Any, index: Any, result: Any, before: Any, name: str = "getitem") -> Any:
+        if not isinstance(owner, self.arrays):
             return result  # what a list or a dict holds is known by itself
-        if isinstance(owner, np.ndarray) and isinstance(result, np.ndarray):
-            is_rows = isinstance(index, slice) or (isinstance(index, np.ndarray) and index.dtype.kind in "iu")
-            is_rows = is_rows or (isinstance(index, list) and all(isinstance(i, (int, np.integer)) for i in index))
-            if is_rows and result.ndim == owner.ndim and len(result) < len(owner):
-                if self.on_rows is not None:
-                    result = self.on_rows(owner, index, result)
-                self.gathers.append((self._n, owner, index, result))
-        self._note("getitem", "getitem", before, result)
+        if _is_of_rows(owner, result) and _names_rows(index):
+            if self.on_rows is not None:
+                result = self.on_rows(owner, index, result)
+            self.gathers.append((self._n, owner, index, result))
+        self._note(name, name, before, result)
         return result
 
     # Noting -----------------------------------------------------------------------------------------------------------
@@ -281,9 +300,25 @@ class Recorder:
     def _stack(self) -> tuple[Frame, ...]:
         frames = user_frames(sys._getframe(3), self.entry)
         return tuple(
-            Frame(f.file, f.line, self.function_name, f.code, f.lasti) if f.function in (BODY, "<module>") else f
+            Frame(f.file, f.line, self.function_name, f.code, f.lasti) if f.function == "<module>" else f
             for f in frames
         )
+
+
+_PICKS = {"gather", "gather_v2", "take"}
+
+
+def _is_of_rows(owner: Any, result: Any) -> bool:
+    return hasattr(result, "dtype") and result.ndim == owner.ndim > 0 and len(result) < len(owner)
+
+
+def _names_rows(index: Any) -> bool:
+    if isinstance(index, slice):
+        return True
+    if isinstance(index, list):
+        return all(isinstance(i, (int, np.integer)) for i in index)
+    array = to_numpy(index) if hasattr(index, "dtype") else None
+    return array is not None and array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _copy(array: Any) -> Any:

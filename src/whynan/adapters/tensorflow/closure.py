@@ -8,21 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute.values import PerReplica
+from tensorflow.python.eager import context
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.batch import Part, batch_size, parts_of
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
+from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage
 from whynan.snapshot.carried import target_names
+from whynan.snapshot.python_state import GlobalRandomState
 
 
 class Closure(ABC):
     """One call. `stage` is what the call is for; `variables` are all that it may change."""
 
     stage: Stage = "train"
+    replica: int | None = None
 
     @abstractmethod
     def call(self) -> Any:
@@ -93,7 +98,9 @@ class FitClosure(Closure):
 class FunctionClosure(Closure):
     """A call of a `tf.function` of the user's."""
 
-    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Any]) -> None:
+    def __init__(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Callable[[], list[Any]]
+    ) -> None:
         self.function = function
         self.args = args
         self.kwargs = kwargs
@@ -122,7 +129,13 @@ class FunctionClosure(Closure):
 
     def _with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "FunctionClosure":
         made = FunctionClosure(self.function, args, kwargs, self.known)
-        made.stage = self.stage
+        made.stage, made.replica = self.stage, self.replica
+        return made
+
+    def on_replica(self, replica: int) -> "FunctionClosure":
+        """Return the step of one of several replicas, with its part of the batch."""
+        made = self._with(on_replica(self.args, replica), on_replica(self.kwargs, replica))
+        made.replica = replica
         return made
 
     def variables(self) -> list[tuple[str, Any]]:
@@ -130,7 +143,7 @@ class FunctionClosure(Closure):
         names = [*_argument_names(self.function, self.args, self.kwargs)]
         for name, value in names:
             found += list(_variables_in(name, value))
-        found += [(variable_name(v), v) for v in self.known]
+        found += [(variable_name(v), v) for v in self.known()]
         return unique_variables(found)
 
 
@@ -184,6 +197,11 @@ def map_structure(structure: Any, change: Any) -> Any:
     return change(structure)
 
 
+def on_replica(structure: Any, replica: int) -> Any:
+    """Return what one replica has of values that are spread over several."""
+    return map_structure(structure, lambda v: v.values[replica] if isinstance(v, PerReplica) else v)
+
+
 def _without_optionals(value: Any) -> Any:
     return None if isinstance(value, tf.experimental.Optional) else value
 
@@ -198,6 +216,11 @@ class SavedVariables:
     def __init__(self, variables: Sequence[tuple[str, Any]]) -> None:
         self.copies = [(variable, variable.numpy()) for _, variable in variables if variable.dtype.is_numpy_compatible]
 
+    def add(self, known: Sequence[tuple[Any, Any]]) -> None:
+        """Add variables with the values that they had then."""
+        have = {id(variable) for variable, _ in self.copies}
+        self.copies += [(variable, value.numpy()) for variable, value in known if id(variable) not in have]
+
     def restore(self) -> None:
         for variable, copy in self.copies:
             variable.assign(copy)
@@ -206,14 +229,35 @@ class SavedVariables:
 TAPE = re.compile(r"GradientTape|\.gradient\(|apply_gradients|_step\(|\btape\b|loss")
 
 
+class Draws(GlobalRandomState):
+    """Random streams, those of TensorFlow's eager operations too where the program has set its seed."""
+
+    def __init__(self, known: GlobalRandomState) -> None:
+        self.python, self.numpy = known.python, known.numpy
+        self.seed = context.global_seed()
+        self.state = context.context()._rng.getstate() if self.seed is not None else None
+
+    def restore(self) -> None:
+        super().restore()
+        present = context.context()
+        if self.state is not None and context.global_seed() == self.seed and present._rng.getstate() != self.state:
+            # The kernels that have drawn go with their caches; those made anew begin where they began.
+            number = present._rng
+            tf.random.set_seed(self.seed)
+            present._rng = number
+            number.setstate(self.state)
+
+
 class LoopClosure(Closure):
     """One iteration of the user's loop. `change` is made to the names that its header has bound."""
 
     def __init__(self, current: Pass, known: list[Any], change: Callable[[Any], Any] | None = None,
                  again: Again | None = None, picks: "Picks | None" = None) -> None:  # fmt: skip
         self.picks = picks
+        self.sources: dict[str, str] = {}
+        """The program's files by name, where others are to be run."""
         self.current = current
-        self.again = again or Again(current.owner.site, current.frame, current.before)
+        self.again = again or _again(current, None)
         self.known = known
         self.change = change
 
@@ -235,7 +279,7 @@ class LoopClosure(Closure):
             for name in targets if self.change is not None else ():
                 values[name] = map_structure(values[name], self.change)
 
-        return self.again.run(nothing, no_look, changed)
+        return self.again.run(nothing, no_look, changed, self.sources)
 
     def inputs(self) -> list[tuple[str, Any]]:
         if self.picks is not None:
@@ -246,7 +290,7 @@ class LoopClosure(Closure):
         size = batch_size(self.parts)
         return self.mapped(lambda value: rows_of(value, rows, size))
 
-    def mapped(self, change: Callable[[Any], Any]) -> "LoopClosure":
+    def mapped(self, change: Callable[[Any], Any] | None) -> "LoopClosure":
         made = LoopClosure(self.current, self.known, change, self.again, self.picks)
         made.stage = self.stage
         return made
@@ -258,21 +302,37 @@ class LoopClosure(Closure):
         return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]
 
 
+class TensorRecorder(Recorder):
+    """Notes what is cut out of tensors too."""
+
+    arrays = (*Recorder.arrays, tf.Tensor)
+
+
+def _again(current: Pass, instrument: Any) -> Again:
+    again = Again(current.owner.site, current.frame, current.before, instrument)
+    again.after.random = Draws(again.after.random)
+    return again
+
+
 class Picks:
-    """Rows that a body cuts out of NumPy arrays, `x[start : start + 32]`: found by running it with its operations
-    handed to a recorder, by the array's id."""
+    """Rows that a body cuts out of arrays and tensors, `x[start : start + 32]` or `tf.gather(x, rows)`: found by
+    running it with its operations handed to a recorder, by the array's id."""
 
     def __init__(self, current: Pass) -> None:
-        self.again = Again(current.owner.site, current.frame, current.before, instrumented)
+        self.again = _again(current, instrumented)
         self.items: dict[int, tuple[str, Any]] = {}
+        self.indices: dict[int, Any] = {}
 
     def run(self, change: Callable[[Any], Any] | None) -> Any:
         """Run the body; without a change note what is cut out."""
-        recorder = Recorder(self.again.function, is_tracing=False)
+        recorder = TensorRecorder(self.again.function, is_tracing=False)
         if change is not None:
 
             def changed(owner: Any, index: Any, result: Any) -> Any:
-                return to_numpy(change(result)) if id(owner) in self.items else result
+                if id(owner) not in self.items:
+                    return result
+                new = change(result)
+                return new if tf.is_tensor(result) else to_numpy(new)
 
             recorder.on_rows = changed
         try:
@@ -282,12 +342,21 @@ class Picks:
                 self._note(recorder)
 
     def _note(self, recorder: Recorder) -> None:
-        names = {id(value): name for name, value in self.again.before.values.items()}
-        names |= {id(array): name for name, array in self.again.before.reached.arrays.values()}
+        before = self.again.before
+        spaces = [v if isinstance(v, dict) else getattr(v, "__dict__", {}) for v in before.reached.owners.values()]
+        names = {id(value): str(name) for space in (self.again.frame.f_globals, *spaces, before.values)
+                 for name, value in space.items()}  # fmt: skip
+        names |= {id(array): name for name, array in before.reached.arrays.values()}
         indices = {id(index) for _, _, index, _ in recorder.gathers}
-        for _, owner, _, result in recorder.gathers:
+        for _, owner, index, result in recorder.gathers:
             if id(result) not in indices and id(owner) in names:
                 self.items[id(owner)] = names[id(owner)], result
+                self.indices[id(owner)] = owner, index
+
+    def index_of(self, row: int) -> int | None:
+        """Return the index in the data of a row of the batch; None where the picks do not agree on it."""
+        found = {index_of(owner, index, row) for owner, index in self.indices.values()}
+        return found.pop() if len(found) == 1 else None
 
 
 def has_tape(site: LoopSite) -> bool:

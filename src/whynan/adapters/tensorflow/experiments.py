@@ -1,16 +1,19 @@
 """What is known of a TensorFlow run as a whole, and remedies tried on its failing step or on the steps up to it."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import math_ops
 
 from whynan.adapters.common.arrays import is_floating, to_numpy
 from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, standardised, with_attribute
-from whynan.adapters.common.patches import swapped
+from whynan.adapters.common.patches import Patches, swapped
 from whynan.adapters.common.run import number_of
-from whynan.adapters.tensorflow.closure import Closure, FitClosure, map_structure
+from whynan.adapters.tensorflow.closure import Closure, FitClosure, LoopClosure, map_structure
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.experiments import Measured
 from whynan.records import OptimizerFacts, Precision
@@ -85,8 +88,12 @@ def precision_of(closure: Closure, traced: "Attempt") -> Precision:
     if isinstance(closure, FitClosure):
         policy = getattr(getattr(closure.model, "dtype_policy", None), "compute_dtype", None)
         for layer in closure.model._flatten_layers():
-            policy = layer.compute_dtype if layer.compute_dtype in ("float16", "bfloat16") else policy
-        half = policy if policy in ("float16", "bfloat16") else None
+            policy = layer.compute_dtype if layer.compute_dtype in _HALF else policy
+        half = policy if policy in _HALF else None
+    elif traced.tracer is not None:
+        slice_ = traced.tracer.graph.slice(traced.starts)
+        inputs = slice_.origin.inputs if slice_ is not None and slice_.origin is not None else ()
+        half = next((s.dtype for s in inputs if s.dtype in _HALF), None)
     optimizer = optimizer_in(closure)
     scaler = hasattr(optimizer, "dynamic_scale")
     return Precision(
@@ -128,16 +135,18 @@ class Bench(ReplayBench):
         return self.step(closure.with_data(tuple(data)))
 
     def with_source(self, file: str, source: str) -> Measured | None:
+        if isinstance(self.closure, LoopClosure):
+            changed = self.closure.mapped(None)
+            changed.sources = {file: source}
+            return self.step(changed)
         with swapped({file: source}):
             return self.step(self.closure)
 
     def in_double(self) -> Measured | None:
         """Run a step of half precision in float32; what is float32 already can't be run in float64 by Keras' layers."""
-        layers = [layer for layer in self._layers() if layer.compute_dtype in ("float16", "bfloat16")]
-        if not layers:
-            return None
-        with with_attribute(layers, "dtype_policy", lambda layer: "float32"):
-            return self.step(self.closure)
+        with in_float32() as (widened, found):
+            measured = self.step(self.closure.mapped(widened))
+        return measured if found else None
 
     def _layers(self) -> list[Any]:
         return list(self.closure.model._flatten_layers()) if isinstance(self.closure, FitClosure) else []
@@ -154,6 +163,10 @@ class Bench(ReplayBench):
             return None
         with with_attribute(small, "epsilon", lambda owner: value if owner is not optimizer else 1e-7):
             return self._window()
+
+    def _window(self, **changed: Any) -> Measured | None:
+        # The steps of one replica alone are not those that were made.
+        return super()._window(**changed) if self.closure.replica is None else None
 
     def rewind(self) -> None:
         self.replayer.variables = self.closure.variables()
@@ -188,3 +201,51 @@ def _standardised(closure: Closure, spread: dict[int, Scale]) -> Closure:
         return tf.constant(new) if tf.is_tensor(value) else new
 
     return closure.mapped(change)
+
+
+_HALF = ("float16", "bfloat16")
+
+
+@contextmanager
+def in_float32() -> Iterator[tuple[Callable[[Any], Any], list[str]]]:
+    """Compute in float32 what a step would compute in half precision.
+
+    Yields what does so to a value, and the list of what was half precision. Weights that are so themselves stay so: a
+    step with such weights ends with an exception.
+    """
+    patches = Patches()
+    found: list[str] = []
+
+    def is_half(dtype: Any) -> bool:
+        found.extend(names := [name for name in [_name_of(dtype)] if name in _HALF])
+        return bool(names)
+
+    def cast(original: Any) -> Any:
+        def in_full(x: Any, dtype: Any, name: Any = None) -> Any:
+            return original(x, tf.float32 if is_half(dtype) else dtype, name=name)
+
+        return in_full
+
+    def widened(value: Any) -> Any:
+        return tf.cast(value, tf.float32) if is_half(getattr(value, "dtype", None)) else value
+
+    for owner in (tf, tf.dtypes, math_ops):
+        patches.replace(owner, "cast", cast)
+    policies = sys.modules.get("keras.src.dtype_policies.dtype_policy")
+    kind: Any = getattr(policies, "DTypePolicy", None)
+    known = vars(kind).get("compute_dtype") if kind is not None else None
+    try:
+        if known is not None:
+            kind.compute_dtype = property(lambda own: "float32" if is_half(name := known.fget(own)) else name)
+        yield widened, found
+    finally:
+        if known is not None:
+            kind.compute_dtype = known
+        patches.undo()
+
+
+def _name_of(dtype: Any) -> str | None:
+    try:
+        return str(tf.as_dtype(dtype).name) if dtype is not None else None
+    except TypeError:
+        return None

@@ -34,10 +34,14 @@ class Flags:
 
     @property
     def variable(self) -> Any:
+        self.make()
+        return self._variable
+
+    def make(self) -> None:
+        """Make the variable, where there is none yet."""
         if self._variable is None:
             with tf.init_scope(), tf.device("CPU:0"):
                 self._variable = tf.Variable([0.0, 0.0, 0.0, 0.0], trainable=False, name="whynan")
-        return self._variable
 
     def note(self, loss: Any, gradients: list[Any]) -> None:
         """Note, as part of the step, what a tape's loss and gradients are. Bad flags stay until they are cleared."""
@@ -52,7 +56,12 @@ class Flags:
             # A sum of squares may overflow for finite gradients: then each of them is looked at.
             bad = tf.cond(tf.math.is_finite(squared), lambda: tf.constant(0.0), lambda: _is_bad(gradients))
             gradient_bad = tf.maximum(gradient_bad, bad)
-        self.variable.assign(tf.stack([loss_bad, gradient_bad, number, squared]))
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # What one replica notes must not undo what another has noted since it read.
+            self.variable.scatter_update(tf.IndexedSlices(tf.stack([number, squared]), [2, 3]))
+            self.variable.assign_add(tf.stack([loss_bad, gradient_bad, 0.0, 0.0]))
+        else:
+            self.variable.assign(tf.stack([loss_bad, gradient_bad, number, squared]))
 
     def forgive_gradient(self) -> None:
         """The gradients' own scaler looks after them."""

@@ -15,9 +15,10 @@ from whynan.adapters.common.explain import Found, Step, explained, replayed, une
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import Recovery, Run, Sizes, history_of, measure
+from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, Sizes, history_of, measure
 from whynan.adapters.tensorflow.closure import (
     Closure,
+    Draws,
     FitClosure,
     FunctionClosure,
     LoopClosure,
@@ -40,6 +41,7 @@ from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
 from whynan.records import Incident, Symptom
 from whynan.records.recording import Stage, What
+from whynan.recovery import Limits
 from whynan.report.output import Progress
 
 _LOSSES = {"kl_divergence": "kl_div"}
@@ -64,7 +66,7 @@ class TensorFlowHost:
         self.weights_start: Sizes | None = None
         self.places: Any = None
         self.window = Window()
-        self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery()
+        self.recovery: Recovery[list[tuple[Any, Any]]] = Recovery(Limits(order=FULL_ORDER))
         self._before_update: list[tuple[Any, Any]] = []
         self.watch.recovers = options.policy == "recover"
         self.watch.before_function = self.before_step
@@ -79,6 +81,8 @@ class TensorFlowHost:
     def begun(self, current: Pass) -> None:
         """An iteration of a loop that may hold a tape has begun."""
         known = self.watch.known_variables()
+        current.before.random = Draws(current.before.random)
+        self.watch.left_out.replace_in_header(current)
         if self.watch.is_eager_loop:
             self._keep_before_update()
         if self.watch.is_eager_loop and known and self.window.wants_start():
@@ -100,7 +104,7 @@ class TensorFlowHost:
             self.eager_incident(current, told)
             self.run.n_steps += 1
             return True
-        self._keep_copy([(str(i), v) for i, v in enumerate(self._eager_variables())])
+        self._keep_copy([(str(i), v) for i, v in enumerate(self.watch.known_state())])
         self.run.n_steps += 1
         return False
 
@@ -127,17 +131,10 @@ class TensorFlowHost:
         self.loops.is_replaying = True
         guard, self.watch.has_guard = self.watch.has_guard, True
         try:
-            self.incident(LoopClosure(current, self._eager_variables()), told)
+            self.incident(LoopClosure(current, self.watch.known_state()), told)
         finally:
             self.loops.is_replaying = False
             self.watch.has_guard = guard
-
-    def _eager_variables(self) -> list[Any]:
-        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
-        found = self.watch.known_variables()
-        for optimizer in self.watch.known_optimizers():
-            found += [v.value for v in optimizer.variables]
-        return found
 
     # Functions and fit ------------------------------------------------------------------------------------------------
 
@@ -170,7 +167,7 @@ class TensorFlowHost:
         if closure is not None:
             self.incident(closure, None)
         elif current is not None and in_body(current):
-            found = LoopClosure(current, self._eager_variables())
+            found = LoopClosure(current, self.watch.known_state())
             found.stage = "validation"
             self.loops.is_replaying = True
             try:
@@ -190,6 +187,9 @@ class TensorFlowHost:
         if self.weights_start is None:
             self._remember_start(closure)
         self._note(told, optimizer_in(closure))
+        if self.run.n_steps == 0 and isinstance(self.window.start, SavedVariables):
+            # A function's variables are known when it has been traced.
+            self.window.start.add(self.watch.before)
         if told.is_bad:
             self.incident(closure, told)
         else:
@@ -221,9 +221,17 @@ class TensorFlowHost:
             variable.assign(old + tf.cast(self.recovery.factor, old.dtype) * (variable.read_value() - old))
         self._before_update = []
 
-    def _recovered(self, incident: Incident) -> tuple[Incident, bool]:
+    def _recovered(self, closure: Closure, incident: Incident) -> tuple[Incident, bool]:
         """The step has updated nothing; do what is next. Returns whether the run ends with it."""
-        action, words, copy = self.recovery.choose(self.run.n_steps, incident, self.run.growth.since)
+        # What a body cuts out of arrays itself can't be replaced.
+        parts = () if getattr(closure, "picks", None) is not None else closure.parts
+        action, words, copy = self.recovery.choose(
+            self.run.n_steps, incident, self.run.growth.since, can_drop=bool(parts)
+        )
+        if action == "drop-sample":
+            self.watch.left_out.add(parts, incident.samples)
+        elif action == "clip-gradients" and self.recovery.clip_norm is not None:
+            self.watch.limit_gradients(self.recovery.clip_norm)
         for variable, value in copy or ():
             variable.assign(value)
         self._before_update = []
@@ -239,10 +247,8 @@ class TensorFlowHost:
         """Explain the failing step; raises `Unwind` where the run ends here."""
         policy = self.run.options.policy
         try:
-            if self.watch.n_replicas > 1:
-                incident = self._unexplained(closure, told, None)
-            else:
-                incident = self._explained(closure, told)
+            found = self._on_failing_replica(closure) if self.watch.n_replicas > 1 else closure
+            incident = self._explained(found, told) if found is not None else self._unexplained(closure, told, None)
         except Exception as error:
             tell("explaining a step failed", error)
             incident = self._unexplained(closure, told, error)
@@ -253,8 +259,16 @@ class TensorFlowHost:
             self.watch.is_enabled = False
         is_last = False
         if policy == "recover" and closure.stage == "train":
-            incident, is_last = self._recovered(incident)
+            incident, is_last = self._recovered(closure, incident)
         self.run.take(incident, is_last)
+
+    def _on_failing_replica(self, closure: Closure) -> Closure | None:
+        """Return the step of the first replica on which it fails when it is run again alone, None where none does."""
+        self.watch.restore_before()
+        if not isinstance(closure, FunctionClosure):
+            return None
+        steps = map(closure.on_replica, range(self.watch.n_replicas))
+        return next((one for one in steps if Replayer(self.watch, one, self.hooks).fails()), None)
 
     def first_failing(self, closures: list[Closure]) -> Closure:
         """Return the first of several steps that fails when it is run again; the last where none does."""
@@ -268,7 +282,7 @@ class TensorFlowHost:
     ) -> Incident:
         symptom = self._symptom_without_replay(closure, told, stage)
         why = (
-            f"a step on {self.watch.n_replicas} replicas is not run again, and its update was not withheld"
+            f"a step on {self.watch.n_replicas} replicas that could not be run again on one, its update not withheld"
             if self.watch.n_replicas > 1
             else "no loop of the script's holds it"
         )
@@ -332,6 +346,11 @@ class TensorFlowHost:
             loss_inputs=tuple(summarize(a) for t in loss_call[1:] if (a := to_numpy(t)) is not None)
             if loss_call
             else (),
+            notes=[
+                f"run again on replica {closure.replica} of {self.watch.n_replicas} alone, with its part of the batch"
+            ]
+            if closure.replica is not None
+            else [],
         )
 
     def _samples(self, closure: Closure, replayer: Replayer, traced: Attempt, deadline: float) -> Found:
@@ -342,7 +361,12 @@ class TensorFlowHost:
         assert traced.tracer is not None
         symptom = (traced.tracer.graph, traced.starts)
         fails = lambda rows: replayer.fails(closure.with_rows(rows))  # noqa: E731
-        return find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+        found, note = find_samples(parts, size, symptom, fails, lambda: self._sources(size), deadline)
+        if isinstance(closure, LoopClosure) and closure.picks is not None:
+            picks = closure.picks
+            found = tuple(replace(s, index=s.index if (i := picks.index_of(s.position or 0)) is None else i)
+                          for s in found)  # fmt: skip
+        return found, note
 
     def _sources(self, size: int) -> list[Any]:
         return [*self.sources(), *self._dataset_arrays(), *user_arrays(batch_size=size)]

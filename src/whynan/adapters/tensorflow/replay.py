@@ -77,6 +77,8 @@ class Attempt:
     error: BaseException | None = None
     clip: float | None = None
     stops_at_loss: bool = False
+    replica: int | None = None
+    """Which one's step is run, where several would run it."""
     loss_call: tuple[str, Any, Any] | None = None
 
     @property
@@ -156,6 +158,7 @@ class Replayer:
         self.n_runs += 1
         attempt.stops_at_loss = self.closure.stage == "validation"
         chosen = closure or self.closure
+        attempt.replica = chosen.replica
         self.watch.attempt = attempt
         try:
             with quiet(), ExitStack() as stack:

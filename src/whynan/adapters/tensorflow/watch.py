@@ -19,13 +19,14 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
 from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.left_out import LeftOut
 from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame
 from whynan.adapters.tensorflow import validation
-from whynan.adapters.tensorflow.closure import FunctionClosure
+from whynan.adapters.tensorflow.closure import FunctionClosure, on_replica
 from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
-from whynan.adapters.tensorflow.replay import Attempt
+from whynan.adapters.tensorflow.replay import Attempt, Stop
 from whynan.adapters.tensorflow.validation import is_bad, loss_in
 from whynan.launch.host import is_user_file, tell
 from whynan.watching import Budget
@@ -42,6 +43,10 @@ class Watch:
         self.attempt: Attempt | None = None
         self.is_enabled = True
         self.recovers = False
+        self.left_out = LeftOut()
+        self.limit: float | None = None
+        """The largest norm of the gradients from here on."""
+        self._limit: Any = None
         self.n_replicas = 1
         self.on_first_gradient: Callable[[], None] | None = None
         self.depth = 0
@@ -74,6 +79,7 @@ class Watch:
         validation.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
         self.patches.replace(tf.data.Dataset, "from_generator", self._generator)
+        self.patches.replace(tf.distribute.Strategy, "run", self._run_on_replicas)
 
     def uninstall(self) -> None:
         self.is_enabled = False
@@ -94,6 +100,8 @@ class Watch:
                 if self._note(target, sources, result) and self.recovers:
                     # An update written by hand is made with what is returned here.
                     return tf.nest.map_structure(_zeros, result)
+                if self.recovers and self.n_replicas == 1 and not self._scaled and _is_loss(target):
+                    return self._limited(result) if _are_variables(sources) else result
             except Exception as error:
                 tell("watching a gradient failed", error)
             return result
@@ -116,9 +124,43 @@ class Watch:
                 tracer.phase, tracer.gradient_frame = "forward", None
         if _is_loss(target):
             attempt.on_gradients(target, _named(sources, result), self._scaled)
-            if attempt.clip is not None:
-                result = _clipped(result, attempt.clip)
+            norm = attempt.clip or self.limit
+            if norm is not None:
+                result = _clipped(result, norm)
         return result
+
+    def _run_on_replicas(self, original: Any) -> Any:
+        """Let an attempt run the step of one replica, and nothing of what all of them do together after it."""
+
+        def run(strategy: Any, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+            attempt = self.attempt
+            if attempt is None:
+                self.flags.make()  # one for all replicas: inside of the run each would have its own
+                return original(strategy, fn, args, kwargs, options)
+            fn(*on_replica(args, attempt.replica or 0), **on_replica(kwargs or {}, attempt.replica or 0))
+            raise Stop
+
+        return functools.update_wrapper(run, original)
+
+    def limit_gradients(self, norm: float) -> None:
+        """Clip gradients by their norm from here on, those of compiled steps too."""
+        self.limit = norm
+        if self._limit is not None:
+            self._limit.assign(norm)
+
+    def _limited(self, gradients: Any) -> Any:
+        """Return gradients within the limit; a compiled step reads that from a variable."""
+        if all(gradient is None for gradient in tf.nest.flatten(gradients)):
+            return gradients
+        if tf.executing_eagerly():
+            return gradients if self.limit is None else _clipped(gradients, self.limit)
+        if self._limit is None:
+            with tf.init_scope():
+                self._limit = tf.Variable(math.inf if self.limit is None else self.limit, trainable=False)
+        limit = self._limit.read_value()
+        norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in tf.nest.flatten(gradients) if g is not None])
+        factor = tf.where(norm > limit, limit / norm, 1.0)
+        return tf.nest.map_structure(lambda g: None if g is None else _times(g, factor), gradients)
 
     def _note(self, target: Any, sources: Any, result: Any) -> bool:
         """Look at a loss and its gradients; returns whether they are known by now to be bad."""
@@ -191,15 +233,26 @@ class Watch:
     def known_variables(self) -> list[Any]:
         return [variable for ref in list(self.known.values()) if (variable := ref()) is not None]
 
+    def known_state(self) -> list[Any]:
+        """Return the variables that tapes have asked for, and the optimizers' that hold them."""
+        held = [v.value for optimizer in self.known_optimizers() for v in optimizer.variables]
+        return [*self.known_variables(), *held]
+
     # Functions --------------------------------------------------------------------------------------------------------
 
     def _call(self, original: Any) -> Any:
         def __call__(function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
             if self.depth or not self.is_enabled or self.attempt is not None or not tf.executing_eagerly():
                 return original(function, *args, **kwargs)
+            if self.left_out.samples and function in self.training:
+                closure = FunctionClosure(function, args, kwargs, list)
+                rows = self.left_out.rows(closure.parts)
+                if rows is not None:
+                    closure = closure.with_rows(rows)
+                    args, kwargs = closure.args, closure.kwargs
             self._copy_before(function)
             if function in self.training or function not in self.seen:
-                self.before_function(FunctionClosure(function, args, kwargs, self.known_variables()))
+                self.before_function(FunctionClosure(function, args, kwargs, self.known_state))
                 self.seen.add(function)
             self.depth, self.current = 1, function
             try:
@@ -209,7 +262,7 @@ class Watch:
             if function in self.training:
                 try:
                     told = self.flags.read()
-                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_variables()), told)
+                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_state), told)
                 except Exception as error:
                     tell("looking at a step failed", error)
                     self.is_enabled = False
@@ -225,7 +278,7 @@ class Watch:
         try:
             loss = loss_in(function, result)
             if is_bad(loss) if loss is not None else self.untrained.take():
-                closure = FunctionClosure(function, args, kwargs, self.known_variables())
+                closure = FunctionClosure(function, args, kwargs, self.known_state)
                 closure.stage = "validation"
                 self.on_validation(closure)
         except Exception as error:
@@ -246,7 +299,7 @@ class Watch:
         """Keep the variables of a step that updates them by hand: there is no update to withhold."""
         if self.has_guard or function not in self.training:
             return
-        self.before = [(variable, variable.read_value()) for variable in self.known_variables()]
+        self.before = [(variable, variable.read_value()) for variable in self.known_state()]
 
     def restore_before(self) -> None:
         for variable, value in self.before:
@@ -267,6 +320,8 @@ class Watch:
             if all(ref() is not optimizer for ref in self.optimizers):
                 self.optimizers.append(weakref.ref(optimizer))
             if attempt is not None:
+                if attempt.replica is not None:
+                    return None  # one replica's gradients are not the update
                 if attempt.tracer is not None:
                     attempt.tracer.phase = "optimizer"
                 try:
@@ -286,6 +341,8 @@ class Watch:
                 told = self.eager_told
                 if told is not None and told.is_bad:
                     return None
+                if self._scaled and self.limit is not None:
+                    grads = self._limited(list(grads))
                 return original(optimizer, grads, trainable_variables)
             return self._guarded(original, optimizer, grads, trainable_variables)
 
@@ -303,6 +360,9 @@ class Watch:
         self.has_guard = True
         if self.deciding:
             self.flags.note(None, [tf.convert_to_tensor(g) for g in grads if g is not None])
+
+        if self.recovers and self._scaled:
+            grads = self._limited(grads)
 
         def update() -> Any:
             original(optimizer, grads, variables)
@@ -379,6 +439,18 @@ def _zeros(gradient: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(tf.zeros_like(gradient.values), gradient.indices, gradient.dense_shape)
     return None if gradient is None else tf.zeros_like(gradient)
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(_times(gradient.values, factor), gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)
+
+
+def _are_variables(sources: Any) -> bool:
+    """Whether gradients are asked for by variables: those by inputs are a penalty's, and update nothing."""
+    return all(isinstance(getattr(source, "value", source), tf.Variable) or isinstance(source, tf.Variable)
+               for source in tf.nest.flatten(sources))  # fmt: skip
 
 
 def _clipped(result: Any, norm: float) -> Any:
