@@ -170,9 +170,7 @@ class Lines:
         if self.name == "tensorflow":
             import keras
 
-            return self.mean(
-                keras.losses.binary_focal_crossentropy(y, x, from_logits=True, apply_class_balancing=True)
-            )
+            return self.mean(keras.losses.binary_focal_crossentropy(y, x, from_logits=True, apply_class_balancing=True))
         p = 1 / (1 + self.np.exp(-x))
         hit = p * y + (1 - p) * (1 - y)
         return self.mean((0.25 * y + 0.75 * (1 - y)) * (1 - hit) * (1 - hit) * self.bce(x, y))

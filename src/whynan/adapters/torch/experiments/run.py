@@ -31,8 +31,8 @@ from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt, Outcome
-    from whynan.adapters.torch.sites import Event
     from whynan.adapters.torch.plan import Plan
+    from whynan.adapters.torch.sites import Event
     from whynan.adapters.torch.window import Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
