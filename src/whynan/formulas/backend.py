@@ -65,6 +65,12 @@ class Backend(Protocol):
         """Apply a function with its own slopes to arrays of one shape."""
 
     def where(self, condition: Array, a: Any, b: Any) -> Array: ...
+    def clip(self, x: Array, limit: float) -> Array:
+        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
+
+    def lower(self, x: Array, low: float) -> Array:
+        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
+
     def exp(self, x: Array) -> Array: ...
     def expm1(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
@@ -132,6 +138,12 @@ class Namespace:
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.ns.where(condition, a, b)
+
+    def clip(self, x: Array, limit: float) -> Array:
+        return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
+
+    def lower(self, x: Array, low: float) -> Array:
+        return self.where(x < low, low, x)
 
     def exp(self, x: Array) -> Array:
         return self.ns.exp(x)

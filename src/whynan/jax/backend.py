@@ -66,6 +66,10 @@ class Jax(Namespace):
     def saturate_gradient(self, x: Array, limit: float) -> Array:
         return saturate_gradient(x, limit)
 
+    def clip(self, x: Array, limit: float) -> Array:
+        # One use of x, which lets XLA compute it in the same loop.
+        return jax.lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype))
+
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(jnp.broadcast_arrays(*arrays))
 
