@@ -100,6 +100,9 @@ class Backend(Protocol):
     def take(self, x: Array, indices: Array, dim: int) -> Array:
         """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
 
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
+
     def arange(self, n: int, like: Array) -> Array:
         """Return 0 ... n-1 as integers, on the device of `like`."""
 
@@ -207,6 +210,9 @@ class Namespace:
 
     def argsort(self, x: Array, dim: int) -> Array:
         return self.ns.argsort(x, dim)
+
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        return self.take(x, indices, dim)  # type: ignore[attr-defined]
 
     def arange(self, n: int, like: Array) -> Array:
         return self.ns.arange(n)

@@ -79,6 +79,11 @@ class Jax(Namespace):
             indices = indices.astype(jnp.int32)
         return jnp.take_along_axis(x, indices, axis=dim)
 
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        # The slope of a gather is a scatter, a loop of its own. An index out of range gives NaN, as with `take`.
+        picked = jnp.sum(jnp.where(own, x, 0.0), dim, keepdims=True)
+        return jnp.where((indices >= 0) & (indices < x.shape[dim]), picked, jnp.nan)
+
     def matmul(self, a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision="highest")
 
