@@ -65,6 +65,9 @@ class Backend(Protocol):
         """Apply a function with its own slopes to arrays of one shape."""
 
     def where(self, condition: Array, a: Any, b: Any) -> Array: ...
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
+
     def clip(self, x: Array, limit: float) -> Array:
         """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
 
@@ -141,6 +144,9 @@ class Namespace:
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.ns.where(condition, a, b)
+
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        return careful(x)
 
     def clip(self, x: Array, limit: float) -> Array:
         return self.where(x > limit, limit, self.where(x < -limit, -limit, x))

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import Array, Guarded, Namespace
+from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
 from whynan.formulas.guarded import GUARDED
+from whynan.formulas.numbers import scale_of
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -43,6 +44,23 @@ def function_of(guarded: Guarded) -> Any:
     return function
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def length(x: Array, dim: Any, careful: Callable[[Array], Array]) -> Array:
+    """The length of x: by its squares where a look at their sums says that they are exact."""
+    squares = jnp.sum(x * x, axis=dim, keepdims=True)
+    exact = jnp.all((squares > 1e-18) & (squares < 1e30))
+    return jax.lax.cond(exact, lambda: jnp.sqrt(squares), lambda: careful(x))
+
+
+@length.defjvp
+def _length(dim: Any, careful: Callable[[Array], Array], primals: Any, tangents: Any) -> Any:
+    value = length(primals[0], dim, careful)
+    scale = scale_of(XP, value)
+    flat = (value == 0) | (value >= LIMITS[XP.dtype(value)].max)
+    unit = primals[0] * (scale / jnp.where(flat, 1.0, value * scale))
+    return value, jnp.sum(jnp.where(flat, 0.0, unit) * tangents[0], axis=dim, keepdims=True)
+
+
 class Jax(Namespace):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
@@ -62,6 +80,9 @@ class Jax(Namespace):
 
     def stop(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)
+
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        return length(x, axes_of(dim), careful)
 
     def saturate_gradient(self, x: Array, limit: float) -> Array:
         return saturate_gradient(x, limit)
