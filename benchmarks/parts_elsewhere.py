@@ -1,8 +1,9 @@
 """Measure the parts of JAX, TensorFlow, MindSpore or NumPy against what people write without them.
 
-    python benchmarks/parts_elsewhere.py {jax,tensorflow,mindspore,numpy} [--eager] [--rounds 15] [PART ...]
+    python benchmarks/parts_elsewhere.py {jax,tensorflow,mindspore,numpy} [--eager | --xla] [--rounds 15] [PART ...]
 
-Forward and backward under `jax.jit` and `tf.function` (`--eager`: without), in MindSpore's PyNative mode; NumPy forward.
+Forward and backward under `jax.jit` and `tf.function` (`--eager`: without; `--xla`: `jit_compile=True`, as in Keras's
+`fit`), in MindSpore's PyNative mode; NumPy forward.
 Both sides take turns on one processor; the number is the ratio of the fastest times by processor time. Counterparts are
 the framework's own functions (Optax's for JAX) and the usual lines where there is no function. For PyTorch: parts.py.
 """
@@ -110,6 +111,13 @@ class Lines:
         if self.name == "mindspore":
             return self.np.gather_elements(x, 1, index[:, None])[:, 0]
         return self.np.take_along_axis(x, index[:, None], 1)[:, 0]
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        if self.name == "tensorflow":
+            import tensorflow as tf
+
+            return tf.matmul(a, b)
+        return self.np.matmul(a, b)
 
     def relu(self, x: Any) -> Any:
         return self.f("maximum")(x, self.array(np.float32(0)))
@@ -221,9 +229,9 @@ class Lines:
         transpose = self.f("transpose", "t") if self.name != "tensorflow" else importlib.import_module(
             "tensorflow").transpose  # fmt: skip
         keys = self.normalize(b)
-        logits = self.f("matmul")(self.normalize(a), transpose(keys, (1, 0)) if self.name == "mindspore" else (
+        logits = self.matmul(self.normalize(a), transpose(keys, (1, 0)) if self.name == "mindspore" else (
             transpose(keys))) / 0.07  # fmt: skip
-        return self.cross_entropy(logits, self.array(np.arange(len(a), dtype=np.int32)))
+        return self.cross_entropy(logits, self.array(np.arange(a.shape[0], dtype=np.int32)))
 
     def contrastive(self, a: Any, b: Any, same: Any) -> Any:
         distance = self.norm(a - b)
@@ -359,7 +367,7 @@ def cases(framework: str) -> dict[str, Case]:
     return found
 
 
-def step_of(framework: str, function: Callable[..., Any], inputs: tuple[Any, ...], eager: bool) -> Callable[[], Any]:
+def step_of(framework: str, function: Callable[..., Any], inputs: tuple[Any, ...], how: str) -> Callable[[], Any]:
     """Return one forward and backward pass, which waits for its result."""
     if framework == "numpy":
         return lambda: function(*inputs)
@@ -371,7 +379,7 @@ def step_of(framework: str, function: Callable[..., Any], inputs: tuple[Any, ...
             value, backward = jax.vjp(function, *xs)
             return value, backward(jnp.ones_like(value))
 
-        run = both if eager else jax.jit(both)
+        run = both if how == "eager" else jax.jit(both)
         return lambda: jax.block_until_ready(run(*inputs))
     if framework == "tensorflow":
         import tensorflow as tf
@@ -382,7 +390,7 @@ def step_of(framework: str, function: Callable[..., Any], inputs: tuple[Any, ...
                 value = function(*xs)
             return value, tape.gradient(value, xs)
 
-        graph = taped if eager else tf.function(taped)
+        graph = taped if how == "eager" else tf.function(taped, autograph=False, jit_compile=how == "xla")
         return lambda: graph(*inputs)
     import mindspore
 
@@ -401,10 +409,10 @@ def step_of(framework: str, function: Callable[..., Any], inputs: tuple[Any, ...
     return waited
 
 
-def compare(framework: str, case: Case, rounds: int, eager: bool) -> tuple[float, float, float]:
+def compare(framework: str, case: Case, rounds: int, how: str) -> tuple[float, float, float]:
     """Return the ratio of the fastest times, that of the medians, and the fastest seconds of the plain counterpart."""
     part, plain, inputs = case
-    steps = [step_of(framework, function, inputs, eager) for function in (part, plain)]
+    steps = [step_of(framework, function, inputs, how) for function in (part, plain)]
     times: list[list[float]] = [[], []]
     for step in steps:
         for _ in range(3):
@@ -428,20 +436,22 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--eager", action="store_true", help="both sides without jit")
+    parser.add_argument("--xla", action="store_true", help="TensorFlow: both sides under jit_compile=True")
     options = parser.parse_args()
-    # Before a framework is imported, so that it makes one thread of its own.
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if options.framework != "mindspore":  # Its threads wait for each other actively.
+        # Before a framework is imported, so that it makes one thread of its own.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"
     np.seterr(all="ignore")
     module = importlib.import_module(options.framework)
-    how = "forward" if options.framework == "numpy" else "eager" if options.eager else "compiled"
-    how = "PyNative" if options.framework == "mindspore" else how
+    how = {"numpy": "forward", "mindspore": "PyNative"}.get(options.framework, "compiled")
+    how = "eager" if options.eager else "xla" if options.xla else how
     print(f"{options.framework} {module.__version__}, one processor, {how}")
     print(f"{'part':36} {'ratio':>6} {'median':>6} {'plain ms':>9}")
     for name, case in cases(options.framework).items():
         if not options.parts or name in options.parts:
             try:
-                ratio, middle, plain = compare(options.framework, case, options.rounds, options.eager)
+                ratio, middle, plain = compare(options.framework, case, options.rounds, how)
             except Exception as error:  # One counterpart that a framework has no kernel for is no reason to stop.
                 print(f"{name:36} {type(error).__name__}: {str(error).splitlines()[0][:70]}", flush=True)
                 continue

@@ -37,9 +37,7 @@ def exp(xp: Backend, x: Array) -> Array:
         x: any shape.
     """
     (x,), dtype = lift(xp, x)
-    limits = LIMITS[dtype]
-    over = x > limits.log_max
-    return xp.cast(xp.where(over, limits.max, xp.exp(xp.where(over, 0.0, x))), dtype)
+    return xp.cast(xp.guarded(EXP[dtype], x), dtype)
 
 
 def sqrt(xp: Backend, x: Array) -> Array:
@@ -125,6 +123,16 @@ def _arc(name: str, sign: float, dtype: str) -> Guarded:
     return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
 
 
+def _exponential(dtype: str) -> Guarded:
+    limits = LIMITS[dtype]
+
+    def value(xp: Backend, x: Array) -> Array:
+        return clip(xp, xp.exp(x), limits.max)
+
+    return Guarded(f"exp {dtype}", value, lambda xp, x: (xp.where(x > limits.log_max, 0.0, value(xp, x)),))
+
+
+EXP = {dtype: _exponential(dtype) for dtype in LIMITS}
 ROOT = {dtype: _root(dtype) for dtype in LIMITS}
 ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
 ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}

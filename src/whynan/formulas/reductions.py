@@ -258,13 +258,11 @@ def softmax(xp: Backend, x: Array, dim: int = -1, mask: Any = None) -> Array:
         x, mask = xp.broadcast(x, truth(xp, mask, x))
         x = xp.where(mask, x, -LIMITS[xp.dtype(x)].max)
     difference = x - finite_max(xp, x, axes)
-    if mask is not None:
-        difference = xp.where(mask, difference, 0.0)
     weights = xp.exp(difference)
     if mask is not None:
         weights = xp.where(mask, weights, 0.0)
     whole = xp.sum(weights, axes, True)
-    return settle(xp, weights / xp.where(whole == 0, 1.0, whole), dtype)
+    return xp.cast(weights / xp.where(whole == 0, 1.0, whole), dtype)
 
 
 def masked_mean(xp: Backend, x: Array, mask: Any, dim: Axis = None, keepdim: bool = False) -> Array:
