@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from tests.parts import suite
 
 from whynan.formulas import schedules as lists
-from whynan.jax import clip, init, layers, schedules
+from whynan.jax import clip, init, layers, losses, ops, schedules
 
 
 def test_clip():
@@ -75,3 +77,8 @@ def test_layer_norm_and_priors():
     with pytest.raises(ValueError, match="prior"):
         init.focal_prior(1.0)
     assert init.by_nonlinearity("tanh")(jax.random.key(0), (3, 4)).shape == (3, 4)
+
+
+def test_migration():
+    names = {"jax": jax, "jnp": jnp, "optax": optax, "ops": ops, "losses": losses, "clip": clip}
+    suite.migration("JAX", jnp.asarray, np.asarray, **names)

@@ -7,9 +7,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from tests.parts import suite
 
 from whynan.formulas import schedules as lists
-from whynan.keras import clip, init, layers, schedules
+from whynan.keras import clip, init, layers, losses, ops, schedules
 
 
 def numpy(x):
@@ -100,3 +101,7 @@ def test_layers():
     assert isinstance(replaced.layers[-1], keras.layers.GroupNormalization) and replaced.layers[-1].groups == 4
     np.testing.assert_array_equal(replaced.layers[0].get_weights()[0], model.layers[0].get_weights()[0])
     np.testing.assert_allclose(numpy(keras.ops.sigmoid(init.focal_prior(0.02)((3,)))), 0.02, rtol=1e-5)
+
+
+def test_migration():
+    suite.migration("Keras", keras.ops.convert_to_tensor, numpy, keras=keras, ops=ops, losses=losses)

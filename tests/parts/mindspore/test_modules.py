@@ -3,8 +3,9 @@
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn
+from tests.parts import suite
 
-from whynan.mindspore import clip, init, layers, schedules
+from whynan.mindspore import clip, init, layers, losses, ops, schedules
 
 
 def test_clip():
@@ -76,3 +77,8 @@ def test_layers_and_schedules():
     optimizer = mindspore.nn.SGD(norm.trainable_params(), learning_rate=rates)
     assert optimizer.dynamic_lr and len(rates) == 20 and max(rates) == 0.1
     assert init.focal_prior(0.5) is not None
+
+
+def test_migration():
+    names = {"mindspore": mindspore, "ops": ops, "losses": losses, "clip": clip}
+    suite.migration("MindSpore", Tensor, lambda x: x.asnumpy(), **names)

@@ -67,3 +67,7 @@ def test_init_and_layers():
     assert [s.name for s in init.activation_scale({"w": w})] == ["w"]
     x = rng.normal(size=(5, 8))
     np.testing.assert_allclose(layers.layer_norm(x).std(1), 1, rtol=1e-3)
+
+
+def test_migration():
+    suite.migration("NumPy", np.asarray, np.asarray, np=np, ops=ops, losses=losses)
