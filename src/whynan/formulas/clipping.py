@@ -9,14 +9,7 @@ from whynan.formulas.reductions import norm
 
 
 class RunningNorm:
-    """What norms of gradients usually are, and the bound that follows (ZClip; Kumar et al., 2025).
-
-    Args:
-        z: how many standard deviations are usual, above 0.
-        alpha: how slowly the statistics forget, in [0, 1).
-        warmup_steps: how many norms to see before clipping.
-        max_norm: a bound for all steps, also those of the warm-up.
-    """
+    """What norms of gradients usually are, and the bound that follows; `ZClip` says what the arguments mean."""
 
     def __init__(
         self, z: float = 2.5, alpha: float = 0.97, warmup_steps: int = 25, max_norm: float | None = None

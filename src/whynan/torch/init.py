@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whynan.formulas.scales import KAIMING, XAVIER, InitReport, LayerScale
+from whynan.formulas.scales import KAIMING, XAVIER, InitReport, LayerScale, lsuv
 
 __all__ = [
     "InitReport",
@@ -88,20 +88,13 @@ def lsuv_(
     Returns:
         The scale of all layers afterwards.
     """
-    if not target > 0:
-        raise ValueError(f"target: must be above 0, is {target}")
     layers = dict(model.named_modules())
-    order = dict.fromkeys(
-        entry.name for entry in activation_scale(model, *batch, **named) if isinstance(layers[entry.name], WEIGHTED)
-    )
-    for name in order:
-        for _ in range(rounds):
-            now = next(entry for entry in activation_scale(model, *batch, **named) if entry.name == name)
-            if not (math.isfinite(now.std) and now.std > 1e-12) or now.non_finite or abs(now.std - target) <= tolerance:
-                break
-            with torch.no_grad():
-                layers[name].weight.mul_(target / now.std)
-    return activation_scale(model, *batch, **named)
+
+    def rescaling(layer: Any) -> Any:
+        return lambda factor: layer.weight.data.mul_(factor)
+
+    rescale = {name: rescaling(layer) for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
+    return lsuv(lambda: activation_scale(model, *batch, **named), rescale, target, tolerance, rounds)
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
