@@ -63,10 +63,12 @@ bench: install  ## what watching and the parts cost, and how many lines are foun
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/parts.py --compiled
+	for framework in jax tensorflow "tensorflow --xla" numpy; do $(BIN)/python benchmarks/parts_elsewhere.py $$framework || exit 1; done
 	$(BIN)/python benchmarks/check.py tests/cases tests/cases_frameworks --counted
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/frameworks.py --lines
 	$(MINDSPORE)/bin/python benchmarks/frameworks.py ms-pynative ms-graph
+	$(MINDSPORE)/bin/python benchmarks/parts_elsewhere.py mindspore
 
 clean:  ## remove what make, the tests and the demo leave behind, .venv included
 	rm -rf $(VENV) $(MINDSPORE) build dist whynan-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

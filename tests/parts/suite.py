@@ -1,7 +1,9 @@
 """What every framework's parts have to do, told once: finite values and gradients, and the numbers of mpmath."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -386,3 +388,22 @@ def mp_box(kind: str, a: np.ndarray, b: np.ndarray) -> Any:
         v = 4 / mpmath.pi**2 * (turns[1] - turns[0]) ** 2
         loss += v * v / (1 - width * height / union + v) if v else 0
     return loss
+
+
+def migration(title: str, array: Callable[[np.ndarray], Any], back: Callable[[Any], np.ndarray], **names: Any) -> None:
+    """Hold both sides of each line of the migration page against each other, for one framework."""
+    page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(.+?)` \| `(.+?)` \|", page.partition(f"### {title}\n")[2].partition("\n### ")[0], re.M)
+    assert len(lines) >= 4
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x": rng.normal(size=(5, 4)), "y": rng.random((5, 4)).round(), "p": rng.uniform(0.1, 0.9, (5, 4)),
+        "q": rng.uniform(0.5, 1.5, (5, 4)),
+    }  # fmt: skip
+    names |= {name: array(value.astype(np.float32)) for name, value in arrays.items()}
+    names |= {"labels": array(np.array([0, 3, 1, 2, 0], np.int32)), "mask": array(np.arange(20).reshape(5, 4) % 3 > 0)}
+    names["gradients"] = (names["x"], names["p"])
+    for line in lines:
+        left, right = (eval(code, dict(names)) for code in line)
+        for one, other in zip(*((v if isinstance(v, tuple) else (v,)) for v in (left, right)), strict=True):
+            np.testing.assert_allclose(back(one), back(other), rtol=1e-4, atol=2e-5, err_msg=line[1])

@@ -65,6 +65,15 @@ class Backend(Protocol):
         """Apply a function with its own slopes to arrays of one shape."""
 
     def where(self, condition: Array, a: Any, b: Any) -> Array: ...
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
+
+    def clip(self, x: Array, limit: float) -> Array:
+        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
+
+    def lower(self, x: Array, low: float) -> Array:
+        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
+
     def exp(self, x: Array) -> Array: ...
     def expm1(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
@@ -93,6 +102,9 @@ class Backend(Protocol):
 
     def take(self, x: Array, indices: Array, dim: int) -> Array:
         """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
+
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
 
     def arange(self, n: int, like: Array) -> Array:
         """Return 0 ... n-1 as integers, on the device of `like`."""
@@ -132,6 +144,15 @@ class Namespace:
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.ns.where(condition, a, b)
+
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        return careful(x)
+
+    def clip(self, x: Array, limit: float) -> Array:
+        return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
+
+    def lower(self, x: Array, low: float) -> Array:
+        return self.where(x < low, low, x)
 
     def exp(self, x: Array) -> Array:
         return self.ns.exp(x)
@@ -195,6 +216,9 @@ class Namespace:
 
     def argsort(self, x: Array, dim: int) -> Array:
         return self.ns.argsort(x, dim)
+
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        return self.take(x, indices, dim)  # type: ignore[attr-defined]
 
     def arange(self, n: int, like: Array) -> Array:
         return self.ns.arange(n)

@@ -37,9 +37,7 @@ def exp(xp: Backend, x: Array) -> Array:
         x: any shape.
     """
     (x,), dtype = lift(xp, x)
-    limits = LIMITS[dtype]
-    over = x > limits.log_max
-    return xp.cast(xp.where(over, limits.max, xp.exp(xp.where(over, 0.0, x))), dtype)
+    return xp.cast(xp.guarded(EXP[dtype], x), dtype)
 
 
 def sqrt(xp: Backend, x: Array) -> Array:
@@ -83,13 +81,25 @@ def atan2(xp: Backend, y: Array, x: Array) -> Array:
 
 
 def angle(xp: Backend, y: Array, x: Array) -> Array:
-    y, x = xp.broadcast(y, x)
+    return xp.guarded(ANGLE, *xp.broadcast(y, x))
+
+
+def _scaled(xp: Backend, y: Array, x: Array) -> tuple[Array, Array, Array]:
     # The angle does not change with the scale, and the slopes of scaled coordinates do not overflow.
     scale = scale_of(xp, xp.where(xp.abs(x) > xp.abs(y), xp.abs(x), xp.abs(y)))
-    origin = (x == 0) & (y == 0)
-    flat = xp.where(origin, 1.0, x * scale)
-    # The value at the origin keeps what the plain function says about signed zeros: ±0 or ±π.
-    return xp.where(origin, xp.stop(xp.atan2(xp.stop(y), xp.stop(x))), xp.atan2(y * scale, flat))
+    return y * scale, x * scale, scale
+
+
+def _angle_slopes(xp: Backend, y: Array, x: Array) -> tuple[Array, Array]:
+    y, x, scale = _scaled(xp, y, x)
+    square = x * x + y * y
+    origin = square == 0
+    square = xp.where(origin, 1.0, square)
+    return saturated(xp, x / square * scale), saturated(xp, -y / square * scale)
+
+
+# The value at the origin is what the plain function says about signed zeros: ±0 or ±π.
+ANGLE = Guarded("angle", lambda xp, y, x: xp.atan2(*_scaled(xp, y, x)[:2]), _angle_slopes)
 
 
 def _root(dtype: str) -> Guarded:
@@ -113,38 +123,54 @@ def _arc(name: str, sign: float, dtype: str) -> Guarded:
     return Guarded(f"{name} {dtype}", lambda xp, x: getattr(xp, name)(clip(xp, x, 1.0)), slopes)
 
 
+def _exponential(dtype: str) -> Guarded:
+    limits = LIMITS[dtype]
+
+    def value(xp: Backend, x: Array) -> Array:
+        return clip(xp, xp.exp(x), limits.max)
+
+    return Guarded(f"exp {dtype}", value, lambda xp, x: (xp.where(x > limits.log_max, 0.0, value(xp, x)),))
+
+
+EXP = {dtype: _exponential(dtype) for dtype in LIMITS}
 ROOT = {dtype: _root(dtype) for dtype in LIMITS}
 ACOS = {dtype: _arc("acos", -1.0, dtype) for dtype in LIMITS}
 ASIN = {dtype: _arc("asin", 1.0, dtype) for dtype in LIMITS}
 
 
 def _quotient(xp: Backend, a: Array, b: Array) -> Array:
-    return clip(xp, a / b, limit_of(xp, a))
+    zero = b == 0
+    return xp.where(zero, 0.0, clip(xp, a / xp.where(zero, 1.0, b), limit_of(xp, a)))
 
 
 def _quotient_slopes(xp: Backend, a: Array, b: Array) -> tuple[Array, Array]:
     limit = limit_of(xp, a)
-    quotient = a / b
-    over = xp.abs(quotient) > limit
-    inverse = clip(xp, 1 / b, limit)
-    return xp.where(over, 0.0, inverse), xp.where(over, 0.0, clip(xp, -clip(xp, quotient, limit) * inverse, limit))
+    # The value as it is returned: a compiler then divides and stores it once.
+    quotient = _quotient(xp, a, b)
+    flat = (b == 0) | (xp.abs(quotient) >= limit)
+    safe = xp.where(b == 0, 1.0, b)
+    return xp.where(flat, 0.0, clip(xp, 1 / safe, limit)), xp.where(flat, 0.0, clip(xp, -quotient / safe, limit))
+
+
+def _inverse(xp: Backend, x: Array) -> Array:
+    zero = x == 0
+    return xp.where(zero, 0.0, saturated(xp, 1 / xp.where(zero, 1.0, x)))
 
 
 def _inverse_slope(xp: Backend, x: Array) -> tuple[Array]:
-    inverse = 1 / x
-    over = xp.abs(inverse) > limit_of(xp, x)
-    return (xp.where(over, 0.0, saturated(xp, -inverse * inverse)),)
+    inverse = _inverse(xp, x)
+    return (xp.where(xp.abs(inverse) >= limit_of(xp, x), 0.0, saturated(xp, -inverse * inverse)),)
 
 
 QUOTIENT = Guarded("quotient", _quotient, _quotient_slopes)
-INVERSE = Guarded("inverse", lambda xp, x: saturated(xp, 1 / x), _inverse_slope)
+INVERSE = Guarded("inverse", _inverse, _inverse_slope)
 
 
 def divide(xp: Backend, a: Array, b: Array, fill: float = 0.0) -> Array:
     """a / b in the dtype to compute in; `fill` where b is 0."""
     a, b = xp.broadcast(a, b)
-    bad = b == 0
-    return xp.where(bad, fill, xp.guarded(QUOTIENT, a, xp.where(bad, 1.0, b)))
+    quotient = xp.guarded(QUOTIENT, a, b)
+    return xp.where(b == 0, fill, quotient) if fill else quotient
 
 
 def div(xp: Backend, a: Array, b: Array, fill: float = 0.0) -> Array:
@@ -166,8 +192,8 @@ def reciprocal(xp: Backend, x: Array, fill: float = 0.0) -> Array:
         fill: the value where x is 0.
     """
     (x,), dtype = lift(xp, x)
-    bad = x == 0
-    return rounded(xp, xp.where(bad, fill, xp.guarded(INVERSE, xp.where(bad, 1.0, x))), dtype)
+    inverse = xp.guarded(INVERSE, x)
+    return rounded(xp, xp.where(x == 0, fill, inverse) if fill else inverse, dtype)
 
 
 def _power(xp: Backend, x: Array, p: Array) -> Array:

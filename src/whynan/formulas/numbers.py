@@ -59,12 +59,12 @@ def rounded(xp: Backend, x: Array, dtype: str) -> Array:
 
 def clip(xp: Backend, x: Array, limit: float) -> Array:
     """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
-    return xp.where(x > limit, limit, xp.where(x < -limit, -limit, x))
+    return xp.clip(x, limit)
 
 
 def lower(xp: Backend, x: Array, low: float) -> Array:
     """Return max(x, low), with slope 0 below. NaN stays NaN."""
-    return xp.where(x < low, low, x)
+    return xp.lower(x, low)
 
 
 def limit_of(xp: Backend, x: Array) -> float:

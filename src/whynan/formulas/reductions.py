@@ -33,13 +33,15 @@ def euclid(xp: Backend, x: Array, dim: Axis, keepdim: bool = False) -> Array:
     """Length of x along dim, with gradient 0 where it is 0."""
     if is_empty(xp, x, dim):
         return empty_like_reduced(xp, x, dim, keepdim)
-    largest = xp.amax(xp.abs(xp.stop(x)), dim, True)
-    scale = scale_of(xp, largest)
-    scaled = x * scale
-    squares = xp.sum(scaled * scaled, dim, True)
-    zero = squares == 0
-    length = xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, squares)))
-    return drop_dims(xp, unscale(xp, length, scale), dim, keepdim)
+
+    def careful(x: Array) -> Array:
+        scale = scale_of(xp, xp.amax(xp.abs(xp.stop(x)), dim, True))
+        scaled = x * scale
+        squares = xp.sum(scaled * scaled, dim, True)
+        zero = squares == 0
+        return unscale(xp, xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, squares))), scale)
+
+    return drop_dims(xp, xp.length(x, dim, careful), dim, keepdim)
 
 
 def drop_dims(xp: Backend, x: Array, dim: Axis, keepdim: bool) -> Array:
@@ -109,7 +111,11 @@ def direction(xp: Backend, x: Array, dim: Axis, p: float = 2.0) -> Array:
     if is_empty(xp, x):
         return x * 1.0
     scaled = x * scale_of(xp, xp.amax(xp.abs(xp.stop(x)), dim, True))
-    return divide(xp, scaled, p_norm(xp, scaled, dim, p, True))
+    if p != 2:
+        return divide(xp, scaled, p_norm(xp, scaled, dim, p, True))
+    squares = xp.sum(scaled * scaled, dim, True)
+    zero = squares == 0
+    return xp.where(zero, 0.0, scaled / xp.sqrt(xp.where(zero, 1.0, squares)))
 
 
 def centered(xp: Backend, x: Array, dim: Axis) -> tuple[Array, tuple[Array, Array]]:
@@ -252,13 +258,11 @@ def softmax(xp: Backend, x: Array, dim: int = -1, mask: Any = None) -> Array:
         x, mask = xp.broadcast(x, truth(xp, mask, x))
         x = xp.where(mask, x, -LIMITS[xp.dtype(x)].max)
     difference = x - finite_max(xp, x, axes)
-    if mask is not None:
-        difference = xp.where(mask, difference, 0.0)
     weights = xp.exp(difference)
     if mask is not None:
         weights = xp.where(mask, weights, 0.0)
     whole = xp.sum(weights, axes, True)
-    return settle(xp, weights / xp.where(whole == 0, 1.0, whole), dtype)
+    return xp.cast(weights / xp.where(whole == 0, 1.0, whole), dtype)
 
 
 def masked_mean(xp: Backend, x: Array, mask: Any, dim: Axis = None, keepdim: bool = False) -> Array:

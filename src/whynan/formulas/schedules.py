@@ -1,7 +1,9 @@
 """Learning-rate schedules as lists, for frameworks that take lists or nothing at all; what a range test suggests."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,62 @@ class Recorder:
 
     def result(self) -> RangeTest:
         return RangeTest(self.rates, self.losses, self.smoothed, self.diverged_at)
+
+
+def range_test(
+    step: Callable[[float, Any], float],
+    batches: Iterable[Any],
+    lowest: float,
+    highest: float,
+    steps: int,
+    smoothing: float,
+    stop_factor: float,
+) -> RangeTest:
+    """Call `step(learning rate, batch)`, which trains and returns the loss before it, at rising learning rates."""
+    recorder = Recorder(smoothing, stop_factor)
+    # Not itertools.cycle, which would keep all batches.
+    for rate, batch in zip(rising(lowest, highest, steps), chain.from_iterable(repeat(batches)), strict=False):
+        if not recorder.add(rate, float(step(rate, batch))):
+            break
+    return recorder.result()
+
+
+def lr_range_test(
+    update: Callable[[Any, float, Any], tuple[Any, Any]],
+    state: Any,
+    batches: Iterable[Any],
+    lowest: float = 1e-7,
+    highest: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+    stop_factor: float = 4.0,
+) -> RangeTest:
+    """Train with a learning rate that rises by the same factor each step, and return what the loss did (Smith, 2017).
+
+    It ends where the loss leaves the numbers or grows to `stop_factor` times its best.
+
+        def update(parameters, learning_rate, batch):
+            loss, gradients = jax.value_and_grad(loss_of)(parameters, batch)
+            return jax.tree.map(lambda p, g: p - learning_rate * g, parameters, gradients), loss
+
+        test = lr_range_test(jax.jit(update), parameters, batches)
+        print(test.suggestion)
+        test.plot("learning-rate.svg")
+
+    Args:
+        update: takes a state, a learning rate and a batch; returns the next state and the loss before it, and changes
+            nothing in place.
+        state: the first state.
+        batches: an iterable that begins anew where it ends.
+        lowest, highest: the learning rates at both ends.
+        steps: how many, at least 3.
+        smoothing: of the loss, in [0, 1).
+        stop_factor: how far the loss may grow.
+    """
+
+    def step(rate: float, batch: Any) -> float:
+        nonlocal state
+        state, loss = update(state, rate, batch)
+        return float(loss)
+
+    return range_test(step, batches, lowest, highest, steps, smoothing, stop_factor)

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import Array, Guarded, Namespace
+from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
 from whynan.formulas.guarded import GUARDED
+from whynan.formulas.numbers import scale_of
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -43,6 +44,23 @@ def function_of(guarded: Guarded) -> Any:
     return function
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def length(x: Array, dim: Any, careful: Callable[[Array], Array]) -> Array:
+    """The length of x: by its squares where a look at their sums says that they are exact."""
+    squares = jnp.sum(x * x, axis=dim, keepdims=True)
+    exact = jnp.all((squares > 1e-18) & (squares < 1e30))
+    return jax.lax.cond(exact, lambda: jnp.sqrt(squares), lambda: careful(x))
+
+
+@length.defjvp
+def _length(dim: Any, careful: Callable[[Array], Array], primals: Any, tangents: Any) -> Any:
+    value = length(primals[0], dim, careful)
+    scale = scale_of(XP, value)
+    flat = (value == 0) | (value >= LIMITS[XP.dtype(value)].max)
+    unit = primals[0] * (scale / jnp.where(flat, 1.0, value * scale))
+    return value, jnp.sum(jnp.where(flat, 0.0, unit) * tangents[0], axis=dim, keepdims=True)
+
+
 class Jax(Namespace):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
@@ -63,8 +81,15 @@ class Jax(Namespace):
     def stop(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)
 
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        return length(x, axes_of(dim), careful)
+
     def saturate_gradient(self, x: Array, limit: float) -> Array:
         return saturate_gradient(x, limit)
+
+    def clip(self, x: Array, limit: float) -> Array:
+        # One use of x, which lets XLA compute it in the same loop.
+        return jax.lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype))
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(jnp.broadcast_arrays(*arrays))
@@ -74,6 +99,11 @@ class Jax(Namespace):
             # Keras hands class indices over as floats.
             indices = indices.astype(jnp.int32)
         return jnp.take_along_axis(x, indices, axis=dim)
+
+    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
+        # The slope of a gather is a scatter, a loop of its own. An index out of range gives NaN, as with `take`.
+        picked = jnp.sum(jnp.where(own, x, 0.0), dim, keepdims=True)
+        return jnp.where((indices >= 0) & (indices < x.shape[dim]), picked, jnp.nan)
 
     def matmul(self, a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision="highest")

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas import numbers
+from whynan.formulas import clipping, numbers
 from whynan.jax.backend import XP
 
-__all__ = ["clip_adaptive", "clip_by_global_norm", "clip_by_value"]
+__all__ = ["Accumulator", "ZClip", "clip_adaptive", "clip_by_global_norm", "clip_by_value"]
 
 
 def norm_of(x: Any) -> Any:
@@ -69,22 +69,16 @@ def clip_adaptive(gradients: Any, parameters: Any, clip_factor: float = 0.01, ep
         clip_factor: the largest ratio of norms, above 0.
         eps: the least norm that a unit's weight counts with.
     """
-    numbers.positive("clip_factor", clip_factor)
-    numbers.positive("eps", eps)
-
-    def clip(gradient: Any, parameter: Any) -> Any:
-        if not gradient.size:
-            return gradient
-        dims = tuple(range(gradient.ndim - 1)) if gradient.ndim > 1 else None
-        bound = jnp.maximum(unit_norm(parameter, dims), eps) * clip_factor
-        norm = unit_norm(gradient, dims)
-        factor = jnp.where(jnp.isfinite(norm) & (norm > bound), bound / jnp.where(norm > bound, norm, 1.0), 1.0)
-        return gradient * factor.astype(gradient.dtype)
-
-    return jax.tree.map(clip, gradients, parameters)
+    return jax.tree.map(lambda g, p: clipping.adaptive(XP, g, p, clip_factor, eps, -1), gradients, parameters)
 
 
-def unit_norm(x: Any, dims: tuple[int, ...] | None) -> Any:
-    from whynan.formulas.reductions import norm
+class ZClip(clipping.ZClip):
+    __doc__ = clipping.ZClip.__doc__
+    by_global_norm = staticmethod(clip_by_global_norm)
 
-    return norm(XP, x.astype(jnp.promote_types(x.dtype, jnp.float32)), dims, keepdim=x.ndim > 0)
+
+class Accumulator(clipping.Accumulator):
+    __doc__ = clipping.Accumulator.__doc__
+
+    def map(self, function: Any, *trees: Any) -> Any:
+        return jax.tree.map(function, *trees)

@@ -7,7 +7,9 @@ from typing import Any
 
 import optax
 
-__all__ = ["warmup_cosine", "warmup_polynomial", "warmup_step"]
+from whynan.formulas.schedules import RangeTest, lr_range_test
+
+__all__ = ["RangeTest", "lr_range_test", "warmup_cosine", "warmup_polynomial", "warmup_step"]
 
 
 def warmup_cosine(

@@ -57,13 +57,15 @@ class TensorFlow(Namespace):
     def saturate_gradient(self, x: Array, limit: float) -> Array:
         @self.tf.custom_gradient
         def identity(value: Array) -> Any:
-            return self.tf.identity(value), lambda upstream: self.clipped(upstream, limit)
+            return self.tf.identity(value), lambda upstream: self.clip(upstream, limit)
 
         return identity(x)
 
-    def clipped(self, x: Array, limit: float) -> Array:
-        """Return x between ±limit; NaN stays NaN, which clip_by_value does not promise."""
-        return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
+    def clip(self, x: Array, limit: float) -> Array:
+        return self.tf.maximum(self.tf.minimum(x, limit), -limit)
+
+    def lower(self, x: Array, low: float) -> Array:
+        return self.tf.maximum(x, low)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         like = a if hasattr(a, "dtype") else b

@@ -9,11 +9,11 @@ from typing import Any
 
 import keras
 
-from whynan.formulas import numbers
+from whynan.formulas import clipping, numbers
 from whynan.formulas.reductions import norm
 from whynan.keras.backend import XP
 
-__all__ = ["clip_by_global_norm", "clip_by_value"]
+__all__ = ["Accumulator", "ZClip", "clip_adaptive", "clip_by_global_norm", "clip_by_value"]
 
 
 def clip_by_global_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], Any]:
@@ -51,3 +51,29 @@ def clip_by_value(gradients: list[Any], clip_value: float) -> list[Any]:
         None if g is None else keras.ops.where(keras.ops.isfinite(g), keras.ops.clip(g, -clip_value, clip_value), g)
         for g in gradients
     ]
+
+
+def clip_adaptive(gradients: list[Any], parameters: Any, clip_factor: float = 0.01, eps: float = 1e-3) -> list[Any]:
+    """Return the gradients with each unit's norm at most `clip_factor` times its weight's (AGC; Brock et al., 2021).
+
+    A unit is an index of the last dimension, as Keras lays out kernels; of a vector it is the whole. One
+    that is not finite stays as it is.
+
+    Args:
+        gradients: a list of arrays and None.
+        parameters: the weights in the same order.
+        clip_factor: the largest ratio of norms, above 0.
+        eps: the least norm that a unit's weight counts with.
+    """
+    return [
+        None if g is None else clipping.adaptive(XP, g, keras.ops.convert_to_tensor(p), clip_factor, eps, -1)
+        for g, p in zip(gradients, parameters, strict=True)
+    ]
+
+
+class ZClip(clipping.ZClip):
+    __doc__ = clipping.ZClip.__doc__
+    by_global_norm = staticmethod(clip_by_global_norm)
+
+
+Accumulator = clipping.Accumulator

@@ -1,10 +1,13 @@
 """Learning-rate schedules with a warm-up, from those of Keras, under the names of `whynan.torch.schedules`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-__all__ = ["Warmup", "warmup_cosine", "warmup_polynomial", "warmup_step"]
+from whynan.formulas.schedules import RangeTest, range_test
+
+__all__ = ["RangeTest", "Warmup", "lr_range_test", "warmup_cosine", "warmup_polynomial", "warmup_step"]
 
 
 @keras.saving.register_keras_serializable(package="whynan")
@@ -58,3 +61,48 @@ def warmup_step(
     values = [peak * gamma**index for index in range(len(milestones) + 1)]
     bounds = [step - warmup_steps - 1 for step in milestones]
     return Warmup(keras.optimizers.schedules.PiecewiseConstantDecay(bounds, values), peak, warmup_steps, start_factor)
+
+
+def lr_range_test(
+    model: Any,
+    batches: Iterable[Any],
+    lowest: float = 1e-7,
+    highest: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+    stop_factor: float = 4.0,
+) -> RangeTest:
+    """Train with a learning rate that rises by the same factor each step, and return what the loss did (Smith, 2017).
+
+    It ends where the loss leaves the numbers or grows to `stop_factor` times its best. Model and optimizer are
+    afterwards as they were.
+
+        test = lr_range_test(model, dataset)
+        print(test.suggestion)
+        test.plot("learning-rate.svg")
+
+    Args:
+        model: compiled, with a number for a learning rate.
+        batches: an iterable of (x, y), as `train_on_batch` takes them; it begins anew where it ends.
+        lowest, highest: the learning rates at both ends.
+        steps: how many, at least 3.
+        smoothing: of the loss, in [0, 1).
+        stop_factor: how far the loss may grow.
+    """
+    optimizer = model.optimizer
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    kept = [(v, keras.ops.convert_to_numpy(v.value).copy()) for v in [*model.variables, *optimizer.variables]]
+
+    def step(rate: float, batch: Any) -> float:
+        optimizer.learning_rate = rate
+        model.reset_metrics()
+        loss = model.train_on_batch(*batch)
+        return float(loss[0] if isinstance(loss, list | tuple) else loss)
+
+    try:
+        return range_test(step, batches, lowest, highest, steps, smoothing, stop_factor)
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
+        model.reset_metrics()

@@ -5,11 +5,11 @@ from typing import Any
 import mindspore
 from mindspore import ops
 
-from whynan.formulas import numbers
+from whynan.formulas import clipping, numbers
 from whynan.formulas.reductions import norm
 from whynan.mindspore.backend import XP
 
-__all__ = ["clip_by_global_norm", "clip_by_value"]
+__all__ = ["Accumulator", "ZClip", "clip_adaptive", "clip_by_global_norm", "clip_by_value"]
 
 
 def clip_by_global_norm(gradients: Any, max_norm: float) -> tuple[tuple[Any, ...], Any]:
@@ -43,3 +43,26 @@ def clip_by_value(gradients: Any, clip_value: float) -> tuple[Any, ...]:
     """
     numbers.positive("clip_value", clip_value)
     return tuple(ops.where(ops.isfinite(g), ops.clamp(g, -clip_value, clip_value), g) for g in gradients)
+
+
+def clip_adaptive(gradients: Any, parameters: Any, clip_factor: float = 0.01, eps: float = 1e-3) -> tuple[Any, ...]:
+    """Return the gradients with each unit's norm at most `clip_factor` times its weight's (AGC; Brock et al., 2021).
+
+    A unit is an index of the first dimension, as MindSpore lays out weights; of a vector it is the whole. One
+    that is not finite stays as it is.
+
+    Args:
+        gradients: a tuple of arrays.
+        parameters: the weights in the same order.
+        clip_factor: the largest ratio of norms, above 0.
+        eps: the least norm that a unit's weight counts with.
+    """
+    return tuple(clipping.adaptive(XP, g, p, clip_factor, eps, 0) for g, p in zip(gradients, parameters, strict=True))
+
+
+class ZClip(clipping.ZClip):
+    __doc__ = clipping.ZClip.__doc__
+    by_global_norm = staticmethod(clip_by_global_norm)
+
+
+Accumulator = clipping.Accumulator

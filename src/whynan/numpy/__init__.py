@@ -1,1 +1,1 @@
-"""Parts for NumPy that stay finite: `losses`, `ops`, `clip`, `schedules`. Values only: NumPy has no gradients."""
+"""Parts for NumPy that stay finite: `losses`, `ops`, `layers`, `init`, `clip`, `schedules`. Values, no gradients."""

@@ -50,6 +50,12 @@ class NumPy(Namespace):
             a, b = (x if isinstance(x, np.ndarray | np.generic) else np.asarray(x, like.dtype) for x in (a, b))
         return np.where(condition, a, b)
 
+    def clip(self, x: Array, limit: float) -> Array:
+        return np.clip(x, np.asarray(-limit, x.dtype), np.asarray(limit, x.dtype))
+
+    def lower(self, x: Array, low: float) -> Array:
+        return np.maximum(x, np.asarray(low, x.dtype))
+
     def acos(self, x: Array) -> Array:
         return np.arccos(x)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from whynan.formulas import numbers
+from whynan.formulas.clipping import RunningNorm
 
 __all__ = ["Accumulator", "ZClip", "clip_adaptive", "clip_by_global_norm", "clip_by_value"]
 
@@ -149,7 +150,7 @@ def clip_adaptive(parameters: Parameters, clip_factor: float = 0.01, eps: float 
         gradient.mul_(torch.where(torch.isfinite(norm), factor, 1.0).to(gradient.dtype))
 
 
-class ZClip:
+class ZClip(RunningNorm):
     """Clip by running statistics of the global norm (ZClip; Kumar et al., 2025): only norms far above the usual are
     cut.
 
@@ -170,21 +171,6 @@ class ZClip:
         max_norm: a bound for all steps, also those of the warm-up.
     """
 
-    def __init__(
-        self, z: float = 2.5, alpha: float = 0.97, warmup_steps: int = 25, max_norm: float | None = None
-    ) -> None:
-        numbers.positive("z", z)
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha: must be in [0, 1), is {alpha}")
-        if warmup_steps < 2:
-            raise ValueError(f"warmup_steps: statistics need at least 2 norms, is {warmup_steps}")
-        if max_norm is not None:
-            numbers.positive("max_norm", max_norm)
-        self.z, self.alpha, self.warmup_steps, self.max_norm = z, alpha, warmup_steps, max_norm
-        self.mean: float | None = None
-        self.variance = 0.0
-        self.seen: list[float] = []
-
     def __call__(self, parameters: Parameters) -> Tensor:
         """Clip the gradients in place and return their norm before it. Waits for the device."""
         given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
@@ -202,34 +188,6 @@ class ZClip:
             norm = bound
         self.take_in(norm)
         return total
-
-    def bound(self, norm: float) -> float | None:
-        """Return the norm that gradients of this norm are to have, or None."""
-        limit = self.max_norm
-        if self.mean is not None:
-            deviation = self.variance**0.5
-            score = (norm - self.mean) / (deviation + 1e-6)
-            if score > self.z:
-                usual = self.mean + self.z / score * self.z * deviation
-                limit = usual if limit is None else min(limit, usual)
-        return limit if limit is None else max(limit, 1e-12)
-
-    def take_in(self, norm: float) -> None:
-        if self.mean is None:
-            self.seen.append(norm)
-            if len(self.seen) >= self.warmup_steps:
-                self.mean = sum(self.seen) / len(self.seen)
-                self.variance = sum((value - self.mean) ** 2 for value in self.seen) / len(self.seen)
-                self.seen = []
-            return
-        self.variance = self.alpha * self.variance + (1 - self.alpha) * (norm - self.mean) ** 2
-        self.mean = self.alpha * self.mean + (1 - self.alpha) * norm
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "variance": self.variance, "seen": list(self.seen)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.variance, self.seen = state["mean"], state["variance"], list(state["seen"])
 
 
 class Accumulator:

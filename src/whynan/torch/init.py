@@ -1,11 +1,12 @@
 """Initialization of whole models, priors of detectors, and what it does to the activations."""
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+
+from whynan.formulas.scales import KAIMING, XAVIER, InitReport, LayerScale, lsuv
 
 __all__ = [
     "InitReport",
@@ -19,20 +20,6 @@ __all__ = [
 
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-
-
-@dataclass(frozen=True)
-class LayerScale:
-    """What a layer gives for a batch: mean, standard deviation, largest absolute value, share of non-finite
-    elements.
-    """
-
-    name: str
-    kind: str
-    mean: float
-    std: float
-    largest: float
-    non_finite: float
 
 
 @torch.no_grad()
@@ -101,44 +88,16 @@ def lsuv_(
     Returns:
         The scale of all layers afterwards.
     """
-    if not target > 0:
-        raise ValueError(f"target: must be above 0, is {target}")
     layers = dict(model.named_modules())
-    order = dict.fromkeys(
-        entry.name for entry in activation_scale(model, *batch, **named) if isinstance(layers[entry.name], WEIGHTED)
-    )
-    for name in order:
-        for _ in range(rounds):
-            now = next(entry for entry in activation_scale(model, *batch, **named) if entry.name == name)
-            if not (math.isfinite(now.std) and now.std > 1e-12) or now.non_finite or abs(now.std - target) <= tolerance:
-                break
-            with torch.no_grad():
-                layers[name].weight.mul_(target / now.std)
-    return activation_scale(model, *batch, **named)
+
+    def rescaling(layer: Any) -> Any:
+        return lambda factor: layer.weight.data.mul_(factor)
+
+    rescale = {name: rescaling(layer) for name, layer in layers.items() if isinstance(layer, WEIGHTED)}
+    return lsuv(lambda: activation_scale(model, *batch, **named), rescale, target, tolerance, rounds)
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-KAIMING = ("relu", "leaky_relu", "gelu", "silu", "elu")
-XAVIER = ("tanh", "sigmoid", "linear")
-
-
-@dataclass(frozen=True)
-class InitReport:
-    """What was done to each layer, and the scale of the activations before and after where a batch was given."""
-
-    done: dict[str, str]
-    before: list[LayerScale] = field(default_factory=list)
-    after: list[LayerScale] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        width = max([5, *(len(name) for name in self.done), *(len(entry.name) for entry in self.after)])
-        lines = [f"{'layer':{width}}  {'std before':>10}  {'std after':>10}  initialization"]
-        before = {entry.name: entry for entry in self.before}
-        after = {entry.name: entry for entry in self.after}
-        for name in dict.fromkeys([*after, *self.done]):
-            numbers = [f"{table[name].std:10.3g}" if name in table else " " * 10 for table in (before, after)]
-            lines.append(f"{name:{width}}  {numbers[0]}  {numbers[1]}  {self.done.get(name, '')}".rstrip())
-        return "\n".join(lines)
 
 
 def initialize(model: nn.Module, *batch: Any, nonlinearity: str = "relu", **named: Any) -> InitReport:

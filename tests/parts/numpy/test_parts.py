@@ -53,3 +53,21 @@ def test_clip_and_schedules():
     np.testing.assert_allclose(clipped[0], [0.6, 0.8], rtol=1e-5)
     np.testing.assert_array_equal(clip.clip_by_value([np.array([5.0, np.inf])], 1.0)[0], [1.0, np.inf])
     assert len(schedules.warmup_polynomial(0.1, 5, 20)) == 20
+    np.testing.assert_allclose(
+        clip.clip_adaptive([np.array([3.0, 4.0])], [np.ones(2)])[0], [0.00849, 0.01131], rtol=1e-3
+    )
+
+
+def test_init_and_layers():
+    from whynan.numpy import init, layers
+
+    rng = np.random.default_rng(0)
+    w = init.by_nonlinearity((3, 3, 8, 64), "relu", rng)
+    assert abs(w.std() - np.sqrt(2 / 72)) < 0.01
+    assert [s.name for s in init.activation_scale({"w": w})] == ["w"]
+    x = rng.normal(size=(5, 8))
+    np.testing.assert_allclose(layers.layer_norm(x).std(1), 1, rtol=1e-3)
+
+
+def test_migration():
+    suite.migration("NumPy", np.asarray, np.asarray, np=np, ops=ops, losses=losses)

@@ -15,7 +15,8 @@ from torch.optim import lr_scheduler
 from whynan.torch import clip, init, layers, losses, ops, schedules
 
 DOCS = Path(__file__).parents[3] / "docs"
-LINES = re.findall(r"^\| `(.+?)` \| `(.+?)` \|", (DOCS / "migration.md").read_text(encoding="utf-8"), re.M)
+PAGE = (DOCS / "migration.md").read_text(encoding="utf-8").partition("## Other frameworks")[0]
+LINES = re.findall(r"^\| `(.+?)` \| `(.+?)` \|", PAGE, re.M)
 
 
 def namespace():

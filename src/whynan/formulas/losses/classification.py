@@ -179,6 +179,32 @@ def log_softmax_parts(xp: Backend, logits: Array, dim: int) -> tuple[Array, Arra
     return shifted, value + (log_whole - xp.stop(log_whole))
 
 
+def _picked(xp: Backend, picked: Array, rest: Array) -> Array:
+    own = xp.where(picked == 0, 0.0, picked)
+    # The own class at the top: its weight of 1 left out of the sum, the others keep their digits.
+    return xp.where(picked == 0, xp.log1p(rest), xp.log(xp.exp(own) + rest) - own)
+
+
+def _picked_slopes(xp: Backend, picked: Array, rest: Array) -> tuple[Array, Array]:
+    inverse = 1 / (xp.exp(picked) + rest)
+    return -rest * inverse, inverse
+
+
+PICKED = Guarded("entropy of a class", _picked, _picked_slopes)
+
+
+def entropy_of_index(xp: Backend, logits: Array, index: Array, dim: int) -> Array:
+    """logsumexp(logits) - logits[index] in the shape of the indices, at most the largest number."""
+    shape = xp.shape(logits)
+    shifted = logits - finite_max(xp, logits, (dim,))
+    place = expand(xp, index, dim)
+    numbers_ = along(xp, xp.arange(shape[dim], index), len(shape), dim)
+    own = place == (xp.cast(numbers_, xp.dtype(index)) if xp.dtype(index) in numbers.ORDER else numbers_)
+    rest = xp.sum(xp.where(own, 0.0, xp.exp(shifted)), (dim,), True)
+    loss = xp.guarded(PICKED, xp.pick(shifted, place, own, dim), rest)
+    return xp.reshape(saturated(xp, loss), xp.shape(index))
+
+
 def cross_entropy(
     xp: Backend,
     logits: Array,
@@ -230,14 +256,12 @@ def cross_entropy(
         own = own * xp.reshape(xp.take(weight, xp.reshape(index, (-1,)), 0), xp.shape(index))
     if classes == 0:
         return reduce_loss(xp, xp.sum(logits, (dim,)), reduction, dtype, 0.0)
-    shifted, lse = log_softmax_parts(xp, logits, dim)
-    lse = xp.reshape(lse, xp.shape(index))
-    picked = xp.take(shifted, expand(xp, index, dim), dim)
-    loss = saturated(xp, lse - xp.reshape(picked, xp.shape(index)))
+    loss = entropy_of_index(xp, logits, index, dim)
     loss = xp.where(kept, loss, 0.0) * own if weight is not None else xp.where(kept, loss, 0.0)
     loss = saturated(xp, loss)
     if label_smoothing:
-        spread = smoothing_part(xp, shifted, lse, weight, dim, classes)
+        shifted, lse = log_softmax_parts(xp, logits, dim)
+        spread = smoothing_part(xp, shifted, xp.reshape(lse, xp.shape(index)), weight, dim, classes)
         loss = (1 - label_smoothing) * loss + label_smoothing * xp.where(kept, spread, 0.0)
     return reduce_loss(xp, loss, reduction, dtype, xp.sum(own))
 
@@ -389,9 +413,7 @@ def focal_loss(
     if classes == 0:
         return reduce_loss(xp, xp.sum(logits, (dim,)), reduction, dtype, 0.0)
     index = xp.where(kept, target, target * 0)
-    shifted, lse = log_softmax_parts(xp, logits, dim)
-    picked = xp.reshape(xp.take(shifted, expand(xp, index, dim), dim), xp.shape(index))
-    entropy = saturated(xp, xp.reshape(lse, xp.shape(index)) - picked)
+    entropy = entropy_of_index(xp, logits, index, dim)
     # Far away the factor is 1, and its slope would be 0 times the largest number.
     far = entropy > FAR_LOGIT
     loss = focus(xp, xp.where(far, 1.0, -xp.expm1(-xp.where(far, 0.0, entropy))), gamma) * entropy

@@ -4,7 +4,7 @@ import math
 
 from whynan.formulas import numbers
 from whynan.formulas.backend import LIMITS, Array, Backend
-from whynan.formulas.losses.classification import log_softmax_parts
+from whynan.formulas.losses.classification import entropy_of_index
 from whynan.formulas.numbers import (
     clip,
     half_square,
@@ -240,7 +240,4 @@ def info_nce_loss(
         bound = math.sqrt(1e38 / max(a[1], 1))
         query, keys = clip(xp, query, bound), clip(xp, keys, bound)
     logits = saturated(xp, xp.matmul(query, xp.moveaxis(keys, 0, 1)) * min(1 / temperature, 1e38))
-    shifted, lse = log_softmax_parts(xp, logits, 1)
-    own = xp.reshape(xp.arange(a[0], query), (a[0], 1))
-    loss = saturated(xp, xp.reshape(lse - xp.take(shifted, own, 1), (a[0],)))
-    return reduce_loss(xp, loss, reduction, dtype)
+    return reduce_loss(xp, entropy_of_index(xp, logits, xp.arange(a[0], query), 1), reduction, dtype)
