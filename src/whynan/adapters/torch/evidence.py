@@ -48,7 +48,6 @@ _SQUASHES = {
     "logsigmoid",
     "log_sigmoid_forward",
 }
-_LAYERS = {"addmm", "mm", "bmm", "convolution", "baddbmm", "linear"}
 _DATA_BUDGET_S = 5.0
 
 
@@ -181,7 +180,7 @@ def _with_roles(origin: Op, record: OpRecord, plan: "Plan") -> Op:
         return origin
     names = {sources.storage_key(p): name for p, name in _named_parameters(plan)}
     # Weights may be where we do not know them (updates by hand): what a layer has made is no data either.
-    is_made = bool(_LAYERS & set(record.facts.get("made_by", [])))
+    is_made = bool(sources.LAYERS & set(record.facts.get("made_by", [])))
     inputs = []
     for summary, key, is_tainted in zip(origin.inputs, keys, tainted):
         if key in names:
@@ -228,11 +227,11 @@ _LIKELY = "{name} held the value before watching could see it made; line {line} 
 
 def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes: list[str]) -> Op | None:
     """Where the data set's own code made the value: fetch the sample again and look at each of its lines."""
-    if bad is None or bad.tensor.role not in ("batch", "target", "computed") or search.position is None:
+    if bad is None or bad.tensor.role not in ("batch", "target", "computed"):
         return None
     origin = sources.batch_origin(plan, search.size)
     if origin is None:
-        return _line_without_loader(plan, search)
+        return _line_without_loader(plan, search) if search.position is not None else None
     try:
         found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
     except Exception as error:
@@ -339,7 +338,7 @@ def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
     for name in made_by:
         if name in _SQUASHES:
             return False
-        if name in _LAYERS:
+        if name in sources.LAYERS:
             return True
     return False
 

@@ -174,7 +174,7 @@ def _parts(named_items: dict[str, Any], size: int | None) -> Iterator[_Part]:
     found = list(_walk(named_items, size))
     names = [name for name, _, _ in found]
     fields = list(dict.fromkeys(_field(name) for name in names))
-    roles = [_role_by_name(name) for name in names]
+    roles = [role_by_name(name) for name in names]
     if "target" not in roles and len(fields) > 1:
         # Nothing is called a target: by custom the second field is.
         second = fields[1]
@@ -195,7 +195,8 @@ def _field(name: str) -> str:
     return "".join(steps[:2]) if len(steps) > 1 and steps[1].startswith("[") else steps[0] if steps else ""
 
 
-def _role_by_name(name: str) -> Role | None:
+def role_by_name(name: str) -> Role | None:
+    """Return what a field's name says that it is; None where it says nothing."""
     last = re.sub(r"\[\d+\]", "", name)
     for step in reversed(last.split(".")):
         if _NOT_TARGET.search(step):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch import handmade
 from whynan.adapters.torch.data import structure
@@ -121,6 +122,24 @@ def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Samp
             table = _Repaired(plan, traced, change)
             if table.tables:
                 yield Change("fix-labels", words, table)
+    if (evidence.loss_function or "").startswith("binary_cross_entropy"):
+        yield Change("fix-labels", f"{words}, from the first step on", UnitTargets(), scope="start")
+
+
+class UnitTargets(TorchFunctionMode):  # type: ignore[misc]
+    """While entered, the binary cross entropies of the framework get targets within 0 and 1."""
+
+    n_applied = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "").startswith("binary_cross_entropy"):
+            self.n_applied += 1
+            if len(args) > 1:
+                args = (args[0], args[1].clamp(0, 1), *args[2:])
+            else:
+                kwargs["target"] = kwargs["target"].clamp(0, 1)
+        return func(*args, **kwargs)
 
 
 class _Repaired:

@@ -120,7 +120,7 @@ def double_wheres(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterat
 def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield 0 where there is nothing to reduce over."""
     place = _place(traced)
-    if place is not None:
+    if place is not None and not facts.is_optimizer(evidence):
         words = "a loss of 0 where there is nothing to learn from"
         yield Change("skip-empty", words, GuardMode(skip_empty.GUARDS, place))
         record = traced.slice.origin if traced.slice is not None else None
@@ -142,6 +142,8 @@ def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator
     if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
+        words += ", from the first step on"
+        yield Change("stable-loss", words, StableMode(place, takes_logits=True), scope="start")
 
 
 def _is_mismatched(plan: "Plan") -> bool:
