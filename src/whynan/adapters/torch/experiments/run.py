@@ -31,8 +31,8 @@ from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Attempt, Outcome
-    from whynan.adapters.torch.sites import Event
     from whynan.adapters.torch.plan import Plan
+    from whynan.adapters.torch.sites import Event
     from whynan.adapters.torch.window import Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
@@ -50,6 +50,7 @@ _BATCHES: dict[str, Callable[..., Iterator[Change]]] = {
     "drop-sample": batches.drop_sample,
     "fix-labels": batches.fix_labels,
     "normalize-inputs": batches.normalize_inputs,
+    "better-init": batches.written_memory,
 }
 _TRAINING: dict[str, Callable[..., Iterator[Change]]] = {
     "lower-learning-rate": training.lower_learning_rate,
