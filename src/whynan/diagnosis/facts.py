@@ -230,6 +230,11 @@ def extreme_tensor(evidence: Evidence) -> TensorSummary | None:
     return largest if largest is not None and largest.abs_max > 1e3 else None
 
 
+def is_normalised(evidence: Evidence) -> bool:
+    """Return whether what the origin made is soon divided by a sum, or its logarithm taken: a softmax in parts."""
+    return any(step.op == "div" or step.op.startswith("log") for step in evidence.path[1:5])
+
+
 def is_class_weight(evidence: Evidence) -> bool:
     """Return whether the step failed on a loss's weights of classes, infinite for some from the start on."""
     leaf = evidence.bad_leaf

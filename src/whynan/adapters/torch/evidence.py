@@ -6,14 +6,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from whynan.adapters.common.batch import parts_of
 from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.keras.places import fit_data
-from whynan.adapters.torch import sources
+from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.data import streams
-from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.facts import describe, role_by_name
+from whynan.adapters.torch.data.lineage import held
 from whynan.adapters.torch.data.refetch import LineWatch, find_data_origin
+from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.run_facts import filling_line, history_of, optimizer_of, precision_of, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
@@ -29,6 +33,7 @@ from whynan.records import (
     ReplayResult,
     Sample,
     SourceLine,
+    TensorSummary,
 )
 from whynan.trace import Leaf, OpRecord
 
@@ -80,6 +85,8 @@ def gather(
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
     batch = batch_of(plan, search.batch.names)
+    if not batch.tensors:
+        batch = replace(batch, tensors=_large_rows(plan, traced))
     return Evidence(
         symptom=plan.pending.symptom(),
         replay=replay,
@@ -341,6 +348,24 @@ def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
         if name in sources.LAYERS:
             return True
     return False
+
+
+def _large_rows(plan: "Plan", traced: "Outcome") -> tuple[TensorSummary, ...]:
+    """Return the large numbers that the step took from the script's own tables: no variable held them as a batch."""
+    try:
+        gathered = next(handmade.gathered_batches(plan, traced), None)
+        names = {id(value): name for name, value in held(handmade.namespaces(plan, traced))}
+        found = []
+        for table in gathered.tables if gathered is not None else ():
+            name = names.get(id(table), "table")
+            part = torch.as_tensor(table[list(gathered.rows)]) if gathered is not None else table
+            made = summarize(part, role_by_name(name) or "batch", name)
+            if part.is_floating_point() and made.n_nonfinite == 0 and made.abs_max > 1e3:
+                found.append(made)
+        return tuple(found)
+    except Exception as error:
+        tell("looking at the rows of a batch failed", error)
+        return ()
 
 
 def batch_of(plan: "Plan", original: dict[str, Any] | None = None) -> BatchFacts:

@@ -138,7 +138,8 @@ def mask_fix(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Ch
 def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield the losses of the step in their stable forms; then with what the logarithm got taken for logits."""
     place = _place(traced) or (lambda frame: False)
-    yield Change("stable-loss", "the loss computed from its logits", StableMode(place))
+    mode = StableMode(place, shifts=facts.is_normalised(evidence))
+    yield Change("stable-loss", "the loss computed from its logits", mode)
     if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
