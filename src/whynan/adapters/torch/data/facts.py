@@ -56,8 +56,11 @@ def _degenerate(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, i
 
 def mended(boxes: Any, as_corners: bool | None) -> Any:
     """Return boxes [n, 4] with swapped corners put in order and sides without length made one pixel long."""
-    least = 1.0 if float(boxes.abs().max()) > 2 else 0.01
-    first, last = boxes[:, :2], boxes[:, 2:]
+    least = 1.0 if float(boxes.abs().nan_to_num().max()) > 2 else 0.01
+    # A missing corner is the other one; what is missing of both is 0.
+    known = torch.where(torch.isfinite(boxes), boxes, boxes.roll(2, 1)) if as_corners else boxes
+    known = torch.where(torch.isfinite(known), known, 0.0)
+    first, last = known[:, :2], known[:, 2:]
     if as_corners:
         first, last = torch.minimum(first, last), torch.maximum(first, last)
         last = torch.where(last > first, last, first + least)
