@@ -71,7 +71,9 @@ def gather(
     samples = search.samples
     extra: dict[str, Any] = {}
     notes: list[str] = []
-    data = _data_origin(plan, search, bad_leaf, notes)
+    # Missing values that the loss leaves out are meant: what counts is the line that computes with them.
+    is_meant = plan.pending.what == "gradient" and traced.terms and not any(t.first_nonfinite for t in traced.terms)
+    data = _data_origin(plan, search, bad_leaf, notes) if not is_meant else None
     if data is not None:
         origin = data
     elif origin is None and bad_leaf is not None:

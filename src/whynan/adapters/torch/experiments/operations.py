@@ -115,6 +115,11 @@ def double_wheres(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterat
     if place is not None:
         words = f"a `where` around the argument of {facts.op_of(evidence)} too"
         yield from _guarded("double-where", words, double_where.GUARDS, evidence, place)
+    elif facts.hides_missing(evidence) and traced.slice is not None and traced.slice.path:
+        frame = next((f for record in traced.slice.path for f in record.stack[:1]), None)
+        if frame is not None:
+            words = "missing values out of the computation before it, and not after"
+            yield Change("double-where", words, GuardMode(double_where.MISSING, in_function(frame)))
 
 
 def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
