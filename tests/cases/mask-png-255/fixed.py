@@ -23,7 +23,7 @@ class Casting(Dataset):
 
     def __getitem__(self, i):
         return (torch.from_numpy(self.img[i]).float().unsqueeze(0) / 255 - 0.5,
-                torch.from_numpy(self.mask[i]).float() / 255.unsqueeze(0))
+                torch.from_numpy(self.mask[i]).float().unsqueeze(0) / 255)
 
 
 def bce_dice(logit, mask):
