@@ -278,7 +278,9 @@ class Session:
         if pending is not None:
             self.record(pending)
         if not self.incidents:
-            diverging = find_divergence(self.adapter.history(), self.adapter.n_steps(), self.adapter.growing_since())
+            known = getattr(self.adapter, "optimizer_facts", lambda: None)()
+            history, since = self.adapter.history(), self.adapter.growing_since()
+            diverging = find_divergence(history, self.adapter.n_steps(), since, known)
             if diverging is not None:
                 self.record(replace(diverging, policy=self.options.policy))
 

@@ -57,6 +57,12 @@ FIRST: list[tuple[str, Evidence]] = [
                                      batch=BatchFacts(40, (tensor(0, 1.7e18, role="batch",
                                                                   extra={"all_reach": 1.7e18}),)))),
     ("bad-target-values", evidence(bad_leaf=BadLeaf(tensor(role="target", n_posinf=1)))),
+    # Nothing is left of what the loss got; that it fell below 0 says enough.
+    ("loss-input-mismatch", evidence("addmm", "forward", HUGE, history=DIVERGED_NLL, loss_function="nll_loss",
+                                     loss_inputs=(NAN, tensor(0, 9, dtype="int64")))),
+    ("learning-rate-too-high", evidence("mm", "forward", HUGE, history=MODEST,
+                                        optimizer=OptimizerFacts("SGD", lr=0.001, momentum=1.4))),
+    ("uninitialized-memory", evidence("empty", "data", bad_leaf=BadLeaf(tensor(role="batch", n_nan=9)))),
     ("bad-target-values", evidence("ctc_loss", "forward", tensor(-9, -0.1), output=INF, loss_function="ctc_loss")),
     ("bad-target-values", evidence("log1p", "forward", tensor(-7.0, 3.0, role="target", n_negative=1))),
     ("label-out-of-range", evidence("log", "forward", tensor(-1.0, 1.0, n_negative=1),

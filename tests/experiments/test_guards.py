@@ -193,3 +193,15 @@ def test_an_operation_computes_in_a_wider_type() -> None:
     with WiderOp(everywhere) as mode:
         total = x.sum()
     assert mode.n_applied and total.dtype == torch.float32 and abs(float(total) - 120000) < 200
+
+
+def test_equal_eigenvalues_come_apart() -> None:
+    def whitened(x: torch.Tensor) -> torch.Tensor:
+        values, vectors = torch.linalg.eigh(x @ x.T + 0.1 * torch.eye(4))
+        return vectors @ torch.diag(values.rsqrt()) @ vectors.T @ torch.arange(4.0)
+
+    x = torch.diag(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    assert not torch.isfinite(gradient_of(whitened, x)[1]).all(), "nothing to guard"
+    with GuardMode(clamp.GUARDS, everywhere) as mode:
+        value, slope = gradient_of(whitened, x)
+    assert mode.n_applied and torch.isfinite(value).all() and torch.isfinite(slope).all()

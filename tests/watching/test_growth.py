@@ -2,6 +2,8 @@
 
 import math
 
+from whynan.diagnosis.growth import find_divergence
+from whynan.records import OptimizerFacts
 from whynan.watching import GrowthWatch
 
 
@@ -31,3 +33,10 @@ def test_a_loss_next_to_0_has_to_become_large() -> None:
 
 def test_non_finite_losses_are_the_business_of_others() -> None:
     assert told_at([1.0] * 30 + [math.nan] * 100) == []
+
+
+def test_a_decay_that_overshoots_is_told_before_the_learning_rate() -> None:
+    history = {"loss": [1.96**k for k in range(60)], "lr": [0.02] * 60}
+    for decay, first in ((120.0, "excessive-regularization"), (1e-4, "learning-rate-too-high")):
+        found = find_divergence(history, 60, None, OptimizerFacts("SGD", lr=0.02, weight_decay=decay))
+        assert found is not None and found.causes[0].slug == first

@@ -230,6 +230,20 @@ def extreme_tensor(evidence: Evidence) -> TensorSummary | None:
     return largest if largest is not None and largest.abs_max > 1e3 else None
 
 
+def hides_missing(evidence: Evidence) -> bool:
+    """Return whether the data's NaN have left no trace in the loss, which is finite, and came back in its gradient."""
+    leaf = evidence.bad_leaf
+    if leaf is None or leaf.tensor.role not in ("batch", "target") or not leaf.tensor.n_nan:
+        return False
+    terms = evidence.loss_terms
+    return evidence.symptom.what == "gradient" and bool(terms) and not any(term.first_nonfinite for term in terms)
+
+
+def is_normalised(evidence: Evidence) -> bool:
+    """Return whether what the origin made is soon divided by a sum, or its logarithm taken: a softmax in parts."""
+    return any(step.op == "div" or step.op.startswith("log") for step in evidence.path[1:5])
+
+
 def is_class_weight(evidence: Evidence) -> bool:
     """Return whether the step failed on a loss's weights of classes, infinite for some from the start on."""
     leaf = evidence.bad_leaf

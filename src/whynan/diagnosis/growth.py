@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from whynan.records import CauseFound, Incident, RemedyProposed, ReplayResult, Symptom
-from whynan.records.evidence import Evidence
+from whynan.records.evidence import Evidence, OptimizerFacts
 
 LOSS_UP = 1e3
 GRADIENT_UP = 1e3
@@ -121,10 +121,16 @@ _FACTOR = 1e6
 _WINDOWS = 5
 
 
-def find_divergence(history: Mapping[str, Sequence[float]], n_steps: int, since: int | None = None) -> Incident | None:
+def find_divergence(
+    history: Mapping[str, Sequence[float]],
+    n_steps: int,
+    since: int | None = None,
+    optimizer: OptimizerFacts | None = None,
+) -> Incident | None:
     """Return an incident for a run whose loss and gradient grew by six orders of magnitude, window after window.
 
-    `since` is the step at which growth was seen while it happened, None where it was not.
+    `since` is the step at which growth was seen while it happened, None where it was not. A weight decay of the
+    `optimizer` that overshoots by itself is told before the learning rate.
     """
     loss = [abs(v) for v in history.get("loss", ()) if math.isfinite(v)]
     if len(loss) < 4 * _WINDOWS:
@@ -141,6 +147,7 @@ def find_divergence(history: Mapping[str, Sequence[float]], n_steps: int, since:
         facts.append(f"certain at step {since}: twenty losses in a row a million times the early ones, and rising")
     if len(norms) >= 2:
         facts.append(f"gradient norm {norms[0]:.4g} at first, {norms[-1]:.4g} at last")
+    decays = _overshooting_decay(history, optimizer)
     return Incident(
         symptom=Symptom(
             "loss",
@@ -153,6 +160,7 @@ def find_divergence(history: Mapping[str, Sequence[float]], n_steps: int, since:
         ),
         replay=ReplayResult(False, "none", "nothing has become non-finite yet"),
         causes=(
+            *decays,
             CauseFound(
                 "learning-rate-too-high",
                 0.6,
@@ -162,10 +170,33 @@ def find_divergence(history: Mapping[str, Sequence[float]], n_steps: int, since:
             ),
         ),
         remedies=(
-            RemedyProposed("lower-learning-rate", "divide the learning rate by 10", None, None),
+            RemedyProposed(
+                "lower-learning-rate",
+                "keep lr * weight_decay well below 1" if decays else "divide the learning rate by 10",
+                None,
+                None,
+            ),
             RemedyProposed("clip-gradients", "clip the global gradient norm", None, None),
         ),
         action="the run had ended by itself",
+    )
+
+
+def _overshooting_decay(
+    history: Mapping[str, Sequence[float]], optimizer: OptimizerFacts | None
+) -> tuple[CauseFound, ...]:
+    decay = optimizer.weight_decay if optimizer is not None else None
+    lr = max(history.get("lr", ()), default=0.0) or (optimizer.lr if optimizer is not None else None)
+    if not decay or not lr or lr * decay < 1:
+        return ()
+    return (
+        CauseFound(
+            "excessive-regularization",
+            0.9 if lr * decay >= 2 else 0.7,
+            "weight decay too strong",
+            f"Each step multiplies the weights by 1 - lr * weight_decay = {1 - lr * decay:.3g}.",
+            (f"lr {lr:.6g}, weight_decay {decay:.6g}",),
+        ),
     )
 
 

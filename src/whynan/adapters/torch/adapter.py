@@ -11,12 +11,14 @@ from whynan.adapters.torch import trainers
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.driving import InlineTrace
 from whynan.adapters.torch.host import TorchHost, device_of
+from whynan.adapters.torch.run_facts import optimizer_of
 from whynan.adapters.torch.trail import terms_now
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
 from whynan.live.pulse import Pulse
 from whynan.records import Incident
+from whynan.records.evidence import OptimizerFacts
 from whynan.replay import Request
 
 
@@ -77,6 +79,9 @@ class TorchAdapter:
 
     def history(self) -> dict[str, tuple[float, ...]]:
         return self.host.watch.history.as_dict()
+
+    def optimizer_facts(self) -> OptimizerFacts | None:
+        return optimizer_of(self)
 
     def growing_since(self) -> int | None:
         return self.host.watch.growth.since

@@ -6,14 +6,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from whynan.adapters.common.batch import parts_of
 from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.keras.places import fit_data
-from whynan.adapters.torch import sources
+from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.data import streams
-from whynan.adapters.torch.data.facts import describe
+from whynan.adapters.torch.data.facts import describe, role_by_name
+from whynan.adapters.torch.data.lineage import held
 from whynan.adapters.torch.data.refetch import LineWatch, find_data_origin
+from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.opfacts import forward_name
 from whynan.adapters.torch.run_facts import filling_line, history_of, optimizer_of, precision_of, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
@@ -29,6 +33,7 @@ from whynan.records import (
     ReplayResult,
     Sample,
     SourceLine,
+    TensorSummary,
 )
 from whynan.trace import Leaf, OpRecord
 
@@ -48,7 +53,6 @@ _SQUASHES = {
     "logsigmoid",
     "log_sigmoid_forward",
 }
-_LAYERS = {"addmm", "mm", "bmm", "convolution", "baddbmm", "linear"}
 _DATA_BUDGET_S = 5.0
 
 
@@ -67,7 +71,9 @@ def gather(
     samples = search.samples
     extra: dict[str, Any] = {}
     notes: list[str] = []
-    data = _data_origin(plan, search, bad_leaf, notes)
+    # Missing values that the loss leaves out are meant: what counts is the line that computes with them.
+    is_meant = plan.pending.what == "gradient" and traced.terms and not any(t.first_nonfinite for t in traced.terms)
+    data = _data_origin(plan, search, bad_leaf, notes) if not is_meant else None
     if data is not None:
         origin = data
     elif origin is None and bad_leaf is not None:
@@ -81,6 +87,8 @@ def gather(
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
     batch = batch_of(plan, search.batch.names)
+    if not batch.tensors:
+        batch = replace(batch, tensors=_large_rows(plan, traced))
     return Evidence(
         symptom=plan.pending.symptom(),
         replay=replay,
@@ -181,7 +189,7 @@ def _with_roles(origin: Op, record: OpRecord, plan: "Plan") -> Op:
         return origin
     names = {sources.storage_key(p): name for p, name in _named_parameters(plan)}
     # Weights may be where we do not know them (updates by hand): what a layer has made is no data either.
-    is_made = bool(_LAYERS & set(record.facts.get("made_by", [])))
+    is_made = bool(sources.LAYERS & set(record.facts.get("made_by", [])))
     inputs = []
     for summary, key, is_tainted in zip(origin.inputs, keys, tainted):
         if key in names:
@@ -228,11 +236,11 @@ _LIKELY = "{name} held the value before watching could see it made; line {line} 
 
 def _data_origin(plan: "Plan", search: SampleSearch, bad: BadLeaf | None, notes: list[str]) -> Op | None:
     """Where the data set's own code made the value: fetch the sample again and look at each of its lines."""
-    if bad is None or bad.tensor.role not in ("batch", "target", "computed") or search.position is None:
+    if bad is None or bad.tensor.role not in ("batch", "target", "computed"):
         return None
     origin = sources.batch_origin(plan, search.size)
     if origin is None:
-        return _line_without_loader(plan, search)
+        return _line_without_loader(plan, search) if search.position is not None else None
     try:
         found = find_data_origin(origin, search.position, is_user_file, _DATA_BUDGET_S)
     except Exception as error:
@@ -339,9 +347,27 @@ def _takes_logits(record: OpRecord, made_by: list[str]) -> bool:
     for name in made_by:
         if name in _SQUASHES:
             return False
-        if name in _LAYERS:
+        if name in sources.LAYERS:
             return True
     return False
+
+
+def _large_rows(plan: "Plan", traced: "Outcome") -> tuple[TensorSummary, ...]:
+    """Return the large numbers that the step took from the script's own tables: no variable held them as a batch."""
+    try:
+        gathered = next(handmade.gathered_batches(plan, traced), None)
+        names = {id(value): name for name, value in held(handmade.namespaces(plan, traced))}
+        found = []
+        for table in gathered.tables if gathered is not None else ():
+            name = names.get(id(table), "table")
+            part = torch.as_tensor(table[list(gathered.rows)]) if gathered is not None else table
+            made = summarize(part, role_by_name(name) or "batch", name)
+            if part.is_floating_point() and made.n_nonfinite == 0 and made.abs_max > 1e3:
+                found.append(made)
+        return tuple(found)
+    except Exception as error:
+        tell("looking at the rows of a batch failed", error)
+        return ()
 
 
 def batch_of(plan: "Plan", original: dict[str, Any] | None = None) -> BatchFacts:

@@ -80,6 +80,11 @@ def _by_source(plan: "Plan") -> DrawnRows | None:
     if loop is None:
         return None
     space = {**plan.target.frame.f_globals, **(frame_values(plan.target.frame) or {})}
+    body = [node for statement in loop.body for node in ast.walk(statement)]
+    # What the iteration itself has made is no data set.
+    for name in {node.id for node in body if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}:
+        if isinstance(space.get(name), torch.Tensor):
+            del space[name]
     for node in ast.walk(loop):
         if isinstance(node, (ast.ListComp, ast.GeneratorExp)) and len(node.generators) == 1:
             found = _by_comprehension(node, space)

@@ -222,7 +222,10 @@ class TorchHost:
             if targets and event.line not in self.looks.innocent_lines:
                 self.looks.read = (event, targets[0])
             return
-        self.set_pending(event, next((t for t in targets if t.snapshot is not None), None))
+        target = next((t for t in targets if t.snapshot is not None), None)
+        if self.looks.leaves_to_script(event, target):
+            return
+        self.set_pending(event, target)
         assert self.pending is not None
         if self.ranks.defers(event):
             return

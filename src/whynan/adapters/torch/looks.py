@@ -1,5 +1,6 @@
 """What may show a non-finite loss, and what the script itself notices of one and does about it."""
 
+import ast
 import linecache
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
 from whynan.launch.traceback import whynan_frame
 from whynan.records import Incident
+from whynan.snapshot.carried import find_loop
 from whynan.snapshot.python_state import frame_values
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 
 MANY_SKIPS = 8
+_CHECKS = re.compile(r"isfinite|isnan|isinf|finite|overflow|skip")
 _SPEAKS_OF_NONFINITE = re.compile(
     r"\bnan\b|\binf\b|infinit|finite|invalid values|did not converge|failed to converge|ill-condition|singular|"
     r"positive height and width|satisfy the constraint|between 0 and 1|not positive-definite|diverge",
@@ -193,6 +196,8 @@ class Looks:
         self.provisional: Incident | None = None
         self.skipped: list[Incident] = []
         self.n_skipped_in_a_row = 0
+        self.left_to_script: tuple[Event, Pass] | None = None
+        self.n_left_out = 0
 
     def suspect(self, current: Pass, frame: FrameType) -> Event | None:
         """Look for a non-finite loss that the script has seen before we have; None where there is none."""
@@ -241,6 +246,7 @@ class Looks:
                 self.host.set_pending(poisoned, current)
                 return
         if current.trained:
+            self._look_at_left_out(current)
             if current.snapshot is not None and not self.host.known.optimizers:
                 self._look_at_parameters(current)
             if self.host.pending is None:
@@ -265,6 +271,29 @@ class Looks:
             if self.n_skipped_in_a_row > 1:
                 return
         self.host.set_pending(event, current)
+
+    def leaves_to_script(self, event: Event, target: Pass | None) -> bool:
+        """Whether the script itself is going to ask whether these gradients are finite, and may leave the update out.
+
+        Where it makes the update all the same, they are looked at once more before that.
+        """
+        if event.what != "gradient" or event.when != "after backward" or target is None or self.host.ranks.is_joint:
+            return False
+        if not _leaves_updates_out(target.site):
+            return False
+        self.left_to_script = (event, target)
+        return True
+
+    def _look_at_left_out(self, current: Pass) -> None:
+        """An iteration has ended: was its update left out for its gradients, as all those before it?"""
+        left, self.left_to_script = self.left_to_script, None
+        if left is None or left[1] is not current or self.host.watch.n_steps > current.n_steps:
+            self.n_left_out = 0
+            return
+        self.n_left_out += 1
+        # A loss scale of the script's own may have to fall from 2 ** 24 to 1.
+        if self.n_left_out == 3 * MANY_SKIPS:
+            self.host.set_pending(left[0], current)
 
     def _look_at_parameters(self, current: Pass) -> None:
         """No optimizer is known whose steps would be watched: have the script's own updates left numbers?"""
@@ -316,3 +345,18 @@ class Looks:
             self.host.is_over = True
             self.host.watch.enabled = False
             raise Leaving(None)
+
+
+def _leaves_updates_out(site: LoopSite) -> bool:
+    """Whether a loop makes its update only, or goes on without one, by what it finds of finite numbers."""
+    loop = find_loop(site)
+    chosen = []
+    for node in ast.walk(loop) if loop is not None else ():
+        if isinstance(node, ast.If):
+            inner = [part for statement in node.body for part in ast.walk(statement)]
+            steps = any(isinstance(part, ast.Attribute) and part.attr == "step" for part in inner)
+            if steps and any(isinstance(part, ast.Mod) for part in ast.walk(node.test)):
+                return False  # gradients are added up over some iterations
+            if steps or any(isinstance(part, ast.Continue) for part in inner):
+                chosen.append(ast.unparse(node.test))
+    return any(_CHECKS.search(test) for test in chosen)

@@ -206,7 +206,8 @@ def _finite_weight_norms(plan: "Plan") -> tuple[float | None, float | None]:
     return (norm if math.isfinite(norm) else None, largest if math.isfinite(largest) else None)
 
 
-def optimizer_of(plan: "Plan") -> OptimizerFacts | None:
+def optimizer_of(plan: Any) -> OptimizerFacts | None:
+    """Return the facts of the optimizer whose gradients are bad, else of the last one; `plan` has the `host`."""
     if not plan.host.known.optimizers:
         return None
     optimizer = plan.host.known.optimizers[-1]

@@ -97,7 +97,7 @@ class SampleSearch:
             self.samples = (drawn.sample(0, "the only sample of this iteration"),)
             return
         positions = sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))
-        if len(positions) == 1 and sources.is_one_of_many(self.traced):
+        if len(positions) == 1 and sources.is_one_of_many(self.traced) and not sources.is_repeated(self.traced):
             self.samples = (drawn.sample(positions[0], "the non-finite elements lie in its row; not tested"),)
             self.position = positions[0]
 

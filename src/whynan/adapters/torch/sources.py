@@ -8,6 +8,7 @@ import torch
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.data.facts import _parts as batch_parts
+from whynan.adapters.torch.data.facts import role_by_name
 from whynan.adapters.torch.data.lineage import find_in_containers, resolve, row_of
 from whynan.adapters.torch.data.refetch import draws_ahead, matching
 from whynan.adapters.torch.frames import live_user_frame
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _DATA_ROWS = 3
 _MOST_SAMPLES = 8
+LAYERS = {"addmm", "mm", "bmm", "mv", "addmv", "dot", "convolution", "baddbmm", "linear"}
 
 
 def values_at_start(plan: "Plan") -> dict[str, Any]:
@@ -102,7 +104,8 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
         return "computed", computed
     for part in batch_parts(batch_items(plan), None):
         if storage_key(part.values) == leaf.key:
-            return part.role if part.role in ("batch", "target") else "batch", part.name
+            is_target = part.role == "target" or (role_by_name(part.name) is None and _skips_layers(leaf, outcome))
+            return "target" if is_target else "batch", part.name
     gather = gather_of(leaf, outcome)
     found = [
         (name, value) for space in outcome.frames for name, value in space.items() if storage_key(value) == leaf.key
@@ -114,6 +117,20 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
     if gather is not None or leaf.constant:
         return "batch", None
     return "computed", None
+
+
+def _skips_layers(leaf: Leaf, outcome: "Outcome") -> bool:
+    """Whether no layer of the step got what was made of a tensor: what the loss alone is fed is no input."""
+    if outcome.tracer is None:
+        return False
+    trace = outcome.tracer.trace
+    fed: set[int] = set()
+    for index, record in sorted(trace.records.items()):
+        if any((e.leaf is not None and e.leaf.key == leaf.key) or e.parent in fed for e in record.edges):
+            if record.name in LAYERS and record.phase == "forward":
+                return False
+            fed.add(index)
+    return bool(fed) and any(op.name in LAYERS for op in trace.forward.values())
 
 
 def _computed_name(leaf: Leaf, outcome: "Outcome") -> str | None:
@@ -330,6 +347,16 @@ def _as_position(element: tuple[int, ...], shape: tuple[int, ...] | None, size: 
     if len(shape) > 1 and shape[1] == size:
         return element[1]
     return None
+
+
+def is_repeated(outcome: "Outcome") -> bool:
+    """Whether the origin's line went wrong several times over, as it does for each image of a list in turn."""
+    origin = outcome.slice.origin if outcome.slice is not None else None
+    if origin is None or outcome.tracer is None:
+        return False
+    alike = [r for r in outcome.tracer.trace.records.values() if (r.name, r.stack, r.phase, r.module) == (
+        origin.name, origin.stack, origin.phase, origin.module)]  # fmt: skip
+    return sum(not record.edges for record in alike) > 1
 
 
 def is_one_of_many(outcome: "Outcome") -> bool:

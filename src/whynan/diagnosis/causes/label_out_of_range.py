@@ -67,7 +67,7 @@ class LabelOutOfRange(Cause):
         if target.min is None or target.max is None or (target.min >= 0 and target.max <= 1):
             return None
         return Match(
-            0.91,
+            0.91 if target.max < 1.5 else 0.95,
             f"{evidence.loss_function} got targets from {facts.number(target.min)} to {facts.number(target.max)}; "
             "outside [0, 1] it has no lower bound.",
             (f"target: {facts.describe(target)}",),

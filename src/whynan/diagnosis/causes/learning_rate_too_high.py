@@ -62,6 +62,14 @@ class LearningRateTooHigh(Cause):
         growth = growth_of(evidence)
         large = large_for(evidence.optimizer, evidence.history.lr)
         confidence = self.confidence(evidence, growth, large)
+        momentum = evidence.optimizer.momentum if evidence.optimizer else None
+        if momentum is not None and momentum >= 1 and growth.large:
+            return Match(
+                0.95,
+                f"With a momentum of {facts.number(momentum)} an update carries all of the one before on, and more: "
+                f"steps grow without end, whatever the learning rate. Measured: {growth.sentence()}.",
+                (f"momentum {facts.number(momentum)}", *growth.facts()),
+            )
         if confidence is None:
             return None
         name = evidence.optimizer.name if evidence.optimizer else "the optimizer"

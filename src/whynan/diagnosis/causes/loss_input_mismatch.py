@@ -54,6 +54,10 @@ class LossInputMismatch(Cause):
                 f"{said} takes probabilities and got numbers that no softmax or sigmoid made.",
                 (*given, *facts.input_facts(evidence)),
             )
+        loss = min((value for value in evidence.history.loss if value == value), default=0.0)
+        if name == "nll_loss" and loss < 0 and len(evidence.loss_terms) < 2:
+            said = f"nll_loss fell to {facts.number(loss)}; of log-probabilities it is never below 0"
+            return Match(0.95, f"{said}: it got scores that no log_softmax has made.", given)
         if prediction is None or prediction.min is None or prediction.max is None:
             return None
         found = self.mismatch(evidence, name, prediction)

@@ -4,6 +4,8 @@ from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records.evidence import Evidence
 
+FRESH = ("empty", "empty_like", "new_empty", "empty_strided", "resize")
+
 
 class UninitializedMemory(Cause):
     """A tensor was made with `empty`, `empty_like`, `new_empty` or `resize_` and read before it was written, or written
@@ -39,6 +41,12 @@ class UninitializedMemory(Cause):
                 f"{leaf.tensor.name or 'A tensor'} was made without being filled and read before anything wrote it"
                 f"{': ' + leaf.detail if leaf.detail else '.'}",
                 (f"memory: {facts.describe(leaf.tensor)}",),
+            )
+        if leaf is not None and facts.is_data(evidence) and facts.op_of(evidence) in FRESH:
+            return Match(
+                0.97,
+                "The batch was put together in fresh memory, and not all of that was written.",
+                (f"batch: {facts.describe(leaf.tensor)}",),
             )
         given = next((tensor for tensor in facts.inputs(evidence) if tensor.role == "uninitialized"), None)
         if given is not None:

@@ -28,6 +28,13 @@ class WhereGradientTrap(Cause):
     remedies = ("double-where", "clamp-or-eps")
 
     def match(self, evidence: Evidence) -> Match | None:
+        if facts.hides_missing(evidence) and evidence.bad_leaf is not None:
+            return Match(
+                0.97,
+                "Values that are missing are left out of the loss after the computation, not before it: going back "
+                "they get the gradient 0, and 0 times NaN is NaN.",
+                (f"data: {facts.describe(evidence.bad_leaf.tensor)}", "the loss is finite, its gradient is not"),
+            )
         if not facts.is_behind_where(evidence) or facts.is_overflow(evidence):
             return None
         op = facts.op_of(evidence)

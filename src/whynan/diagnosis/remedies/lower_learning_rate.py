@@ -30,6 +30,8 @@ class LowerLearningRate(Remedy):
             return None
         if cause == "excessive-regularization" and optimizer.weight_decay and optimizer.lr:
             keyword, value = "weight_decay", min(1e-4, 0.01 / optimizer.lr)
+        elif optimizer.momentum is not None and optimizer.momentum >= 1:
+            keyword, value = "momentum", 0.9
         else:
             lr = max(evidence.history.lr, default=0.0) or optimizer.lr
             if not lr:

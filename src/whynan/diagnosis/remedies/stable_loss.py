@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Mapping
 
+from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import argument_of, calls, name_of, parse, replaced, text_of
 from whynan.records.evidence import Evidence
@@ -121,6 +122,8 @@ def loss_on_logits(line: str, tree: ast.AST, known: Mapping[str, str]) -> str | 
 def in_words(line: str, tree: ast.AST, evidence: Evidence) -> str | None:
     """Return a hint as code where the probability was made on an earlier line."""
     op = evidence.origin.op if evidence.origin else ""
+    if op == "exp" and not (facts.is_normalised(evidence) and evidence.path[1].op == "div"):
+        return None  # without a sum to divide by, a shift would change the value
     if op == "exp":
         for call in calls(tree, "exp"):
             argument = argument_of(call)

@@ -56,8 +56,11 @@ def _degenerate(samples: list[tuple[int, Any, str | None]]) -> list[tuple[int, i
 
 def mended(boxes: Any, as_corners: bool | None) -> Any:
     """Return boxes [n, 4] with swapped corners put in order and sides without length made one pixel long."""
-    least = 1.0 if float(boxes.abs().max()) > 2 else 0.01
-    first, last = boxes[:, :2], boxes[:, 2:]
+    least = 1.0 if float(boxes.abs().nan_to_num().max()) > 2 else 0.01
+    # A missing corner is the other one; what is missing of both is 0.
+    known = torch.where(torch.isfinite(boxes), boxes, boxes.roll(2, 1)) if as_corners else boxes
+    known = torch.where(torch.isfinite(known), known, 0.0)
+    first, last = known[:, :2], known[:, 2:]
     if as_corners:
         first, last = torch.minimum(first, last), torch.maximum(first, last)
         last = torch.where(last > first, last, first + least)
@@ -174,7 +177,7 @@ def _parts(named_items: dict[str, Any], size: int | None) -> Iterator[_Part]:
     found = list(_walk(named_items, size))
     names = [name for name, _, _ in found]
     fields = list(dict.fromkeys(_field(name) for name in names))
-    roles = [_role_by_name(name) for name in names]
+    roles = [role_by_name(name) for name in names]
     if "target" not in roles and len(fields) > 1:
         # Nothing is called a target: by custom the second field is.
         second = fields[1]
@@ -195,7 +198,8 @@ def _field(name: str) -> str:
     return "".join(steps[:2]) if len(steps) > 1 and steps[1].startswith("[") else steps[0] if steps else ""
 
 
-def _role_by_name(name: str) -> Role | None:
+def role_by_name(name: str) -> Role | None:
+    """Return what a field's name says that it is; None where it says nothing."""
     last = re.sub(r"\[\d+\]", "", name)
     for step in reversed(last.split(".")):
         if _NOT_TARGET.search(step):

@@ -51,6 +51,10 @@ class BatchOrigin:
     """The iterator has nothing left: its loop is over, unless this is the very batch that the last turn got."""
 
 
+class _Listed(tuple[Any, ...]):
+    """The indices that a sampler gave as a list; a plain tuple may be one key."""
+
+
 class _Draws:
     """What one iterator has drawn since it was last reset; the deque holds the latest records only."""
 
@@ -116,7 +120,7 @@ def _note(iterator: Any, index: Any) -> Any:
             index = _kept_of(iterator, index)
         draws = _of(iterator)
         in_process = iterator._num_workers == 0
-        drawn = tuple(index) if type(index) is list else index  # a sampler may reuse its list
+        drawn = _Listed(index) if type(index) is list else index  # a sampler may reuse its list
         draws.records.append((drawn, streams.take() if in_process else None))
         draws.n_drawn += 1
         draws.tick = next(_ticks)
@@ -159,7 +163,8 @@ def _current(ref: Any, draws: _Draws, back: int) -> BatchOrigin | None:
             size = len(drawn) if isinstance(drawn, tuple) else 1
             places = range(ordinal * size, (ordinal + 1) * size) if iterator._num_workers == 0 else None
             return _origin(iterator, (), states, ordinal, exhausted, places)
-        indices = _as_indices(drawn) if iterator._auto_collation else (drawn,)
+        # Without batches of its own a loader may be given lists by the sampler: one index makes the whole batch.
+        indices = _as_indices(drawn) if iterator._auto_collation or isinstance(drawn, _Listed) else (drawn,)
         return _origin(iterator, indices, states, ordinal, exhausted)
     except Exception:
         return None

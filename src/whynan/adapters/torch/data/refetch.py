@@ -119,7 +119,8 @@ def _collated(
     origin: BatchOrigin, samples: list[Any], is_user_file: Callable[[str], bool], deadline: float, exact: bool
 ) -> DataOrigin | None:
     """Trace the collate function over finite samples: means and deviations over the batch are taken there."""
-    if origin.collate_fn is default_collate or is_bad(samples):
+    is_listed = origin.loader_kind == "single" and len(samples) > 1  # the data set itself made the batch
+    if origin.collate_fn is default_collate or is_listed or is_bad(samples):
         return None
     watch = LineWatch(is_user_file, deadline)
     data = samples[0] if origin.loader_kind == "single" else samples

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch import handmade
 from whynan.adapters.torch.data import structure
@@ -12,6 +14,7 @@ from whynan.adapters.torch.data.batch import keep_samples
 from whynan.adapters.torch.data.facts import are_corners, mended
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -107,7 +110,7 @@ def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Samp
         return  # it is the input that is bad, and a target mended would be beside the point
     for words, change in (
         ("boxes without area made one pixel large", _Boxes(search)),
-        ("non-finite targets replaced by the mean of the others", _known),
+        ("non-finite targets replaced by the mean of the others", partial(_known, evidence.bad_leaf)),
         ("negative targets set to 0", _at_least_zero),
         ("targets kept within 0 and 1", _unit),
     ):
@@ -121,6 +124,24 @@ def fix_labels(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Samp
             table = _Repaired(plan, traced, change)
             if table.tables:
                 yield Change("fix-labels", words, table)
+    if (evidence.loss_function or "").startswith("binary_cross_entropy"):
+        yield Change("fix-labels", f"{words}, from the first step on", UnitTargets(), scope="start")
+
+
+class UnitTargets(TorchFunctionMode):  # type: ignore[misc]
+    """While entered, the binary cross entropies of the framework get targets within 0 and 1."""
+
+    n_applied = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "").startswith("binary_cross_entropy"):
+            self.n_applied += 1
+            if len(args) > 1:
+                args = (args[0], args[1].clamp(0, 1), *args[2:])
+            else:
+                kwargs["target"] = kwargs["target"].clamp(0, 1)
+        return func(*args, **kwargs)
 
 
 class _Repaired:
@@ -199,9 +220,10 @@ class _Boxes:
         return value
 
 
-def _known(name: str, value: Any) -> Any:
+def _known(leaf: Any, name: str, value: Any) -> Any:
     values = _as_tensor(value)
-    if not values.is_floating_point() or not _is_target(name) or bool(torch.isfinite(values).all()):
+    is_target = _is_target(name) or (leaf is not None and leaf.tensor.name == name)
+    if not values.is_floating_point() or not is_target or bool(torch.isfinite(values).all()):
         return value
     good = values[torch.isfinite(values)]
     fill = float(good.mean()) if good.numel() else 0.0
@@ -232,16 +254,24 @@ def _is_target(name: str) -> bool:
     return plain == "table" or any(word in plain for word in ("y", "target", "label", "mask", "[1]", "box", "gt"))
 
 
-def guarded_data(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Iterator[Change]:
+def guarded_data(
+    plan: "Plan", traced: "Outcome", search: SampleSearch, slug: str = "clamp-or-eps", by: str = "an eps where"
+) -> Iterator[Change]:
     """Yield the batch as a guard where it is prepared makes it: 0 where the plain formula gives NaN or Inf."""
-    words = "the non-finite values of the batch 0, as an eps where they are made gives"
+    words = f"the non-finite values of the batch 0, as {by} they are made gives"
     names, drawn, n_changed = _mapped(search, _finite)
     if n_changed:
-        yield Change("clamp-or-eps", words, names=names, drawn=drawn)
+        yield Change(slug, words, names=names, drawn=drawn)
         return
     table = _Repaired(plan, traced, _finite)
     if table.tables:
-        yield Change("clamp-or-eps", words, table)
+        yield Change(slug, words, table)
+
+
+def written_memory(plan: "Plan", traced: "Outcome", evidence: Evidence, search: SampleSearch) -> Iterator[Change]:
+    """Yield the batch as it is where its memory was filled first."""
+    if facts.is_data(evidence) and any(cause.slug == "uninitialized-memory" for cause in plan.causes()):
+        yield from guarded_data(plan, traced, search, "better-init", "zeros in the memory that")
 
 
 def _finite(name: str, value: Any) -> Any:

@@ -115,12 +115,17 @@ def double_wheres(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterat
     if place is not None:
         words = f"a `where` around the argument of {facts.op_of(evidence)} too"
         yield from _guarded("double-where", words, double_where.GUARDS, evidence, place)
+    elif facts.hides_missing(evidence) and traced.slice is not None and traced.slice.path:
+        frame = next((f for record in traced.slice.path for f in record.stack[:1]), None)
+        if frame is not None:
+            words = "missing values out of the computation before it, and not after"
+            yield Change("double-where", words, GuardMode(double_where.MISSING, in_function(frame)))
 
 
 def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield 0 where there is nothing to reduce over."""
     place = _place(traced)
-    if place is not None:
+    if place is not None and not facts.is_optimizer(evidence):
         words = "a loss of 0 where there is nothing to learn from"
         yield Change("skip-empty", words, GuardMode(skip_empty.GUARDS, place))
         record = traced.slice.origin if traced.slice is not None else None
@@ -138,10 +143,13 @@ def mask_fix(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Ch
 def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield the losses of the step in their stable forms; then with what the logarithm got taken for logits."""
     place = _place(traced) or (lambda frame: False)
-    yield Change("stable-loss", "the loss computed from its logits", StableMode(place))
+    mode = StableMode(place, shifts=facts.is_normalised(evidence))
+    yield Change("stable-loss", "the loss computed from its logits", mode)
     if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
+        words += ", from the first step on"
+        yield Change("stable-loss", words, StableMode(place, takes_logits=True), scope="start")
 
 
 def _is_mismatched(plan: "Plan") -> bool:

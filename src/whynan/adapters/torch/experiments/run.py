@@ -50,6 +50,7 @@ _BATCHES: dict[str, Callable[..., Iterator[Change]]] = {
     "drop-sample": batches.drop_sample,
     "fix-labels": batches.fix_labels,
     "normalize-inputs": batches.normalize_inputs,
+    "better-init": batches.written_memory,
 }
 _TRAINING: dict[str, Callable[..., Iterator[Change]]] = {
     "lower-learning-rate": training.lower_learning_rate,

@@ -33,12 +33,13 @@ _MOVES = ("squeeze", "unsqueeze", "reshape", "view", "flatten", "gather", "__get
 
 class StableMode(TorchFunctionMode):  # type: ignore[misc]
     """While entered, losses are computed in their stable forms. `takes_logits`: what a logarithm gets at the origin's
-    line was never made a probability; it is taken for logits there."""
+    line was never made a probability; it is taken for logits there. `shifts`: an exponential at that line is too."""
 
-    def __init__(self, place: Place, takes_logits: bool = False) -> None:
+    def __init__(self, place: Place, takes_logits: bool = False, shifts: bool = True) -> None:
         super().__init__()
         self.place = place
         self.takes_logits = takes_logits
+        self.shifts = shifts
         self.n_applied = 0
         self.parts: set[str] = set()
         self._made: dict[int, tuple[Any, Made]] = {}
@@ -131,7 +132,7 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             return self._by(parts.ctc_loss, func, name, args, kwargs)
         if name == "poisson_nll_loss" and is_floating(x):
             return self._poisson(func, x, args, kwargs)
-        if name == "exp" and is_floating(x) and self.place(op_frame(sys._getframe(2))):
+        if name == "exp" and self.shifts and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return self._shifted(x)
         return None
 

@@ -18,7 +18,12 @@ _SCALED = ("lr",)
 
 
 def lower_learning_rate(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
-    """Yield a learning rate divided by 10, then by 100."""
+    """Yield a learning rate divided by 10, then by 100; first a momentum below 1, without which none is low enough."""
+    momentum = evidence.optimizer.momentum if evidence.optimizer is not None else None
+    if momentum is not None and momentum >= 1:
+        around = Around(plan.host.watch, _damped)
+        words = f"momentum 0.9 in place of {momentum:g}, so that a step is at most 10 times the learning rate"
+        yield Change("lower-learning-rate", words, around, scope="window")
     for divisor in (10, 100):
         factor = 1 / divisor
         yield _rated(plan, "lower-learning-rate", f"learning rate divided by {divisor}", lambda step, f=factor: f)  # type: ignore[misc]
@@ -31,6 +36,11 @@ def lower_learning_rate(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
 
 def _nothing(optimizer: Any, step: int) -> None:
     pass
+
+
+def _damped(optimizer: Any, step: int) -> None:
+    for group in optimizer.param_groups:
+        group["momentum"] = min(group.get("momentum", 0.0), 0.9)
 
 
 def _times(factor: float) -> Callable[[Any], Any]:

@@ -62,3 +62,21 @@ GUARDS: dict[str, Guard] = {
     "acosh": _where(lambda x: x > 1, 2.0), "reciprocal": _where(lambda x: x != 0, 1.0),
     "rdiv": _where(lambda x: x != 0, 1.0), "div": _div, "pow": _pow, "norm": _norm,
 }  # fmt: skip
+
+
+def _missing(call: Call) -> Any:
+    """An elementwise operation that computes with 0 where a NaN went in, and puts it back behind itself."""
+    bad: Any = None
+    for value in call.args:
+        if is_floating(value):
+            bad = torch.isnan(value) if bad is None else bad | torch.isnan(value)
+    if bad is None or not bool(bad.any()):
+        return None
+    given = (torch.where(torch.isnan(v), torch.zeros_like(v), v) if is_floating(v) else v for v in call.args)
+    result = call.func(*given, **call.kwargs)
+    return torch.where(bad, torch.nan, result) if result.shape == bad.shape else None
+
+
+MISSING: dict[str, Guard] = dict.fromkeys(
+    ("sub", "rsub", "add", "mul", "div", "pow", "square", "abs", "exp", "log", "mse_loss", "l1_loss", "smooth_l1_loss",
+     "huber_loss"), _missing)  # fmt: skip
