@@ -50,6 +50,11 @@ def whole(*arrays: Any) -> bool:
     return eager(*arrays) and arrays[0].dtype in WHOLE and all(x.dtype == arrays[0].dtype and x.numel() for x in arrays)
 
 
+def full(*arrays: Any) -> bool:
+    """Return whether these are tensors of one dtype that is not a half."""
+    return all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
+
+
 def limits(x: Any) -> Limits:
     return LIMITS[NAMES[x.dtype]]
 
