@@ -6,9 +6,11 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
-from whynan.torch.backend import XP
-from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
-from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
+from whynan.formulas.numbers import reduce_loss
+from whynan.torch.backend import NAMES, XP
+from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, whole
+from whynan.torch.losses.kernels import INDEX_ENTROPY, BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
+from whynan.torch.ops.kernels import saturated
 
 # Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
 FEW = 256
@@ -95,7 +97,29 @@ def cross_entropy(
             loss = indexed_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
             if sound(loss):
                 return loss
+    if plain and compiled_indices(logits, target) and not label_smoothing:
+        return compiled_cross_entropy(logits, target, weight, ignore_index, reduction)
     return formulas.cross_entropy(XP, logits, target, weight, ignore_index, reduction, label_smoothing, dim, validate)
+
+
+def compiled_indices(logits: Tensor, target: Tensor) -> bool:
+    """Return whether a compiler is to join the loops of a loss of class indices."""
+    if not (torch.compiler.is_compiling() and full(logits) and logits.dim() > 1 and logits.numel()):
+        return False
+    return target.shape == logits.shape[:1] + logits.shape[2:] and not target.is_floating_point()
+
+
+def compiled_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    kept = target != ignore_index
+    index = torch.where(kept, target, 0).long()
+    own = kept.to(logits.dtype)
+    loss = torch.where(kept, INDEX_ENTROPY.apply(logits, index), 0.0)
+    if weight is not None:
+        own = own * weight.detach().to(logits.dtype)[index]
+        loss = saturated(loss * own)
+    return reduce_loss(XP, loss, reduction, NAMES[loss.dtype], own.sum())
 
 
 def indexed_cross_entropy(

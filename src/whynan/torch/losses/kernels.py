@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from whynan.formulas.losses import overlap, regression, similarity
+from whynan.formulas.reductions import finite_max
 from whynan.torch.backend import XP
 from whynan.torch.fast import Plain, choice, limits
 from whynan.torch.ops.compiled import within
+from whynan.torch.ops.kernels import function, saturated
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
@@ -41,6 +43,50 @@ class SoftmaxCrossEntropy(torch.autograd.Function):
             # What was saved is no function of the logits to autograd: compute it again for a second derivative.
             return (torch.softmax(logits, 1) * scale).scatter_add(1, at, -scale), None
         return torch.mul(p, scale).scatter_add_(1, at, scale.neg()), None
+
+
+def index_parts(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return exp(x) and the sum of all but the target's, both over the largest exp(x), that of the target, how far its
+    logit is below the largest, and where the target is.
+    """
+    at = index.unsqueeze(1)
+    largest = finite_max(XP, logits, (1,))
+    below = logits.gather(1, at) - largest
+    classes = torch.arange(logits.shape[1], device=logits.device).reshape(-1, *[1] * (logits.dim() - 2))
+    own = classes == at
+    weights = torch.exp(logits - largest)
+    return weights, torch.where(own, 0.0, weights).sum(1, True), torch.exp(below), below, own
+
+
+def index_entropy(logits: Tensor, index: Tensor) -> Tensor:
+    """As `SoftmaxCrossEntropy`, in loops that a compiler joins: log(1 + others / own) where the target is likely."""
+    _, others, own, below, _ = index_parts(logits, index)
+    near = torch.log1p(others / own.clamp(min=0.1))
+    return saturated(torch.where(below > -1, near, torch.log(others + own) - below).squeeze(1))
+
+
+def index_slopes(gradient: Tensor, loss: Tensor, logits: Tensor, index: Tensor) -> tuple[Tensor, None]:
+    weights, others, own, _, at = index_parts(logits, index)
+    scale = torch.where(loss >= limits(loss).max, 0.0, gradient).unsqueeze(1) / (others + own)
+    return torch.where(at, -others, weights) * scale, None
+
+
+INDEX_ENTROPY = function("IndexEntropy", index_entropy, index_slopes)
+
+
+def huber(pred: Tensor, target: Tensor, beta: float) -> Tensor:
+    size = saturated((pred - target).abs())
+    near = size.clamp(max=beta)
+    return near / beta * (size - 0.5 * near)
+
+
+def huber_slopes(gradient: Tensor, loss: Tensor, pred: Tensor, target: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    difference = pred - target
+    slope = torch.where(difference.abs() > limits(pred).max, 0.0, (difference / beta).clamp(-1, 1)) * gradient
+    return slope, -slope
+
+
+HUBER = function("Huber", huber, huber_slopes)
 
 
 class BinaryCrossEntropy(torch.autograd.Function):

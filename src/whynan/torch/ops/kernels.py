@@ -37,7 +37,7 @@ def function(name: str, value: Callable[..., Tensor], slopes: Callable[..., tupl
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
             found = slopes(gradient, *ctx.saved_tensors, *ctx.static)
-            return (*(saturated(slope) for slope in found), *[None] * len(ctx.static))
+            return (*(x if x is None else saturated(x) for x in found), *[None] * len(ctx.static))
 
     Function.__name__ = Function.__qualname__ = name
     return Function
@@ -123,3 +123,22 @@ def arc(name: str, sign: float) -> Any:
 
 
 ACOS, ASIN = arc("acos", -1.0), arc("asin", 1.0)
+
+
+def masked_softmax(x: Tensor, left_out: Tensor, dim: int) -> Tensor:
+    """Softmax of what is not left out; 0 for the rest, and in rows without any."""
+    weights = torch.exp(x.masked_fill(left_out, -math.inf) - largest_left(x, left_out, dim))
+    whole = weights.sum(dim, True)
+    return weights / torch.where(whole == 0, 1.0, whole)
+
+
+def largest_left(x: Tensor, left_out: Tensor, dim: int) -> Tensor:
+    largest = x.masked_fill(left_out, -math.inf).amax(dim, True)
+    return torch.where(largest.abs() > limits(x).max, 0.0, largest)
+
+
+def softmax_slopes(gradient: Tensor, y: Tensor, x: Tensor, left_out: Tensor, dim: int) -> tuple[Tensor, None]:
+    return y * (gradient - (gradient * y).sum(dim, True)), None
+
+
+SOFTMAX = function("Softmax", masked_softmax, softmax_slopes)
