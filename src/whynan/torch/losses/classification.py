@@ -6,10 +6,17 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
-from whynan.formulas.numbers import reduce_loss
+from whynan.formulas.numbers import reduce_loss, weighted
 from whynan.torch.backend import NAMES, XP
 from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, whole
-from whynan.torch.losses.kernels import INDEX_ENTROPY, BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
+from whynan.torch.losses.kernels import (
+    FOCAL,
+    INDEX_ENTROPY,
+    PROBABILITY_ENTROPY,
+    BinaryCrossEntropy,
+    FocalLoss,
+    SoftmaxCrossEntropy,
+)
 from whynan.torch.ops.kernels import saturated
 
 # Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
@@ -19,6 +26,12 @@ FEW = 256
 def alike(x: Tensor, y: Tensor) -> bool:
     """Return whether the fast way is open: non-empty, one shape, and a target that needs no gradient."""
     return isinstance(y, torch.Tensor) and whole(x) and x.shape == y.shape and eager(y if y.is_floating_point() else x)
+
+
+def joined(x: Tensor, y: Tensor) -> bool:
+    """Return whether a compiler is to join the loops of a loss of x and a target that needs no gradient."""
+    known = torch.compiler.is_compiling() and isinstance(y, torch.Tensor) and full(x) and x.numel()
+    return bool(known) and x.shape == y.shape and not y.requires_grad
 
 
 def matched(y: Tensor, x: Tensor) -> Tensor:
@@ -45,6 +58,9 @@ def binary_cross_entropy(
         loss = functional.binary_cross_entropy(p, matched(y, p), weight, reduction=reduction)
         if sound(loss):
             return loss
+    if isinstance(p, torch.Tensor) and joined(p, y) and not (validate or label_smoothing):
+        loss = PROBABILITY_ENTROPY.apply(p, matched(y, p))
+        return reduce_loss(XP, weighted(XP, loss, weight), reduction, NAMES[p.dtype])
     return formulas.binary_cross_entropy(XP, p, y, weight, reduction, label_smoothing, validate)
 
 
@@ -208,4 +224,8 @@ def focal_loss(
         loss = reduced(loss, reduction)
         if sound(loss):
             return loss
+    if joined(logits, target) and not validate and gamma == 2 and (alpha is None or 0 <= alpha <= 1):
+        loss = FOCAL.apply(logits, matched(target, logits), alpha, ignore_index)
+        count = (target != ignore_index).to(loss.dtype).sum()
+        return reduce_loss(XP, weighted(XP, loss, weight), reduction, NAMES[loss.dtype], count)
     return formulas.focal_loss(XP, logits, target, alpha, gamma, weight, ignore_index, reduction, dim, validate)

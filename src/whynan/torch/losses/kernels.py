@@ -4,6 +4,7 @@ The loss of a confident prediction is a small number, which the usual logsumexp(
 they compute stays the formula's; `tests/parts` holds them against it.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -87,6 +88,55 @@ def huber_slopes(gradient: Tensor, loss: Tensor, pred: Tensor, target: Tensor, b
 
 
 HUBER = function("Huber", huber, huber_slopes)
+
+
+def probability_entropy(p: Tensor, y: Tensor) -> Tensor:
+    # No two infinities meet, whatever y is: one of the logarithms is above -1.
+    inside, low = p.clamp(0, 1), math.log(limits(p).tiny)
+    return (y - 1) * torch.log1p(-inside).clamp(min=low) - y * torch.log(inside).clamp(min=low)
+
+
+def probability_slopes(gradient: Tensor, loss: Tensor, p: Tensor, y: Tensor) -> tuple[Tensor, None]:
+    # The gradient first: what is known before it, a compiler would compute with the value, and keep.
+    on, off = gradient * y, gradient * (1 - y)
+    on = torch.where((p < limits(p).tiny) | (p > 1), 0.0, on / p)
+    return torch.where((p < 0) | (p >= 1), 0.0, off / (1 - p)) - on, None
+
+
+PROBABILITY_ENTROPY = function("ProbabilityEntropy", probability_entropy, probability_slopes)
+
+
+def focal_parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the cross-entropy, 1 - p_t, and the sigmoids of x and -x, none of which cancels."""
+    small = torch.exp(-x.abs())
+    large = 1 / (1 + small)
+    p, q = (torch.where(side, large, small * large) for side in (x > 0, x <= 0))
+    entropy = saturated(torch.where(x > 0, x * (1 - y), -x * y) + torch.log1p(small))
+    return entropy, p * (1 - y) + q * y, p, q
+
+
+def balance(y: Tensor, alpha: float | None) -> Tensor | float:
+    return 1.0 if alpha is None else y * alpha + (1 - y) * (1 - alpha)
+
+
+def focal(x: Tensor, y: Tensor, alpha: float | None, ignored: float) -> Tensor:
+    """As `FocalLoss`, for all numbers; 0 where y is to be ignored."""
+    kept = y.clamp(-1e6, 1e6)
+    entropy, miss, _, _ = focal_parts(x, kept)
+    return torch.where(y == ignored, 0.0, saturated(entropy * miss * miss * balance(kept, alpha)))
+
+
+def focal_slopes(
+    gradient: Tensor, loss: Tensor, x: Tensor, y: Tensor, alpha: float | None, ignored: float
+) -> tuple[Tensor, None]:
+    kept = y.clamp(-1e6, 1e6)
+    entropy, miss, p, q = focal_parts(x, kept)
+    inner = miss * (p * (1 - kept) - q * kept) + entropy * (p * q) * (2 - 4 * kept)
+    flat = (y == ignored) | (loss.abs() >= limits(x).max)
+    return torch.where(flat, 0.0, inner * miss * balance(kept, alpha) * gradient), None
+
+
+FOCAL = function("Focal", focal, focal_slopes)
 
 
 class BinaryCrossEntropy(torch.autograd.Function):
@@ -245,3 +295,4 @@ PAIRS = choice(
     ),
     3,
 )
+
