@@ -1,5 +1,7 @@
 """Losses of boxes and of detectors."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,7 +9,7 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
-from whynan.torch.fast import documented, largest, least, sound, whole
+from whynan.torch.fast import choice, compiled, documented, largest, least, sound, whole, whole_loss
 from whynan.torch.losses.classification import indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
@@ -18,13 +20,32 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
     """Return the loss of boxes that all have an area of comfortable size, in PyTorch's own kernels; None for others."""
     numbers.reduction(reduction)
     alike = isinstance(boxes, torch.Tensor) and isinstance(targets, torch.Tensor) and boxes.shape == targets.shape
-    if not (alike and boxes.dim() and boxes.shape[-1] == 4 and whole(boxes, targets)):
+    if not (alike and boxes.dim() and boxes.shape[-1] == 4):
         return None
+    if compiled(boxes, targets):
+        found: Tensor = BOXES.apply(boxes, targets, kind, reduction)
+        return found
+    if not whole(boxes, targets):
+        return None
+    smallest = min(least(boxes[..., 2:] - boxes[..., :2]), least(targets[..., 2:] - targets[..., :2]))
+    if not smallest > 2.0**-30 or not max(largest(boxes), largest(targets)) < 2.0**30:
+        return None
+    loss = loss_of_areas(boxes, targets, kind, reduction)
+    return loss if sound(loss) else None
+
+
+def have_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> Tensor:
+    # Column by column, in the loop of the loss.
+    rows = [x.unbind(-1) for x in arrays]
+    sides = [far - near for row in rows for near, far in zip(row[:2], row[2:], strict=True)]
+    size = functools.reduce(torch.maximum, [x.abs() for row in rows for x in row])
+    return (functools.reduce(torch.minimum, sides).amin() > 2.0**-30) & (size.amax() < 2.0**30)
+
+
+def loss_of_areas(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> Tensor:
     near, far = boxes.split(2, -1)
     target_near, target_far = targets.split(2, -1)
     sides, target_sides = far - near, target_far - target_near
-    if not min(least(sides), least(target_sides)) > 2.0**-30 or not max(largest(boxes), largest(targets)) < 2.0**30:
-        return None
     inner = (torch.minimum(far, target_far) - torch.maximum(near, target_near)).clamp(min=0)
     overlap, area, target_area = (product(x) for x in (inner, sides, target_sides))
     union = area + target_area - overlap
@@ -42,12 +63,18 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
                 target_width, target_height = target_sides.unbind(-1)
                 turn = torch.atan(target_width / target_height) - torch.atan(width / height)
                 aspect = (4 / torch.pi**2) * turn * turn
-                with torch.no_grad():
-                    share = aspect / (loss + aspect).clamp(min=torch.finfo(loss.dtype).tiny)
+                share = (aspect / (loss + aspect).clamp(min=torch.finfo(loss.dtype).tiny)).detach()
                 distance = distance + share * aspect
             loss = loss + distance
-    loss = reduced(loss, reduction)
-    return loss if sound(loss) else None
+    return reduced(loss, reduction)
+
+
+def box_formula(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> Tensor:
+    found: Tensor = formulas.box_loss(XP, kind, boxes, targets, None, reduction, False)
+    return found
+
+
+BOXES = choice("Boxes", whole_loss(have_areas, loss_of_areas, box_formula, 2), 2)
 
 
 def product(sides: Tensor) -> Tensor:
