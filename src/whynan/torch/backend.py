@@ -11,6 +11,14 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def transformed() -> bool:
+    """Return whether `torch.compile` traces a transform of `torch.func`, in which it knows no autograd functions."""
+    if not torch.compiler.is_compiling():
+        return False
+    # By its type: to the compiler the answer is an object of which it knows nothing else, `None` included.
+    return isinstance(torch._C._functorch.peek_interpreter_stack(), torch._C._functorch.CInterpreter)
+
+
 class SaturateGradient(torch.autograd.Function):
     """The identity; a gradient stops at ±limit on its way back."""
 
@@ -85,10 +93,10 @@ class Torch(Namespace):
         return x.detach()
 
     def saturate_gradient(self, x: Array, limit: float) -> Array:
-        return SaturateGradient.apply(x, limit) if x.requires_grad else x
+        return SaturateGradient.apply(x, limit) if x.requires_grad and not transformed() else x
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return self.functions[function.name].apply(*arrays)
+        return function.value(self, *arrays) if transformed() else self.functions[function.name].apply(*arrays)
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(torch.broadcast_tensors(*arrays))

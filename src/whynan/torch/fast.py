@@ -3,8 +3,6 @@
 Looking costs a pass over the data and waits for the device, so it is done for eager tensors on the CPU only. Elsewhere
 (on an accelerator, under `torch.compile`, inside `torch.func` transforms) the formula is computed as it stands.
 
-formula.
-
 `torch.compile` takes both branches in, `torch.cond` runs one. It is done on the CPU only: an accelerator would have to
 be waited for, and there the formula is fused into the kernels around it.
 """
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from whynan.formulas.backend import LIMITS, Limits
-from whynan.torch.backend import NAMES
+from whynan.torch.backend import NAMES, transformed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,8 +33,10 @@ def documented(formula: Callable[..., Any]) -> Callable[[Function], Function]:
 
 
 def eager(*arrays: Any) -> bool:
-    """Return whether the values of these can be looked at for little: floats on the CPU, not traced."""
+    """Return whether the values of these can be looked at for little: floats on the CPU, not traced or transformed."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return all(
         type(x) in PLAIN and x.device.type == "cpu" and x.dtype in NAMES and x.layout is torch.strided for x in arrays
@@ -51,8 +51,8 @@ def whole(*arrays: Any) -> bool:
 
 
 def full(*arrays: Any) -> bool:
-    """Return whether these are tensors of one dtype that is not a half."""
-    return all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
+    """Return whether the kernels of `whynan.torch.ops.kernels` will do: tensors of one dtype that is not a half."""
+    return not transformed() and all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
 
 
 def limits(x: Any) -> Limits:
@@ -124,10 +124,7 @@ class Plain(NamedTuple):
 
 def compiled(*arrays: Any) -> bool:
     """Return whether both ways may be compiled: contiguous floats on the CPU, outside of `torch.func` transforms."""
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return False
-    # By its type: to the compiler the answer is an object of which it knows nothing else, `None` included.
-    if isinstance(torch._C._functorch.peek_interpreter_stack(), torch._C._functorch.CInterpreter):
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or transformed():
         return False
     first = arrays[0]
     return all(
