@@ -52,7 +52,10 @@ def whole(*arrays: Any) -> bool:
 
 def full(*arrays: Any) -> bool:
     """Return whether the kernels of `whynan.torch.ops.kernels` will do: tensors of one dtype that is not a half."""
-    return not transformed() and all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
+    return all(
+        isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype and not transformed(x)
+        for x in arrays
+    )
 
 
 def limits(x: Any) -> Limits:
@@ -124,7 +127,9 @@ class Plain(NamedTuple):
 
 def compiled(*arrays: Any) -> bool:
     """Return whether both ways may be compiled: contiguous floats on the CPU, outside of `torch.func` transforms."""
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or transformed():
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    if torch._C._functorch.get_dynamic_layer_stack_depth():
         return False
     first = arrays[0]
     return all(
