@@ -41,7 +41,9 @@ def have_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> Tensor:
     known = functools.reduce(torch.minimum, sides).amin() > 2.0**-30
     if static[0] in ("iou", "giou"):
         return known  # An area that overflows makes them NaN; the square of a diagonal does not.
-    hull = [torch.maximum(first[side + 2], second[side + 2]) - torch.minimum(first[side], second[side]) for side in (0, 1)]
+    hull = [
+        torch.maximum(first[side + 2], second[side + 2]) - torch.minimum(first[side], second[side]) for side in (0, 1)
+    ]
     return known & (torch.maximum(*hull).amax() < 2.0**30)
 
 

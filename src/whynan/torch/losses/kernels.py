@@ -295,4 +295,3 @@ PAIRS = choice(
     ),
     3,
 )
-

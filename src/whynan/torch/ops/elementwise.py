@@ -72,8 +72,9 @@ def div(a: Tensor | float, b: Tensor | float, fill: float = 0.0) -> Tensor:
     if tensors and whole(*tensors) and quotient_is_safe(a, b, limits(tensors[0]).max):
         return torch.as_tensor(a / b)
     if tensors and full(*tensors):
-        a, b = (torch.as_tensor(x, dtype=tensors[0].dtype, device=tensors[0].device) for x in (a, b))
-        return QUOTIENT.apply(*torch.broadcast_tensors(a, b), fill)
+        like: Any = tensors[0]
+        pair = [torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b)]
+        return QUOTIENT.apply(*torch.broadcast_tensors(*pair), fill)
     return formulas.div(XP, a, b, fill)
 
 
