@@ -10,7 +10,7 @@ from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
 from whynan.torch.fast import choice, compiled, documented, largest, least, sound, whole, whole_loss
-from whynan.torch.losses.classification import indexed_cross_entropy, reduced
+from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
 Four = tuple[float, float, float, float]
@@ -195,6 +195,11 @@ def fast_rcnn_loss(
         terms = {"loss_classifier": entropy, "loss_box_reg": over(boxes, rows, reduction)}
         if all(sound(term) for term in terms.values()):
             return terms
-    return formulas.fast_rcnn_loss(
+    found = formulas.fast_rcnn_loss(
         XP, class_logits, box_regression, labels, regression_targets, beta, reduction, validate
     )
+    if compiled_indices(class_logits, labels):
+        # The terms that are computed in fewer loops; of the others a compiler keeps nothing.
+        index = torch.where(labels >= 0, labels, -100)
+        found["loss_classifier"] = compiled_cross_entropy(class_logits, index, None, -100, reduction)
+    return found
