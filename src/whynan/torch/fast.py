@@ -121,8 +121,6 @@ class Plain(NamedTuple):
     """(gradient, arrays, static, *what look found) -> the gradient of each array."""
     formula: Callable[..., Any]
     """(arrays, static) -> the value where the plain form will not do."""
-    n_floats: int = 0
-    """How many arrays get a gradient, the first ones; all for 0."""
 
 
 def compiled(*arrays: Any) -> bool:
@@ -144,40 +142,9 @@ def compiled(*arrays: Any) -> bool:
     )
 
 
-def whole_loss(
-    fits: Callable[..., Any], plain: Callable[..., Any], formula: Callable[..., Any], n_floats: int = 1
-) -> Plain:
-    """Return the plain form of a loss, which is computed while it is looked at, and may be used where it is finite.
-
-    Args:
-        fits: (arrays, static) -> whether it is exact, as an array of one boolean.
-        plain: (*arrays, *static) -> the loss.
-        formula: of the same arguments.
-        n_floats: how many arrays get a gradient.
-    """
-
-    def look(arrays: tuple[Any, ...], static: tuple[Any, ...]) -> tuple[Any, Any]:
-        loss = plain(*arrays, *static)
-        return fits(arrays, static) & (loss.sum().abs() < math.inf), loss
-
-    def slopes(gradient: Any, arrays: tuple[Any, ...], static: tuple[Any, ...], loss: Any) -> tuple[Any, ...]:
-        return pullback(lambda *given: plain(*given, *static), arrays, n_floats)(gradient)
-
-    return Plain(
-        look, lambda arrays, static, loss: loss, slopes, lambda arrays, static: formula(*arrays, *static), n_floats
-    )
-
-
-def pullback(function: Callable[..., Any], arrays: tuple[Any, ...], n_floats: int) -> Any:
-    """Return what takes the gradient of a value to those of the first arrays; the others are constants."""
-    rest = arrays[n_floats:]
-    return torch.func.vjp(lambda *floats: function(*floats, *rest), *arrays[:n_floats])[1]
-
-
 def choice(name: str, plain: Plain, n_arrays: int) -> Any:
     """Return an autograd function (*arrays, *static) that computes the plain form or the formula."""
-    look, value, slopes, formula, n_floats = plain
-    n_floats = n_floats or n_arrays
+    look, value, slopes, formula = plain
 
     class Function(torch.autograd.Function):
         @staticmethod
@@ -198,7 +165,7 @@ def choice(name: str, plain: Plain, n_arrays: int) -> Any:
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
             exact, *saved = ctx.saved_tensors
-            static, needed = ctx.static, ctx.needs_input_grad[:n_floats]
+            static, needed = ctx.static, ctx.needs_input_grad[:n_arrays]
 
             def wanted(found: Any) -> Any:
                 return tuple(slope.contiguous().clone() for slope, need in zip(found, needed, strict=True) if need)
@@ -207,12 +174,11 @@ def choice(name: str, plain: Plain, n_arrays: int) -> Any:
                 return wanted(slopes(gradient, operands[:n_arrays], static, *operands[n_arrays:]))
 
             def by_formula(gradient: Any, *operands: Any) -> Any:
-                back = pullback(lambda *arrays: formula(arrays, static), operands[:n_arrays], n_floats)
-                return wanted(back(gradient))
+                pullback = torch.func.vjp(lambda *arrays: formula(arrays, static), *operands[:n_arrays])[1]
+                return wanted(pullback(gradient))
 
             found = iter(torch.cond(exact, plainly, by_formula, (gradient.contiguous(), *saved)))
-            rest = [None] * (n_arrays - n_floats + len(static))
-            return (*(next(found) if need else None for need in needed), *rest)
+            return (*(next(found) if need else None for need in needed), *[None] * len(static))
 
     Function.__name__ = Function.__qualname__ = name
     return Function

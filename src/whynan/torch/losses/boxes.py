@@ -9,7 +9,7 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
-from whynan.torch.fast import choice, compiled, documented, largest, least, sound, whole, whole_loss
+from whynan.torch.fast import Plain, choice, compiled, documented, largest, least, sound, whole
 from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
@@ -34,17 +34,16 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
     return loss if sound(loss) else None
 
 
-def have_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> Tensor:
-    # Column by column, in the loop of the loss.
-    first, second = (x.unbind(-1) for x in arrays)
-    sides = [row[side + 2] - row[side] for row in (first, second) for side in (0, 1)]
-    known = functools.reduce(torch.minimum, sides).amin() > 2.0**-30
-    if static[0] in ("iou", "giou"):
-        return known  # An area that overflows makes them NaN; the square of a diagonal does not.
-    hull = [
-        torch.maximum(first[side + 2], second[side + 2]) - torch.minimum(first[side], second[side]) for side in (0, 1)
-    ]
-    return known & (torch.maximum(*hull).amax() < 2.0**30)
+def look_at_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """Return whether all boxes have an area of comfortable size, and their loss."""
+    loss = loss_of_areas(*arrays, *static)
+    # Column by column, in the loop of the loss. An area that overflows makes it NaN; the square of a diagonal does not.
+    pair = [x.unbind(-1) for x in arrays]
+    sides = [row[side + 2] - row[side] for row in pair for side in (0, 1)]
+    known = (functools.reduce(torch.minimum, sides).amin() > 2.0**-30) & (loss.sum().abs() < torch.inf)
+    if static[0] in ("diou", "ciou"):
+        known = known & (functools.reduce(torch.maximum, [x.abs() for row in pair for x in row]).amax() < 2.0**30)
+    return known, loss
 
 
 def loss_of_areas(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> Tensor:
@@ -74,12 +73,18 @@ def loss_of_areas(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> 
     return reduced(loss, reduction)
 
 
-def box_formula(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> Tensor:
-    found: Tensor = formulas.box_loss(XP, kind, boxes, targets, None, reduction, False)
-    return found
-
-
-BOXES = choice("Boxes", whole_loss(have_areas, loss_of_areas, box_formula, 2), 2)
+BOXES = choice(
+    "Boxes",
+    Plain(
+        look_at_areas,
+        lambda arrays, static, loss: loss,
+        lambda gradient, arrays, static, loss: torch.func.vjp(lambda *pair: loss_of_areas(*pair, *static), *arrays)[1](
+            gradient
+        ),
+        lambda arrays, static: formulas.box_loss(XP, static[0], *arrays, None, static[1], False),
+    ),
+    2,
+)
 
 
 def product(sides: Tensor) -> Tensor:
