@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from whynan.formulas.backend import LIMITS, Limits
-from whynan.torch.backend import NAMES, transformed
+from whynan.torch.backend import NAMES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,10 +33,8 @@ def documented(formula: Callable[..., Any]) -> Callable[[Function], Function]:
 
 
 def eager(*arrays: Any) -> bool:
-    """Return whether the values of these can be looked at for little: floats on the CPU, not traced or transformed."""
+    """Return whether the values of these can be looked at for little: floats on the CPU, not traced."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     return all(
         type(x) in PLAIN and x.device.type == "cpu" and x.dtype in NAMES and x.layout is torch.strided for x in arrays
@@ -52,10 +50,14 @@ def whole(*arrays: Any) -> bool:
 
 def full(*arrays: Any) -> bool:
     """Return whether the kernels of `whynan.torch.ops.kernels` will do: tensors of one dtype that is not a half."""
-    return all(
-        isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype and not transformed(x)
-        for x in arrays
-    )
+    if not untransformed():
+        return False
+    return all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
+
+
+def untransformed() -> bool:
+    """Return whether no transform of `torch.func` is at work: not all of them go through all autograd functions."""
+    return not torch._C._functorch.get_dynamic_layer_stack_depth()
 
 
 def limits(x: Any) -> Limits:
@@ -127,7 +129,7 @@ def compiled(*arrays: Any) -> bool:
     """Return whether both ways may be compiled: contiguous floats on the CPU, outside of `torch.func` transforms."""
     if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    if torch._C._functorch.get_dynamic_layer_stack_depth():
+    if not untransformed():
         return False
     first = arrays[0]
     return all(

@@ -9,7 +9,7 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
-from whynan.torch.fast import Plain, choice, compiled, documented, largest, least, sound, whole
+from whynan.torch.fast import Plain, choice, compiled, documented, largest, least, sound, untransformed, whole
 from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
@@ -143,7 +143,9 @@ def decode_boxes(
 
 def plain_arguments(labels: Tensor, beta: float, reduction: str, validate: bool) -> bool:
     """Return whether PyTorch's own kernels and indices will do, which is where the terms are sums over rows."""
-    return not validate and reduction != "none" and (beta == 0 or 1e-12 < beta < 1e12) and labels.device.type == "cpu"
+    if validate or not untransformed():
+        return False
+    return reduction != "none" and (beta == 0 or 1e-12 < beta < 1e12) and labels.device.type == "cpu"
 
 
 def over(summed: Tensor, count: int, reduction: str) -> Tensor:

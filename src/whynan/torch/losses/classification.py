@@ -8,7 +8,7 @@ from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
 from whynan.formulas.numbers import reduce_loss, weighted
 from whynan.torch.backend import NAMES, XP
-from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, whole
+from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, untransformed, whole
 from whynan.torch.losses.kernels import (
     FOCAL,
     INDEX_ENTROPY,
@@ -25,7 +25,8 @@ FEW = 256
 
 def alike(x: Tensor, y: Tensor) -> bool:
     """Return whether the fast way is open: non-empty, one shape, and a target that needs no gradient."""
-    return isinstance(y, torch.Tensor) and whole(x) and x.shape == y.shape and eager(y if y.is_floating_point() else x)
+    known = isinstance(y, torch.Tensor) and untransformed() and whole(x)
+    return known and x.shape == y.shape and eager(y if y.is_floating_point() else x)
 
 
 def joined(x: Tensor, y: Tensor) -> bool:
@@ -101,7 +102,7 @@ def cross_entropy(
     plain = isinstance(logits, torch.Tensor) and isinstance(target, torch.Tensor) and not validate and dim == 1
     # A weight of the wrong shape gets the formula's error.
     plain = plain and (weight is None or (logits.dim() > 1 and weight.shape == logits.shape[1:2]))
-    if plain and whole(logits) and logits.dim() > 1:
+    if plain and whole(logits) and untransformed() and logits.dim() > 1:
         if target.dim() == logits.dim():
             factors = None if weight is None else weight.to(logits.dtype)
             loss = functional.cross_entropy(
