@@ -36,7 +36,7 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
 
 def look_at_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> tuple[Tensor, Tensor]:
     """Return whether all boxes have an area of comfortable size, and their loss."""
-    loss = loss_of_areas(*arrays, *static)
+    loss = loss_of_areas(arrays[0], arrays[1], *static)
     # Column by column, in the loop of the loss. An area that overflows makes it NaN; the square of a diagonal does not.
     pair = [x.unbind(-1) for x in arrays]
     sides = [row[side + 2] - row[side] for row in pair for side in (0, 1)]
@@ -81,7 +81,7 @@ BOXES = choice(
         lambda gradient, arrays, static, loss: torch.func.vjp(lambda *pair: loss_of_areas(*pair, *static), *arrays)[1](
             gradient
         ),
-        lambda arrays, static: formulas.box_loss(XP, static[0], *arrays, None, static[1], False),
+        lambda arrays, static: formulas.box_loss(XP, static[0], arrays[0], arrays[1], None, static[1], False),
     ),
     2,
 )
