@@ -11,6 +11,16 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def transformed(x: Array) -> bool:
+    """Return whether `torch.compile` traces transforms of `torch.func` in which it knows no autograd functions: `vmap`,
+    alone or around others.
+    """
+    if not torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return bool(functorch.get_dynamic_layer_stack_depth() > 1 or functorch.is_batchedtensor(x))
+
+
 class SaturateGradient(torch.autograd.Function):
     """The identity; a gradient stops at ±limit on its way back."""
 
@@ -95,10 +105,10 @@ class Torch(Namespace):
         return x.detach()
 
     def saturate_gradient(self, x: Array, limit: float) -> Array:
-        return SaturateGradient.apply(x, limit) if x.requires_grad else x
+        return SaturateGradient.apply(x, limit) if x.requires_grad and not transformed(x) else x
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return self.functions[function.name].apply(*arrays)
+        return function.value(self, *arrays) if transformed(arrays[0]) else self.functions[function.name].apply(*arrays)
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(torch.broadcast_tensors(*arrays))

@@ -3,8 +3,6 @@
 Looking costs a pass over the data and waits for the device, so it is done for eager tensors on the CPU only. Elsewhere
 (on an accelerator, under `torch.compile`, inside `torch.func` transforms) the formula is computed as it stands.
 
-formula.
-
 `torch.compile` takes both branches in, `torch.cond` runs one. It is done on the CPU only: an accelerator would have to
 be waited for, and there the formula is fused into the kernels around it.
 """
@@ -48,6 +46,18 @@ def whole(*arrays: Any) -> bool:
     each.
     """
     return eager(*arrays) and arrays[0].dtype in WHOLE and all(x.dtype == arrays[0].dtype and x.numel() for x in arrays)
+
+
+def full(*arrays: Any) -> bool:
+    """Return whether the kernels of `whynan.torch.ops.kernels` will do: tensors of one dtype that is not a half."""
+    if not untransformed():
+        return False
+    return all(isinstance(x, torch.Tensor) and x.dtype in WHOLE and x.dtype == arrays[0].dtype for x in arrays)
+
+
+def untransformed() -> bool:
+    """Return whether no transform of `torch.func` is at work: not all of them go through all autograd functions."""
+    return not torch._C._functorch.get_dynamic_layer_stack_depth()
 
 
 def limits(x: Any) -> Limits:
@@ -119,8 +129,7 @@ def compiled(*arrays: Any) -> bool:
     """Return whether both ways may be compiled: contiguous floats on the CPU, outside of `torch.func` transforms."""
     if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    # By its type: to the compiler the answer is an object of which it knows nothing else, `None` included.
-    if isinstance(torch._C._functorch.peek_interpreter_stack(), torch._C._functorch.CInterpreter):
+    if not untransformed():
         return False
     first = arrays[0]
     return all(

@@ -101,6 +101,7 @@ def test_compiled_is_the_same(name):
     torch.testing.assert_close(*values)
 
 
+CORNERS = torch.tensor([0.1, 0.1, 1.0, 1.0])
 CHOICES = [
     lambda a, b: ops.norm(a, 1),
     lambda a, b: ops.normalize(a, 1),
@@ -108,6 +109,16 @@ CHOICES = [
     lambda a, b: losses.dice_loss(a, b),
     lambda a, b: losses.kl_divergence_normal(a, b),
     lambda a, b: losses.contrastive_loss(a, b, torch.tensor([0, 1, 0])),
+    lambda a, b: ops.exp(a),
+    lambda a, b: ops.div(a, b, fill=2.0),
+    lambda a, b: ops.pow(a, 1.7) + ops.pow(b, -0.5),
+    lambda a, b: ops.atan2(a, b) + ops.asin(a),
+    lambda a, b: ops.softmax(a, 1, (b < 1) & (torch.arange(3) > 0)[:, None]),
+    lambda a, b: losses.smooth_l1_loss(a, -b, 0.1),
+    lambda a, b: losses.binary_cross_entropy(a, b.detach().round().clamp(0, 1)),
+    lambda a, b: losses.focal_loss(a, b.detach().round()),
+    lambda a, b: losses.cross_entropy(a, torch.tensor([1, -100, 3])),
+    lambda a, b: losses.iou_loss(a.view(6, 4) * CORNERS, b.view(6, 4) * CORNERS),
 ]
 
 
@@ -135,6 +146,16 @@ def test_compiled_inside_transforms():
     torch._dynamo.reset()
     compiled = torch.compile(lambda v: torch.vmap(ops.norm)(v), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), torch.linalg.vector_norm(x, dim=1))
+
+
+@pytest.mark.parametrize("name", ["norm", "std", "div", "pow", "focal", "kl", "info nce"])
+def test_compiled_gradients_of_samples(name):
+    """vmap(grad) under torch.compile, which knows no autograd functions there."""
+    x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    slope = torch.func.grad(lambda v: CALLS[name](EAGER, v).sum())
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda v: torch.vmap(slope)(v), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), torch.stack([slope(v) for v in x]))
 
 
 def test_vmap_and_functional_gradients():

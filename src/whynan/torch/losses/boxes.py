@@ -1,5 +1,7 @@
 """Losses of boxes and of detectors."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,8 +9,8 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
 from whynan.torch.backend import XP
-from whynan.torch.fast import documented, largest, least, sound, whole
-from whynan.torch.losses.classification import indexed_cross_entropy, reduced
+from whynan.torch.fast import Plain, choice, compiled, documented, largest, least, sound, untransformed, whole
+from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 
 Four = tuple[float, float, float, float]
@@ -18,13 +20,36 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
     """Return the loss of boxes that all have an area of comfortable size, in PyTorch's own kernels; None for others."""
     numbers.reduction(reduction)
     alike = isinstance(boxes, torch.Tensor) and isinstance(targets, torch.Tensor) and boxes.shape == targets.shape
-    if not (alike and boxes.dim() and boxes.shape[-1] == 4 and whole(boxes, targets)):
+    if not (alike and boxes.dim() and boxes.shape[-1] == 4):
         return None
+    if compiled(boxes, targets):
+        found: Tensor = BOXES.apply(boxes, targets, kind, reduction)
+        return found
+    if not whole(boxes, targets):
+        return None
+    smallest = min(least(boxes[..., 2:] - boxes[..., :2]), least(targets[..., 2:] - targets[..., :2]))
+    if not smallest > 2.0**-30 or not max(largest(boxes), largest(targets)) < 2.0**30:
+        return None
+    loss = loss_of_areas(boxes, targets, kind, reduction)
+    return loss if sound(loss) else None
+
+
+def look_at_areas(arrays: tuple[Tensor, ...], static: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """Return whether all boxes have an area of comfortable size, and their loss."""
+    loss = loss_of_areas(arrays[0], arrays[1], *static)
+    # Column by column, in the loop of the loss. An area that overflows makes it NaN; the square of a diagonal does not.
+    pair = [x.unbind(-1) for x in arrays]
+    sides = [row[side + 2] - row[side] for row in pair for side in (0, 1)]
+    known = (functools.reduce(torch.minimum, sides).amin() > 2.0**-30) & (loss.sum().abs() < torch.inf)
+    if static[0] in ("diou", "ciou"):
+        known = known & (functools.reduce(torch.maximum, [x.abs() for row in pair for x in row]).amax() < 2.0**30)
+    return known, loss
+
+
+def loss_of_areas(boxes: Tensor, targets: Tensor, kind: str, reduction: str) -> Tensor:
     near, far = boxes.split(2, -1)
     target_near, target_far = targets.split(2, -1)
     sides, target_sides = far - near, target_far - target_near
-    if not min(least(sides), least(target_sides)) > 2.0**-30 or not max(largest(boxes), largest(targets)) < 2.0**30:
-        return None
     inner = (torch.minimum(far, target_far) - torch.maximum(near, target_near)).clamp(min=0)
     overlap, area, target_area = (product(x) for x in (inner, sides, target_sides))
     union = area + target_area - overlap
@@ -42,12 +67,24 @@ def plain_loss(kind: str, boxes: Tensor, targets: Tensor, reduction: str) -> Ten
                 target_width, target_height = target_sides.unbind(-1)
                 turn = torch.atan(target_width / target_height) - torch.atan(width / height)
                 aspect = (4 / torch.pi**2) * turn * turn
-                with torch.no_grad():
-                    share = aspect / (loss + aspect).clamp(min=torch.finfo(loss.dtype).tiny)
+                share = (aspect / (loss + aspect).clamp(min=torch.finfo(loss.dtype).tiny)).detach()
                 distance = distance + share * aspect
             loss = loss + distance
-    loss = reduced(loss, reduction)
-    return loss if sound(loss) else None
+    return reduced(loss, reduction)
+
+
+BOXES = choice(
+    "Boxes",
+    Plain(
+        look_at_areas,
+        lambda arrays, static, loss: loss,
+        lambda gradient, arrays, static, loss: torch.func.vjp(lambda *pair: loss_of_areas(*pair, *static), *arrays)[1](
+            gradient
+        ),
+        lambda arrays, static: formulas.box_loss(XP, static[0], arrays[0], arrays[1], None, static[1], False),
+    ),
+    2,
+)
 
 
 def product(sides: Tensor) -> Tensor:
@@ -106,7 +143,9 @@ def decode_boxes(
 
 def plain_arguments(labels: Tensor, beta: float, reduction: str, validate: bool) -> bool:
     """Return whether PyTorch's own kernels and indices will do, which is where the terms are sums over rows."""
-    return not validate and reduction != "none" and (beta == 0 or 1e-12 < beta < 1e12) and labels.device.type == "cpu"
+    if validate or not untransformed():
+        return False
+    return reduction != "none" and (beta == 0 or 1e-12 < beta < 1e12) and labels.device.type == "cpu"
 
 
 def over(summed: Tensor, count: int, reduction: str) -> Tensor:
@@ -163,6 +202,11 @@ def fast_rcnn_loss(
         terms = {"loss_classifier": entropy, "loss_box_reg": over(boxes, rows, reduction)}
         if all(sound(term) for term in terms.values()):
             return terms
-    return formulas.fast_rcnn_loss(
+    found = formulas.fast_rcnn_loss(
         XP, class_logits, box_regression, labels, regression_targets, beta, reduction, validate
     )
+    if compiled_indices(class_logits, labels):
+        # The terms that are computed in fewer loops; of the others a compiler keeps nothing.
+        index = torch.where(labels >= 0, labels, -100)
+        found["loss_classifier"] = compiled_cross_entropy(class_logits, index, None, -100, reduction)
+    return found

@@ -6,9 +6,18 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
-from whynan.torch.backend import XP
-from whynan.torch.fast import documented, eager, largest, least, limits, most, sound, whole
-from whynan.torch.losses.kernels import BinaryCrossEntropy, FocalLoss, SoftmaxCrossEntropy
+from whynan.formulas.numbers import reduce_loss, weighted
+from whynan.torch.backend import NAMES, XP
+from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, untransformed, whole
+from whynan.torch.losses.kernels import (
+    FOCAL,
+    INDEX_ENTROPY,
+    PROBABILITY_ENTROPY,
+    BinaryCrossEntropy,
+    FocalLoss,
+    SoftmaxCrossEntropy,
+)
+from whynan.torch.ops.kernels import saturated
 
 # Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
 FEW = 256
@@ -16,7 +25,14 @@ FEW = 256
 
 def alike(x: Tensor, y: Tensor) -> bool:
     """Return whether the fast way is open: non-empty, one shape, and a target that needs no gradient."""
-    return isinstance(y, torch.Tensor) and whole(x) and x.shape == y.shape and eager(y if y.is_floating_point() else x)
+    known = isinstance(y, torch.Tensor) and untransformed() and whole(x)
+    return known and x.shape == y.shape and eager(y if y.is_floating_point() else x)
+
+
+def joined(x: Tensor, y: Tensor) -> bool:
+    """Return whether a compiler is to join the loops of a loss of x and a target that needs no gradient."""
+    known = torch.compiler.is_compiling() and isinstance(y, torch.Tensor) and full(x) and x.numel()
+    return bool(known) and x.shape == y.shape and not y.requires_grad
 
 
 def matched(y: Tensor, x: Tensor) -> Tensor:
@@ -43,6 +59,9 @@ def binary_cross_entropy(
         loss = functional.binary_cross_entropy(p, matched(y, p), weight, reduction=reduction)
         if sound(loss):
             return loss
+    if isinstance(p, torch.Tensor) and joined(p, y) and not (validate or label_smoothing):
+        loss = PROBABILITY_ENTROPY.apply(p, matched(y, p))
+        return reduce_loss(XP, weighted(XP, loss, weight), reduction, NAMES[p.dtype])
     return formulas.binary_cross_entropy(XP, p, y, weight, reduction, label_smoothing, validate)
 
 
@@ -83,7 +102,7 @@ def cross_entropy(
     plain = isinstance(logits, torch.Tensor) and isinstance(target, torch.Tensor) and not validate and dim == 1
     # A weight of the wrong shape gets the formula's error.
     plain = plain and (weight is None or (logits.dim() > 1 and weight.shape == logits.shape[1:2]))
-    if plain and whole(logits) and logits.dim() > 1:
+    if plain and whole(logits) and untransformed() and logits.dim() > 1:
         if target.dim() == logits.dim():
             factors = None if weight is None else weight.to(logits.dtype)
             loss = functional.cross_entropy(
@@ -95,7 +114,29 @@ def cross_entropy(
             loss = indexed_cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing)
             if sound(loss):
                 return loss
+    if plain and compiled_indices(logits, target) and not label_smoothing:
+        return compiled_cross_entropy(logits, target, weight, ignore_index, reduction)
     return formulas.cross_entropy(XP, logits, target, weight, ignore_index, reduction, label_smoothing, dim, validate)
+
+
+def compiled_indices(logits: Tensor, target: Tensor) -> bool:
+    """Return whether a compiler is to join the loops of a loss of class indices."""
+    if not (torch.compiler.is_compiling() and full(logits) and logits.dim() > 1 and logits.numel()):
+        return False
+    return target.shape == logits.shape[:1] + logits.shape[2:] and not target.is_floating_point()
+
+
+def compiled_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    kept = target != ignore_index
+    index = torch.where(kept, target, 0).long()
+    own = kept.to(logits.dtype)
+    loss = torch.where(kept, INDEX_ENTROPY.apply(logits, index), 0.0)
+    if weight is not None:
+        own = own * weight.detach().to(logits.dtype)[index]
+        loss = saturated(loss * own)
+    return reduce_loss(XP, loss, reduction, NAMES[loss.dtype], own.sum())
 
 
 def indexed_cross_entropy(
@@ -184,4 +225,8 @@ def focal_loss(
         loss = reduced(loss, reduction)
         if sound(loss):
             return loss
+    if joined(logits, target) and not validate and gamma == 2 and (alpha is None or 0 <= alpha <= 1):
+        loss = FOCAL.apply(logits, matched(target, logits), alpha, ignore_index)
+        count = (target != ignore_index).to(loss.dtype).sum()
+        return reduce_loss(XP, weighted(XP, loss, weight), reduction, NAMES[loss.dtype], count)
     return formulas.focal_loss(XP, logits, target, alpha, gamma, weight, ignore_index, reduction, dim, validate)

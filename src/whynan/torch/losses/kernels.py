@@ -4,15 +4,18 @@ The loss of a confident prediction is a small number, which the usual logsumexp(
 they compute stays the formula's; `tests/parts` holds them against it.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from whynan.formulas.losses import overlap, regression, similarity
+from whynan.formulas.reductions import finite_max
 from whynan.torch.backend import XP
 from whynan.torch.fast import Plain, choice, limits
 from whynan.torch.ops.compiled import within
+from whynan.torch.ops.kernels import function, saturated
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
@@ -41,6 +44,99 @@ class SoftmaxCrossEntropy(torch.autograd.Function):
             # What was saved is no function of the logits to autograd: compute it again for a second derivative.
             return (torch.softmax(logits, 1) * scale).scatter_add(1, at, -scale), None
         return torch.mul(p, scale).scatter_add_(1, at, scale.neg()), None
+
+
+def index_parts(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return exp(x) and the sum of all but the target's, both over the largest exp(x), that of the target, how far its
+    logit is below the largest, and where the target is.
+    """
+    at = index.unsqueeze(1)
+    largest = finite_max(XP, logits, (1,))
+    below = logits.gather(1, at) - largest
+    classes = torch.arange(logits.shape[1], device=logits.device).reshape(-1, *[1] * (logits.dim() - 2))
+    own = classes == at
+    weights = torch.exp(logits - largest)
+    return weights, torch.where(own, 0.0, weights).sum(1, True), torch.exp(below), below, own
+
+
+def index_entropy(logits: Tensor, index: Tensor) -> Tensor:
+    """As `SoftmaxCrossEntropy`, in loops that a compiler joins: log(1 + others / own) where the target is likely."""
+    _, others, own, below, _ = index_parts(logits, index)
+    near = torch.log1p(others / own.clamp(min=0.1))
+    return saturated(torch.where(below > -1, near, torch.log(others + own) - below).squeeze(1))
+
+
+def index_slopes(gradient: Tensor, loss: Tensor, logits: Tensor, index: Tensor) -> tuple[Tensor, None]:
+    weights, others, own, _, at = index_parts(logits, index)
+    scale = torch.where(loss >= limits(loss).max, 0.0, gradient).unsqueeze(1) / (others + own)
+    return torch.where(at, -others, weights) * scale, None
+
+
+INDEX_ENTROPY = function("IndexEntropy", index_entropy, index_slopes)
+
+
+def huber(pred: Tensor, target: Tensor, beta: float) -> Tensor:
+    size = saturated((pred - target).abs())
+    near = size.clamp(max=beta)
+    return near / beta * (size - 0.5 * near)
+
+
+def huber_slopes(gradient: Tensor, loss: Tensor, pred: Tensor, target: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    difference = pred - target
+    slope = torch.where(difference.abs() > limits(pred).max, 0.0, (difference / beta).clamp(-1, 1)) * gradient
+    return slope, -slope
+
+
+HUBER = function("Huber", huber, huber_slopes)
+
+
+def probability_entropy(p: Tensor, y: Tensor) -> Tensor:
+    # No two infinities meet, whatever y is: one of the logarithms is above -1.
+    inside, low = p.clamp(0, 1), math.log(limits(p).tiny)
+    return (y - 1) * torch.log1p(-inside).clamp(min=low) - y * torch.log(inside).clamp(min=low)
+
+
+def probability_slopes(gradient: Tensor, loss: Tensor, p: Tensor, y: Tensor) -> tuple[Tensor, None]:
+    # The gradient first: what is known before it, a compiler would compute with the value, and keep.
+    on, off = gradient * y, gradient * (1 - y)
+    on = torch.where((p < limits(p).tiny) | (p > 1), 0.0, on / p)
+    return torch.where((p < 0) | (p >= 1), 0.0, off / (1 - p)) - on, None
+
+
+PROBABILITY_ENTROPY = function("ProbabilityEntropy", probability_entropy, probability_slopes)
+
+
+def focal_parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the cross-entropy, 1 - p_t, and the sigmoids of x and -x, none of which cancels."""
+    small = torch.exp(-x.abs())
+    large = 1 / (1 + small)
+    p, q = (torch.where(side, large, small * large) for side in (x > 0, x <= 0))
+    entropy = saturated(torch.where(x > 0, x * (1 - y), -x * y) + torch.log1p(small))
+    return entropy, p * (1 - y) + q * y, p, q
+
+
+def balance(y: Tensor, alpha: float | None) -> Tensor | float:
+    return 1.0 if alpha is None else y * alpha + (1 - y) * (1 - alpha)
+
+
+def focal(x: Tensor, y: Tensor, alpha: float | None, ignored: float) -> Tensor:
+    """As `FocalLoss`, for all numbers; 0 where y is to be ignored."""
+    kept = y.clamp(-1e6, 1e6)
+    entropy, miss, _, _ = focal_parts(x, kept)
+    return torch.where(y == ignored, 0.0, saturated(entropy * miss * miss * balance(kept, alpha)))
+
+
+def focal_slopes(
+    gradient: Tensor, loss: Tensor, x: Tensor, y: Tensor, alpha: float | None, ignored: float
+) -> tuple[Tensor, None]:
+    kept = y.clamp(-1e6, 1e6)
+    entropy, miss, p, q = focal_parts(x, kept)
+    inner = miss * (p * (1 - kept) - q * kept) + entropy * (p * q) * (2 - 4 * kept)
+    flat = (y == ignored) | (loss.abs() >= limits(x).max)
+    return torch.where(flat, 0.0, inner * miss * balance(kept, alpha) * gradient), None
+
+
+FOCAL = function("Focal", focal, focal_slopes)
 
 
 class BinaryCrossEntropy(torch.autograd.Function):

@@ -6,10 +6,11 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import regression as formulas
-from whynan.torch.backend import XP
-from whynan.torch.fast import compiled, documented, known, least, most, sound, whole
+from whynan.formulas.numbers import reduce_loss
+from whynan.torch.backend import NAMES, XP
+from whynan.torch.fast import compiled, documented, full, known, least, most, sound, whole
 from whynan.torch.losses.classification import reduced
-from whynan.torch.losses.kernels import DIVERGENCE
+from whynan.torch.losses.kernels import DIVERGENCE, HUBER
 
 
 def together(*arrays: Tensor) -> bool:
@@ -35,6 +36,8 @@ def smooth_l1_loss(
         loss = functional.smooth_l1_loss(pred, target, reduction=reduction, beta=beta)
         if sound(loss):
             return loss
+    if full(pred, target) and pred.shape == target.shape and weight is None and not validate and 1e-12 < beta < 1e12:
+        return reduce_loss(XP, HUBER.apply(pred, target, beta), reduction, NAMES[pred.dtype])
     return formulas.smooth_l1_loss(XP, pred, target, beta, sigma, weight, reduction, validate)
 
 

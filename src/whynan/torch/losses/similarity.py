@@ -106,12 +106,11 @@ def info_nce_loss(
 ) -> Tensor:
     numbers.reduction(reduction)
     shapes = query.dim() == keys.dim() == 2 and query.shape[1] == keys.shape[1] and len(keys) >= len(query)
-    if shapes and whole(query, keys) and normalize and not validate and 1e-6 < temperature < 1e6:
+    joined = shapes and query.numel() and compiled(query, keys)
+    if shapes and (joined or whole(query, keys)) and normalize and not validate and 1e-6 < temperature < 1e6:
+        # Vectors of length 1 and 0, of which no product leaves the numbers.
         logits = unit(query, 1) @ unit(keys, 1).T / temperature
         loss = cross_entropy(logits, torch.arange(len(query)), reduction=reduction)
-        if sound(loss):
+        if joined or sound(loss):
             return loss
-    if shapes and normalize and not validate and 1e-6 < temperature < 1e6 and compiled(query, keys):
-        # Vectors of length 1 and 0, which the formula takes as they are.
-        return formulas.info_nce_loss(XP, unit(query, 1), unit(keys, 1), temperature, False, reduction)
     return formulas.info_nce_loss(XP, query, keys, temperature, normalize, reduction, validate)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from whynan.formulas import elementwise as formulas
 from whynan.torch.backend import XP
-from whynan.torch.fast import documented, eager, largest, least, limits, most, number, smallest, whole
+from whynan.torch.fast import documented, eager, full, largest, least, limits, most, number, smallest, whole
+from whynan.torch.ops.kernels import ACOS, ANGLE, ASIN, EXP, POWER, QUOTIENT
 
 
 @documented(formulas.log)
@@ -29,7 +30,7 @@ def log1p(x: Tensor) -> Tensor:
 def exp(x: Tensor) -> Tensor:
     if eager(x) and most(x) <= limits(x).log_max:
         return torch.exp(x)
-    return formulas.exp(XP, x)
+    return EXP.apply(x) if full(x) else formulas.exp(XP, x)
 
 
 @documented(formulas.sqrt)
@@ -43,14 +44,14 @@ def sqrt(x: Tensor) -> Tensor:
 def acos(x: Tensor) -> Tensor:
     if whole(x) and largest(x) < 1:
         return torch.acos(x)
-    return formulas.acos(XP, x)
+    return ACOS.apply(x) if full(x) else formulas.acos(XP, x)
 
 
 @documented(formulas.asin)
 def asin(x: Tensor) -> Tensor:
     if whole(x) and largest(x) < 1:
         return torch.asin(x)
-    return formulas.asin(XP, x)
+    return ASIN.apply(x) if full(x) else formulas.asin(XP, x)
 
 
 @documented(formulas.atan2)
@@ -60,6 +61,8 @@ def atan2(y: Tensor, x: Tensor) -> Tensor:
         root = math.sqrt(limits(x).max) / 4
         if max(smallest(x), smallest(y)) > 4 / root and largest(x) < root and largest(y) < root:
             return torch.atan2(y, x)
+    if full(y, x):
+        return ANGLE.apply(*torch.broadcast_tensors(y, x))
     return formulas.atan2(XP, y, x)
 
 
@@ -68,6 +71,10 @@ def div(a: Tensor | float, b: Tensor | float, fill: float = 0.0) -> Tensor:
     tensors = [x for x in (a, b) if not number(x)]
     if tensors and whole(*tensors) and quotient_is_safe(a, b, limits(tensors[0]).max):
         return torch.as_tensor(a / b)
+    if tensors and full(*tensors):
+        like: Any = tensors[0]
+        pair = [torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b)]
+        return QUOTIENT.apply(*torch.broadcast_tensors(*pair), fill)
     return formulas.div(XP, a, b, fill)
 
 
@@ -89,6 +96,8 @@ def reciprocal(x: Tensor, fill: float = 0.0) -> Tensor:
 def pow(x: Tensor | float, exponent: Tensor | float) -> Tensor:
     if not number(x) and number(exponent) and whole(x) and power_is_safe(x, float(exponent)):
         return torch.pow(x, exponent)
+    if not number(x) and number(exponent) and exponent and full(x):
+        return POWER.apply(x, float(exponent))
     return formulas.pow(XP, x, exponent)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from whynan.formulas import reductions as formulas
 from whynan.formulas.numbers import flatten_dims, size_of
 from whynan.torch.backend import XP
-from whynan.torch.fast import compiled, documented, eager, largest, least, limits, most, sound, whole
+from whynan.torch.fast import compiled, documented, eager, full, largest, least, limits, most, sound, whole
 from whynan.torch.ops.compiled import DEVIATION, LENGTH, STANDARD, UNIT, VARIANCE
+from whynan.torch.ops.kernels import SOFTMAX
 
 Dim = int | Sequence[int] | None
 
@@ -113,6 +114,8 @@ def softmax(x: Tensor, dim: int = -1, mask: Tensor | None = None) -> Tensor:
         result = torch.softmax(x.masked_fill(left_out, -math.inf), dim)
         if sound(result):
             return result
+    if torch.compiler.is_compiling() and full(x) and x.numel():
+        return SOFTMAX.apply(x, left_out, dim)
     # The lowest number in place of -inf: a row without any is a number then, and 0 after the second fill.
     scores = x.masked_fill(left_out, torch.finfo(x.dtype).min)
     return torch.softmax(scores, dim).masked_fill(left_out, 0.0)
