@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from whynan.adapters.common.body import State
+from whynan.adapters.common.positions import expression_of
 from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
 from whynan.launch.rewrite import LoopSite
 from whynan.snapshot.carried import find_loop
@@ -26,7 +27,7 @@ LOSS = re.compile(
 )
 UPDATES = re.compile(
     r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
-    r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
+    r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*(?:[\w.]*\()*\s*\1\s*[-+]"
 )
 
 
@@ -176,9 +177,22 @@ def speaks_of_loss(frame: FrameType) -> bool:
 
 def is_bad_loss(value: float, frame: FrameType) -> bool:
     """Return whether a number that the frame's present line reads is a loss that has gone wrong."""
-    if math.isfinite(value) or not speaks_of_loss(frame):
+    if math.isfinite(value) or not speaks_of_loss(frame) or _reads_another(frame):
         return False
     return math.isnan(value) or not _BEST.search(_line(frame))
+
+
+def _reads_another(frame: FrameType) -> bool:
+    """Whether what is read now is something else than the loss that the same line reads as well."""
+    text = expression_of(frame.f_code, frame.f_lasti)
+    if text is None or _LOSS.search(text):
+        return False
+    try:
+        tree, this = ast.parse(_line(frame).strip()), ast.unparse(ast.parse(text))
+    except SyntaxError:
+        return False
+    reads = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(_LOSS.search(read) and this not in read for read in reads)
 
 
 def _line(frame: FrameType) -> str:
