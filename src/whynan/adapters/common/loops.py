@@ -19,7 +19,7 @@ from whynan.adapters.common.body import State
 from whynan.adapters.common.positions import expression_of
 from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop
+from whynan.snapshot.carried import find_loop, inner_breaks
 
 LOSS = re.compile(
     r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
@@ -117,7 +117,7 @@ class Loops(PlainHost):
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and not is_user_file(frame.f_code.co_filename):
             frame = frame.f_back
-        if frame is current.frame:
+        if frame is current.frame and frame.f_lineno not in inner_breaks(current.owner.site):
             self.end(current)
         return value
 

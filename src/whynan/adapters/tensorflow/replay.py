@@ -180,6 +180,10 @@ class Replayer:
                 self.saved.restore()
         return attempt
 
+    def began_finite(self) -> bool:
+        """Whether the weights that the step begins with are finite."""
+        return all(all_finite(v.numpy()) for _, v in self.variables if v.trainable and v.dtype.is_floating)
+
     def fails(self, closure: Closure | None = None) -> bool:
         """Whether the step, untraced, is not finite."""
         attempt = self.run(Attempt(), closure)
