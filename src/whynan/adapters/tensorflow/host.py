@@ -322,6 +322,9 @@ class TensorFlowHost:
                 deadline,
                 progress,
             )
+            if replayer is not failing and self.run.options.policy == "stop":
+                action = "stopped; this update was made: go back to a checkpoint from before it"
+                incident = replace(incident, action=action)
             if self.run.options.policy == "observe":
                 failing.saved.restore()
             return incident

@@ -1,0 +1,37 @@
+"""Which results of a JAX step are metrics: not finite, and no harm."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.replay import trace_call
+from whynan.adapters.jax.watch import _tagged
+
+
+def step(params: Any, x: Any) -> Any:
+    def loss(p: Any) -> Any:
+        return jnp.mean((x @ p["w"] + p["b"]) ** 2), x.sum(0)[:2] / 0.0
+
+    (value, aux), g = jax.value_and_grad(_tagged(loss, True), has_aux=True)(params)
+    return jax.tree.map(lambda p, d: p - 0.1 * d, params, g), {"loss": value, "per_class": aux}
+
+
+def renamed(params: Any, x: Any) -> Any:
+    (new, logs) = step(params, x)
+    return {"new_w": new["w"], "new_b": new["b"] + logs["per_class"] * 0}, logs["loss"]
+
+
+@pytest.mark.parametrize(("function", "is_finite"), [(step, True), (renamed, False)])
+def test_metric_of_the_first_call(function: Any, is_finite: bool) -> None:
+    """A metric of the shape of a bias is none that the next call is given: that is the one of the bias's name."""
+    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    call = Call(function, (params, jnp.ones((4, 3))), {}, "train")
+    call.is_training = True
+    call.set_result(function(params, jnp.ones((4, 3))))
+    traced = trace_call(call)
+    assert traced.is_finite is is_finite
+    assert traced.error is None
+    assert bool(traced.harmless) is is_finite
