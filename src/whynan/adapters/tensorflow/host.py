@@ -159,9 +159,9 @@ class TensorFlowHost:
     def _made(self, variable: Any, value: Any) -> None:
         """A step has made a variable, or asks for it first: the window begins with what it is now."""
         start = self.window.start
-        if isinstance(start, SavedVariables) and self.window.from_beginning:
-            if all(held is not variable for held, _ in start.copies):
-                start.copies.append((variable, value))
+        held = start.copies if isinstance(start, SavedVariables) and self.window.from_beginning else None
+        if held is not None and all(known is not variable for known, _ in held):
+            held.append((variable, value))
 
     # Steps that have returned -----------------------------------------------------------------------------------------
 
