@@ -1,4 +1,4 @@
-"""Which results of a JAX step are metrics: not finite, and no harm."""
+"""What a traced JAX step tells: which results are metrics, which operations belong to a derivative."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from whynan.adapters.jax import trace
 from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.replay import trace_call
 from whynan.adapters.jax.watch import _tagged
@@ -35,3 +36,29 @@ def test_metric_of_the_first_call(function: Any, is_finite: bool) -> None:
     assert traced.is_finite is is_finite
     assert traced.error is None
     assert bool(traced.harmless) is is_finite
+
+
+def test_slope_inside_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a physics-informed network holds derivatives: the slope of a root is that, and no division."""
+    monkeypatch.setattr(trace, "is_user_file", lambda name: name == __file__)
+
+    def field(w: Any, x: Any) -> Any:
+        return w * jnp.tanh(x**0.75)
+
+    def physical(w: Any, x: Any) -> Any:
+        def loss(w: Any) -> Any:
+            return jnp.mean(jax.vmap(jax.grad(field, argnums=1), (None, 0))(w, x) ** 2)
+
+        value, g = jax.value_and_grad(_tagged(loss, False))(w)
+        return w - 0.1 * g, value
+
+    given = jnp.ones(()), jnp.array([0.5, 0.0])
+    call = Call(physical, given, {}, "train")
+    call.is_training = True
+    call.set_result(physical(*given))
+    traced = trace_call(call)
+    found = traced.interpreter.graph.slice(traced.starts)
+    assert found is not None
+    assert found.origin is not None
+    node = traced.interpreter.graph.nodes[found.origin.index]
+    assert (node.name, node.phase, node.framework_op) == ("pow", "backward", "gradient of pow (pow)")
