@@ -9,6 +9,8 @@ import pytest
 
 from whynan.adapters.common import loops
 from whynan.adapters.common.loops import UPDATES, is_bad_loss
+from whynan.launch.rewrite import rewrite
+from whynan.snapshot.carried import inner_breaks
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,15 @@ def test_number_that_is_a_loss(line: str, wanted: bool, tmp_path: Path, monkeypa
     values = {"epoch": 0, "loss": 0.5, "batch": math.nan, "losses": [], "read": read, "print": lambda *given: None}
     exec(compile(line, str(file), "exec"), values)
     assert answers == [wanted]
+
+
+def test_break_of_an_inner_loop(tmp_path: Path) -> None:
+    """It ends no iteration of the loop around it."""
+    file = tmp_path / "train.py"
+    file.write_text(
+        "for episode in range(9):\n    for t in range(5):\n        if done(t):\n            break\n"
+        "    else:\n        break\n    if update(episode):\n        break\n"
+    )
+    outer = rewrite(file.read_bytes(), str(file)).sites[0]
+    assert outer.header_line == 1
+    assert inner_breaks(outer) == {4}
