@@ -8,6 +8,7 @@ import pytest
 
 from whynan.adapters.jax import trace
 from whynan.adapters.jax.closure import Call
+from whynan.adapters.jax.host import _labels_out_of_range
 from whynan.adapters.jax.replay import trace_call
 from whynan.adapters.jax.watch import _tagged
 
@@ -62,3 +63,13 @@ def test_slope_inside_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.origin is not None
     node = traced.interpreter.graph.nodes[found.origin.index]
     assert (node.name, node.phase, node.framework_op) == ("pow", "backward", "gradient of pow (pow)")
+
+
+def test_index_outside_of_a_table() -> None:
+    def embedded(table: Any, tokens: Any) -> Any:
+        return jnp.mean(jnp.take(table, tokens, axis=0) ** 2)
+
+    tokens = jnp.array([[17, 3], [4, 50], [37, 0]])
+    call = Call(jax.value_and_grad(_tagged(embedded, False)), (jnp.ones((50, 4)), tokens), {}, "train")
+    call.carried = {0: 0}
+    assert _labels_out_of_range(trace_call(call), call) == ((1, 50.0),)
