@@ -48,6 +48,16 @@ def find_loop(site: LoopSite) -> ast.For | ast.While | ast.With | None:
 
 
 @cache
+def inner_breaks(site: LoopSite) -> frozenset[int]:
+    """Return the lines of the `break`s that leave a loop inside of the body, not the loop itself."""
+    loop = find_loop(site)
+    body = loop.body if loop is not None else []
+    loops = [node for part in body for node in ast.walk(part) if isinstance(node, (ast.For, ast.While))]
+    inside = (node for inner in loops for part in inner.body for node in ast.walk(part))
+    return frozenset(node.lineno for node in inside if isinstance(node, ast.Break))
+
+
+@cache
 def target_names(site: LoopSite) -> tuple[str, ...]:
     """Return the names that a `for` header binds, in its own order."""
     loop = find_loop(site)

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from whynan.adapters.common.body import State
+from whynan.adapters.common.positions import expression_of
 from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop
+from whynan.snapshot.carried import find_loop, inner_breaks
 
 LOSS = re.compile(
     r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
@@ -26,7 +27,7 @@ LOSS = re.compile(
 )
 UPDATES = re.compile(
     r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
-    r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*\1\s*[-+]"
+    r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*(?:[\w.]*\()*\s*\1\s*[-+]"
 )
 
 
@@ -116,7 +117,7 @@ class Loops(PlainHost):
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and not is_user_file(frame.f_code.co_filename):
             frame = frame.f_back
-        if frame is current.frame:
+        if frame is current.frame and frame.f_lineno not in inner_breaks(current.owner.site):
             self.end(current)
         return value
 
@@ -176,9 +177,22 @@ def speaks_of_loss(frame: FrameType) -> bool:
 
 def is_bad_loss(value: float, frame: FrameType) -> bool:
     """Return whether a number that the frame's present line reads is a loss that has gone wrong."""
-    if math.isfinite(value) or not speaks_of_loss(frame):
+    if math.isfinite(value) or not speaks_of_loss(frame) or _reads_another(frame):
         return False
     return math.isnan(value) or not _BEST.search(_line(frame))
+
+
+def _reads_another(frame: FrameType) -> bool:
+    """Whether what is read now is something else than the loss that the same line reads as well."""
+    text = expression_of(frame.f_code, frame.f_lasti)
+    if text is None or _LOSS.search(text):
+        return False
+    try:
+        tree, this = ast.parse(_line(frame).strip()), ast.unparse(ast.parse(text))
+    except SyntaxError:
+        return False
+    reads = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(_LOSS.search(read) and this not in read for read in reads)
 
 
 def _line(frame: FrameType) -> str:

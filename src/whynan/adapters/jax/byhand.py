@@ -132,7 +132,7 @@ class ByHand:
 
     def explained(self, one: Pass, bad: tuple[str, Any]) -> Incident | None:
         again = Again(one.owner.site, one.frame, one.before, instrumented)
-        return explain(self, again, bad, None, self.run.deadline())
+        return explain(self, again, [bad[0]], None, self.run.deadline())
 
     def bench_at(self, current: Pass, line: int, deadline: float) -> "HandBench | None":
         """Return what can be tried where the derivative that was asked for in this line is not finite."""

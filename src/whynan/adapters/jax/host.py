@@ -454,11 +454,14 @@ def _labels_out_of_range(traced: Traced, call: Call) -> tuple[tuple[int, float],
     operand = arrays.get(0)
     if operand is None or operand.ndim == 0:
         return ()
-    n_classes = operand.shape[-1]
-    wrong = []
+    wrong: list[tuple[int, float]] = []
+    # Which axis is gathered from, and by what, is told by how little is outside of it: nearly all is right.
     for part in call.parts():
-        if part.array.dtype.kind in "iu" and part.array.ndim >= 1:
-            bad = (part.array < -n_classes) | (part.array >= n_classes)
-            rows = bad.reshape(len(part.array), -1)
-            wrong += [(int(i), float(part.array[i].reshape(-1)[rows[i].argmax()])) for i in np.flatnonzero(rows.any(1))]
+        if part.array.dtype.kind not in "iu" or part.array.ndim < 1:
+            continue
+        for n in operand.shape:
+            bad = ((part.array < -n) | (part.array >= n)).reshape(len(part.array), -1)
+            rows = [int(i) for i in np.flatnonzero(bad.any(1))]
+            if rows and (not wrong or len(rows) < len(wrong)):
+                wrong = [(i, float(part.array[i].reshape(-1)[bad[i].argmax()])) for i in rows]
     return tuple(wrong[:16])

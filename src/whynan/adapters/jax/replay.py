@@ -110,14 +110,24 @@ def _is_by_the_way(call: Call, place: int, array: Any, paths: list[str], names: 
         return False
     if call.carried and array.size == 1:
         return place not in call.carried.values()
-    if array.size > 1:
+    if call.carried:
         # A new value of something that the program has taken apart in between is not known as carried.
         others = [np.shape(call.leaves[i]) for i in call.dynamic() if i not in call.carried]
-        return bool(call.carried) and place not in call.carried.values() and array.shape not in others
-    # Nothing is known to be carried yet: a number is state if an argument of that name is one.
-    key = _LAST_KEY.search(paths[place] if place < len(paths) else "")
-    scalars = [names[i] for i in call.dynamic() if np.ndim(call.leaves[i]) == 0]
-    return not any(key is None or key.group().isdigit() or name.endswith(key.group()) for name in scalars)
+        return place not in call.carried.values() and array.shape not in others
+    # Nothing is known to be carried yet: a number is state if an argument has its name, an array if there is an
+    # argument of its shape whose name no other result has.
+    key = _key(paths[place] if place < len(paths) else "")
+    alike = [_key(names[i]) for i in call.dynamic() if np.shape(call.leaves[i]) == array.shape]
+    if array.size > 1 and key is not None and not key.isdigit() and key not in alike:
+        results = {_key(path) for path, leaf in zip(paths, call.outputs) if np.shape(leaf) == array.shape}
+        return results.issuperset(alike)
+    return not any(key is None or key.isdigit() or name == key for name in alike)
+
+
+def _key(path: str) -> str | None:
+    """Return the last part of a path: "w" of `params['w']`."""
+    found = _LAST_KEY.search(path)
+    return found.group() if found is not None else None
 
 
 def _had_infinity(array: Any, inputs: list[Any]) -> bool:

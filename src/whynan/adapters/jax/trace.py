@@ -25,6 +25,7 @@ from whynan.records import SourceLine
 from whynan.trace import Frame
 
 LOSS_TAG = "whynan_loss"
+_SINGULAR = frozenset("pow sqrt rsqrt cbrt log log1p div acos asin atanh acosh".split())  # noqa: SIM905
 LAYER_TAG = "whynan_layer_"
 _LAYER = re.compile(rf"{LAYER_TAG}(\d+)")
 _INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr",
@@ -247,12 +248,18 @@ class Interpreter:
                 todo += [p for value in nodes[index].inputs if (p := self.graph.producer.get(value)) is not None]
         last = max(forward, default=0)
         by_key: dict[Any, list[int]] = {}
+        by_place: dict[Any, list[int]] = {}
         for index in sorted(forward):
             by_key.setdefault(self._keys.get(index), []).append(index)
+            by_place.setdefault(_place(nodes[index]), []).append(index)
         for node in nodes:
-            if node.index in forward:
-                continue
             names = self._stacks.get(node.index, "")
+            if node.index in forward:
+                slope = self._slope_of(node, by_place[_place(node)]) if names.count("jvp(") > 1 else None
+                if slope is not None:
+                    op = f"gradient of {nodes[slope].framework_op} ({node.framework_op})"
+                    nodes[node.index] = replace(node, phase="backward", forward=slope, framework_op=op)
+                continue
             if "rematted_computation" in names:
                 same = by_key.get(self._keys.get(node.index), [])
                 if any((nodes[i].framework_op, nodes[i].args) == (node.framework_op, node.args) for i in same):
@@ -269,6 +276,21 @@ class Interpreter:
                 self.graph.gradients.update(node.outputs)
             elif node.index > last:
                 nodes[node.index] = replace(node, phase="optimizer")
+
+    def _slope_of(self, node: Node, same: list[int]) -> int | None:
+        """Return the operation whose slope a derivative inside of the loss computes here: one of the same place that
+        is singular somewhere, of another kind or what this one is made from."""
+        if not node.stack:
+            return None
+        first = next((i for i in same if self.graph.nodes[i].name in _SINGULAR), node.index)
+        makers = {self.graph.producer.get(value) for value in node.inputs}
+        is_slope = first < node.index and (self.graph.nodes[first].name != node.name or not makers.isdisjoint(same))
+        return first if is_slope else None
+
+
+def _place(node: Node) -> tuple[Any, int] | None:
+    """Return the user's instruction that an operation belongs to."""
+    return (node.stack[0].code, node.stack[0].lasti) if node.stack else None
 
 
 def _own_frames(rule: int, primitive: str, stack: tuple[Frame, ...]) -> tuple[str, tuple[Frame, ...]]:

@@ -1,5 +1,6 @@
 """From a non-finite iteration of a NumPy loop to an incident."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,11 +56,14 @@ class Seen:
     is_bad: bool = False
 
 
-def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | None, deadline: float) -> Incident | None:
-    """Run the iteration again with every operation seen; say where its first bad number comes from, None if meant."""
+def explain(host: Host, again: Again, bad: list[str], loss_name: str | None, deadline: float) -> Incident | None:
+    """Run the iteration again with every operation seen; say where its first bad number comes from, None if meant.
+
+    `bad` are the names that are not finite: the loss alone, or all arrays that were updated.
+    """
     with Progress() as progress:
         progress.stage(f"{bad[0]} is not finite at step {host.run.n_steps}; running the iteration again")
-        seen = trace(host, again, bad[0])
+        seen = trace(host, again, bad)
         reproduced = bool(seen.starts)
         found = seen.recorder.graph.slice(seen.starts) if reproduced else None
         if reproduced and found is None:
@@ -71,7 +75,7 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
         value = kind_of(to_numpy(seen.value)) or "nan"
         what: What = "loss" if loss_name else "parameter"
         stage: Stage = "validation" if loss_name and VALIDATION.match(loss_name) else "train"
-        symptom = Symptom(what, bad[0], value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
+        symptom = Symptom(what, seen.name, value, host.run.n_steps, epoch_of(again), stage, "a variable of the loop")
         parts = parts_of(seen) or header_parts(again)
         step = Step(
             symptom=symptom,
@@ -97,14 +101,21 @@ def explain(host: Host, again: Again, bad: tuple[str, Any], loss_name: str | Non
         )
 
 
-def trace(host: Host, again: Again, name: str) -> Seen:
+def trace(host: Host, again: Again, names: list[str]) -> Seen:
     recorder = host.recorder(again.function)
     updated = again.before.changed(again.after.reached)
     again.before.restore(again.frame)
     for label, array in again.before.reached.arrays.values():
         role = "parameter" if label in updated else "batch"
         recorder.know(array, role if array.dtype.kind == "f" else "target", label)  # type: ignore[arg-type]
-    return again.run(answering(recorder), lambda values: seen_in(recorder, values, name))
+    seen = again.run(answering(recorder), lambda values: [seen_in(recorder, values, name) for name in names])
+    return min(seen, key=_began) if len(seen) > 1 else seen[0]
+
+
+def _began(seen: Seen) -> float:
+    """When the first bad number of a name was made: `exp(-inf)` is 0, so that later ones may not lead back to it."""
+    found = seen.recorder.graph.slice(seen.starts)
+    return found.origin.index if found is not None and found.origin is not None else math.inf
 
 
 def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:

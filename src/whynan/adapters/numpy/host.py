@@ -133,17 +133,16 @@ class NumpyHost:
             self.looks.begin()
             self._note(current, values)
             self.looks.end()
-        bad: tuple[str, Any] | None = None
-        if loss is not None and not math.isfinite(loss):
-            bad = (loss_name, loss)
+        bad = [loss_name] if loss is not None and not math.isfinite(loss) else []
         # A table that starts as NaN and is filled is no weight.
         ill_before = {name for name, _, copy in current.before.copies if not all_finite(copy)}
         updated = owner.learned if owner.wanted is None else owner.wanted
-        for name, array in Reached(_public(values)).arrays.values() if bad is None else ():
-            if name in updated and array.dtype.kind == "f" and not all_finite(array) and name not in ill_before:
-                bad = (name, array)
-                break
-        if bad is None:
+        bad = bad or [
+            name
+            for name, array in Reached(_public(values)).arrays.values()
+            if name in updated and array.dtype.kind == "f" and not all_finite(array) and name not in ill_before
+        ]
+        if not bad:
             return True
         self._incident(current, bad, loss_name if bad[0] == loss_name else None, error)
         return False
@@ -164,9 +163,7 @@ class NumpyHost:
 
     # An incident ------------------------------------------------------------------------------------------------------
 
-    def _incident(
-        self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: BaseException | None
-    ) -> None:
+    def _incident(self, current: Pass, bad: list[str], loss_name: str | None, error: BaseException | None) -> None:
         self.loops.is_replaying = True
         policy = self.run.options.policy
         plain = None
@@ -176,7 +173,7 @@ class NumpyHost:
             plain = again.plain
         except Exception as failure:
             tell("explaining a step failed", failure)
-            incident = self._unexplained(current, bad, loss_name, failure)
+            incident = self._unexplained(current, bad[0], loss_name, failure)
         finally:
             self.loops.is_replaying = False
         if incident is None:
@@ -188,11 +185,11 @@ class NumpyHost:
             self.run.is_over = True
         self.run.take(incident, is_last)
 
-    def _unexplained(self, current: Pass, bad: tuple[str, Any], loss_name: str | None, error: Exception) -> Incident:
+    def _unexplained(self, current: Pass, bad: str, loss_name: str | None, error: Exception) -> Incident:
         site = current.owner.site
         line = SourceLine(short_path(site.filename), site.header_line, site.function,
                           linecache.getline(site.filename, site.header_line).strip())  # fmt: skip
-        symptom = Symptom("loss" if loss_name else "parameter", bad[0], "nan", self.run.n_steps, None, "train", None)
+        symptom = Symptom("loss" if loss_name else "parameter", bad, "nan", self.run.n_steps, None, "train", None)
         why = f"the loop's body could not be run apart: {type(error).__name__}: {error}"
         return concluded(self.run, Step(symptom, ReplayResult(False, "none", why), "numpy", line=line))[0]
 

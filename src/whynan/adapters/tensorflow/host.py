@@ -1,5 +1,6 @@
 """Decides that a step is an incident, has it run again, and says what comes of it."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +11,7 @@ import tensorflow as tf
 from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
 from whynan.adapters.common.batch import batch_size
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
-from whynan.adapters.common.experiments import Window, find_samples
+from whynan.adapters.common.experiments import SECONDS, Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays, user_values
@@ -73,6 +74,7 @@ class TensorFlowHost:
         self.watch.on_eager = self.after_tape
         self.watch.on_late = self.after_apply
         self.watch.on_validation = self.after_validation
+        self.watch.on_made = self._made
         self.rate: float | None = None
         self.loops = Loops(lambda: self.run.is_over, self.begun, self.ended, has_tape, False)
 
@@ -150,6 +152,13 @@ class TensorFlowHost:
     def _begin_window(self, closure: Closure) -> None:
         held = [(name, v) for name, v in closure.variables() if v.dtype.is_numpy_compatible]
         self.window.begin(n_bytes_of(held), lambda: SavedVariables(held), self.run.n_steps == 0)
+
+    def _made(self, variable: Any, value: Any) -> None:
+        """A step has made a variable, or asks for it first: the window begins with what it is now."""
+        start = self.window.start
+        held = start.copies if isinstance(start, SavedVariables) and self.window.from_beginning else None
+        if held is not None and all(known is not variable for known, _ in held):
+            held.append((variable, value))
 
     # Steps that have returned -----------------------------------------------------------------------------------------
 
@@ -305,13 +314,21 @@ class TensorFlowHost:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             if isinstance(closure, LoopClosure):
                 closure = closure.with_picks(lambda c: Replayer(self.watch, c, self.hooks).run(Attempt(), c))
-            replayer = Replayer(self.watch, closure, self.hooks)
+            failing = Replayer(self.watch, closure, self.hooks)
+            n_held = len(self.window.steps)
+            replayer = self._looked_back(failing, deadline) or failing
+            closure = replayer.closure
             traced = replayer.traced()
             if traced.is_finite:
                 traced = replayer.traced()
-            return explained(
+            step = self._step(closure, told, traced, replayer)
+            if replayer is not failing:
+                at = self.run.n_steps - (n_held - len(self.window.steps))
+                detail = f"what its update left; noticed by the loss of step {self.run.n_steps}"
+                step = replace(step, symptom=replace(step.symptom, step=at, detail=detail))
+            incident = explained(
                 self.run,
-                self._step(closure, told, traced, replayer),
+                step,
                 traced.is_finite,
                 lambda: self._samples(closure, replayer, traced, deadline),
                 lambda step: look_in_data(step, self._readers, deadline),
@@ -319,6 +336,33 @@ class TensorFlowHost:
                 deadline,
                 progress,
             )
+            if replayer is not failing and self.run.options.policy == "stop":
+                action = "stopped; this update was made: go back to a checkpoint from before it"
+                incident = replace(incident, action=action)
+            if self.run.options.policy == "observe":
+                failing.saved.restore()
+            return incident
+
+    def _looked_back(self, failing: Replayer, deadline: float) -> Replayer | None:
+        """Return the step whose update made the weights bad that the failing one began with; the window ends there.
+
+        Only losses and gradients are looked at in the run: a bad update shows in the step after it.
+        """
+        if self.window.start is None or failing.closure.stage != "train" or failing.began_finite():
+            return None
+        stop = min(deadline, time.monotonic() + SECONDS)
+        Bench(failing, self.window, deadline).rewind()
+        for n, closure in enumerate(self.window.steps):
+            found = Replayer(self.watch, closure, self.hooks)
+            if not found.run(Attempt(), is_restored=False).is_finite:
+                found.saved.restore()
+                while len(self.window.steps) > n:
+                    self.window.steps.pop()
+                return found
+            if time.monotonic() > stop:
+                break
+        failing.saved.restore()
+        return None
 
     def _step(self, closure: Closure, told: Told | None, traced: Attempt, replayer: Replayer) -> Step:
         tracer = traced.tracer

@@ -100,14 +100,12 @@ class Attempt:
 
     def on_end(self, variables: Iterable[tuple[str, Any]]) -> None:
         """The step has ended: its update may be what is not finite."""
-        for name, variable in variables:
-            if not variable.dtype.is_floating:
-                continue
-            array = variable.numpy()
-            if not all_finite(array):
-                self.what, self.name, self.kind = "parameter", name, kind_of(array) or "nan"
-                value = self.tracer.value_of(variable) if self.tracer is not None else None
-                self.starts += [value] if value is not None else []
+        found = [(name, v) for name, v in variables if v.dtype.is_floating and not all_finite(v.numpy())]
+        # A weight is named rather than what an optimizer keeps.
+        for name, variable in sorted(found, key=lambda item: bool(item[1].trainable)):
+            self.what, self.name, self.kind = "parameter", name, kind_of(variable.numpy()) or "nan"
+            value = self.tracer.value_of(variable) if self.tracer is not None else None
+            self.starts += [value] if value is not None else []
 
     def _end(self, what: What, name: str, tensors: list[Any]) -> None:
         self.what, self.name, self.tensors = what, name, tensors
@@ -182,6 +180,10 @@ class Replayer:
             if is_restored:
                 self.saved.restore()
         return attempt
+
+    def began_finite(self) -> bool:
+        """Whether the weights that the step begins with are finite."""
+        return all(all_finite(v.numpy()) for _, v in self.variables if v.trainable and v.dtype.is_floating)
 
     def fails(self, closure: Closure | None = None) -> bool:
         """Whether the step, untraced, is not finite."""

@@ -63,6 +63,7 @@ class Watch:
         self.on_function: Callable[[Any, FunctionClosure, Told], None] = lambda *_: None
         self.on_eager: Callable[[Told, list[tuple[str, Any]], Any], bool] = lambda *_: False
         self.on_validation: Callable[[FunctionClosure | None], None] = lambda closure: None
+        self.on_made: Callable[[Any, Any], None] = lambda variable, value: None
         self.untrained = LossFlag()
         self.is_eager_loop = False
         self._scaled = False
@@ -219,10 +220,13 @@ class Watch:
                 key = id(variable)
                 if key not in self.known:
                     self.known[key] = weakref.ref(variable, functools.partial(self._forget, key))
-                    if not tf.executing_eagerly() and not self.has_guard:
+                    if not tf.executing_eagerly():
                         # The step that is being traced has not run yet.
                         with tf.init_scope():
-                            self.before.append((variable, variable.read_value()))
+                            value = variable.read_value()
+                            self.on_made(variable, value.numpy())
+                        if not self.has_guard:
+                            self.before.append((variable, value))
 
     def _forget(self, key: int, _: Any) -> None:
         self.known.pop(key, None)

@@ -71,8 +71,12 @@ class BadInputValues(Cause):
         first = facts.first(evidence)
         if first is None or first.role != "batch" or not facts.is_forward(evidence):
             return None
-        if facts.op_of(evidence) in ("log", "log2", "log10", "log1p", "sqrt") and first.n_negative:
+        op = facts.op_of(evidence)
+        least = -1 if op == "log1p" else 0
+        if op in ("log", "log2", "log10", "log1p", "sqrt") and first.min is not None and first.min < least:
             return Match(
-                0.8, "A raw input is negative where only positive values make sense.", (facts.describe(first),)
+                0.8,
+                f"The input alone makes the argument of {op} {facts.number(first.min)}, less than {least}.",
+                (facts.describe(first),),
             )
         return None

@@ -38,10 +38,13 @@ class LabelOutOfRange(Cause):
         wrong = evidence.batch.labels_out_of_range
         if wrong:
             position, label = wrong[0]
+            table = facts.first(evidence)
+            is_index = table is not None and table.role == "parameter" and facts.op_of(evidence) in ("gather", "take")
+            what, lacks = ("index", "has no row in the table") if is_index else ("label", "names no class")
             return Match(
                 0.5 if growth_of(evidence).diverged else 0.93,
-                f"The label {facts.number(label)} at position {position} of the batch names no class.",
-                tuple(f"position {position}: label {facts.number(label)}" for position, label in wrong[:5]),
+                f"The {what} {facts.number(label)} at position {position} of the batch {lacks}.",
+                tuple(f"position {position}: {what} {facts.number(label)}" for position, label in wrong[:5]),
             )
         if evidence.error and ERROR.search(evidence.error) and not facts.is_overflow(evidence):
             return Match(0.85, f"The step ended with: {evidence.error.splitlines()[0]}", (evidence.error[:200],))
