@@ -12,6 +12,7 @@ from whynan.records.recording import Stage, What
 from whynan.slicing import Slice
 
 if TYPE_CHECKING:
+    from whynan.adapters.torch.experiments.change import Change
     from whynan.adapters.torch.experiments.run import Experiments
     from whynan.adapters.torch.ranks.alone import Gathered
 
@@ -97,8 +98,12 @@ class Attempt:
     """Several iterations are run, from the window's start on; up to `goal` steps and the time `until`."""
     goal: int | None = None
     until: float | None = None
+    change: "Change | None" = None
+    """The remedy that it tries."""
     together: bool = False
     """All ranks run it in step, collectives included, up to the update."""
+    ordered: bool = False
+    """A rank has told the others to make it: all leave it at the same update, for what any of them saw."""
     gathered: "Gathered | None" = None
     """What the others gave in step: this rank runs its part of the step once more, and none of the others has to."""
 

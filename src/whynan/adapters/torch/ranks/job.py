@@ -4,7 +4,9 @@ Nothing here is registered with `torch.distributed`: the group of processes and 
 program's, so that names, counts and order of its groups stay what they are without us. `Single` is where there is none.
 """
 
+import os
 import pickle
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -110,6 +112,26 @@ class Flag:
             tell("waiting for the other ranks failed", error)
             return None
         return [float(value) for value in self.tensor.tolist()]
+
+
+class Patience:
+    """Ends this process where an attempt in step has not come to its end: another rank hangs, and all wait for it.
+
+    What is known has been written before. Nothing else can be done: whoever waits in a collective can't be called back.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        tell("replaying the step", TimeoutError(f"no end after {self._seconds:.0f} s: another rank does not answer"))
+        os._exit(3)
+
+    def over(self) -> None:
+        self._timer.cancel()
 
 
 class Single:

@@ -194,6 +194,19 @@ class Ranks:
         elif self.job is None and (self.was_bad_here or self._is_shard_bad):
             host.leave_alone()
 
+    def compare(self, is_bad: bool, is_over: bool) -> tuple[bool, bool]:
+        """Wait for all ranks in an attempt that they make in step; return whether one is bad, and whether all end it.
+
+        Where one is gone nobody goes on.
+        """
+        shards = [values_of(p.grad) for p in self.host.known.parameters() if p.grad is not None]
+        if not is_bad and not is_over and self.host.known.is_sharded:
+            is_bad = bool(first_nonfinite(shards))
+        values = self.job.launch([float(is_bad), float(is_over)]).wait() if self.job is not None else None
+        if values is None:
+            return is_bad, True
+        return values[0] > 0, max(values) > 0
+
     def is_agreed(self) -> bool:
         """Wait for the flags that are under way; return whether one of them was set."""
         flags, self._flags = self._flags, []
