@@ -64,6 +64,7 @@ class Plan:
         self._tracer: Tracer | None = None
         self._attempt: Attempt | None = None
         self._patience: Patience | None = None
+        self._patience_s = max(host.options.budget + 10.0, 20 * target.elapsed if target is not None else 0.0)
         self._is_left = False
         self._n_redrawn = 0
         self._n_events = 0
@@ -162,8 +163,10 @@ class Plan:
         if self.host.ranks.is_among_others and (not attempt.together or attempt.gathered is not None):
             self._alone = self.host.ranks.alone(self._answered, attempt.gathered)
             self._alone.__enter__()
+        if attempt.ordered:
+            self.host.ranks.spread_again()
         if attempt.together and attempt.gathered is None:
-            self._patience = Patience(max(self.host.options.budget + 10.0, 20 * self.target.elapsed))
+            self._patience = Patience(self._patience_s)
         if attempt.together and self.host.known.is_sharded and not attempt.ordered:
             self._listening = self.host.ranks.listen(self._take_gradient)
             if attempt.gathered is None:
