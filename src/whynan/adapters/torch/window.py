@@ -136,7 +136,7 @@ class Windows:
         return self._last is not None and self._last[0][0] == n_steps and self._last[0] == self._state(n_steps)
 
     def _state(self, n_steps: int) -> tuple[Any, ...]:
-        """What a copy is of. Before the first step weights may be drawn anew, spread over ranks, given to an optimizer."""
+        """What a copy is of. Before the first step weights may be drawn anew, or spread over ranks."""
         known = self.loops.known
         trained = {str(id(p)): p for p in known.parameters()}
         return n_steps, self.loops.count_events(), len(known.optimizers), tuple(trained), _versions(trained)
