@@ -38,7 +38,15 @@ BUILDS = {
     "tensor": (rows(4, 3), 4),
     "pair": ([rows(4, 3, 8, 8), torch.arange(4)], 4),
     "ultralytics": (
-        {"img": rows(3, 3, 8, 8), "cls": rows(3, 1), "bboxes": rows(3, 4), "batch_idx": torch.tensor([0.0, 0.0, 2.0])},
+        {
+            "im_file": ("a", "b", "c"),
+            "ori_shape": ((8, 8),) * 3,
+            "resized_shape": ((8, 8),) * 3,
+            "img": rows(3, 3, 8, 8),
+            "cls": rows(3, 1),
+            "bboxes": rows(3, 4),
+            "batch_idx": torch.tensor([0.0, 0, 2]),
+        },
         3,
     ),
     "pair of two": ([rows(2, 5), torch.arange(2)], 2),
