@@ -50,6 +50,8 @@ class Pending:
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
         step = watch.n_steps
+        if event.what == "buffer" and target is not None and step > target.n_steps:
+            step -= 1  # seen when its update was over
         if target is not None and (event.stage == "validation" or (step == 0 and not watch.known.optimizers)):
             step = target.owner.n_passes - 1  # updates by hand are as many as iterations
         n_events = watch.n_events - target.n_events if target is not None else 0

@@ -116,6 +116,7 @@ class Plan:
             snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)
+            self.host.watch.n_steps = min(self.host.watch.n_steps, self.target.n_steps)
             self.undid_step = True
             return self._recovered(decision.incident)
         elif decision.kind in ("continue", "innocent") and self.after is not None:

@@ -112,7 +112,7 @@ def why_not_alone(plan: "Plan", gathered: Gathered | None) -> str | None:
         return "values that other ranks made are on the way to it"
     shards = [p for p in known.parameters() if hasattr(p, "_local_tensor")]
     covered = {id(p) for m in known.modules.values() for p in _of_fully_shard(m)}
-    if any(id(p) not in covered or p.device_mesh.ndim > 1 for p in shards):
+    if any(id(p) not in covered or sum(not place.is_replicate() for place in p.placements) > 1 for p in shards):
         return "ranks share the work of a layer, and none can run it by itself"
     if gathered is None or not gathered.is_whole:
         return f"the parameters of all ranks take more than {MEMORY_BUDGET / 2**20:.0f} MiB"
