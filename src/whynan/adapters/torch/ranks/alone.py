@@ -166,6 +166,8 @@ class Alone:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
                 setattr(module, flag, False)
+            self._stack.callback(setattr, module, "reducer", module.reducer)
+            module.reducer = _Reducer(module.reducer)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -191,6 +193,19 @@ class Alone:
 def _nobody_is_told(original: Any) -> Any:
     """Under `join()` a rank says in each step that it has inputs left: not in a replay."""
     return staticmethod(lambda joinable: None)
+
+
+class _Reducer:
+    """A reducer that does not order its buckets anew, which all ranks do together in their second forward pass."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
 
 
 class _Done:

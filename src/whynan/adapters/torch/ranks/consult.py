@@ -50,6 +50,9 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
+        job.put(f"{key}/written", True)
+    else:
+        job.get(f"{key}/written", _MARGIN_S)  # a rank that dies in its replay may end the whole job at once
     together = plan.host.known.is_sharded  # none has all of the parameters
     traced = plan.outcome
     findings: list[Finding | None] = []
