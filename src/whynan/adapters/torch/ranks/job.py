@@ -6,6 +6,7 @@ program's, so that names, counts and order of its groups stay what they are with
 
 import os
 import pickle
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from whynan.launch.host import tell
+from whynan.report.output import write_safely
 
 _ROLL_CALL_S = 30.0
 """How long rank 0 waits for the others to say that they are watched, too."""
@@ -127,7 +129,9 @@ class Patience:
         self._timer.start()
 
     def _end(self) -> None:
-        tell("replaying the step", TimeoutError(f"no end after {self._seconds:.0f} s: another rank does not answer"))
+        if sys.__stderr__ is not None:
+            text = f"whynan: another rank has not answered for {self._seconds:.0f} s in a replay: this process ends\n"
+            write_safely(text, sys.__stderr__)
         os._exit(3)
 
     def over(self) -> None:
