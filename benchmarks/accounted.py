@@ -14,11 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 HERE = Path(__file__).parent
 WORKLOADS = ["resnet18", "deeplabv3", "fasterrcnn", "transformer"]
+TRAINERS = ["lightning", "transformers", "ddp", "compiled"]
 
 INSTRUMENTED = """
-import atexit, statistics, sys, time
+import atexit, os, statistics, sys, time
 import whynan.pipeline as pipeline
 
 spent, marks, depth = [0.0], [], [0]
@@ -40,12 +42,16 @@ def timed(owner, name):
 attach = pipeline.Session.attach_torch
 
 def attach_and_time(self, module):
-    from whynan.adapters.torch import host, sites, watch
+    from whynan.adapters.torch import host, sites, trainers, watch
+    from whynan.adapters.torch.ranks import verdict
     for name in ("_look_at_roots", "_look_at_gradients", "_before_step", "_after_step"):
         timed(watch.Watch, name)
     for name in ("run_again", "failed", "leave", "drawn"):
         timed(host.TorchHost, name)
     timed(sites.Loops, "begin")
+    timed(trainers._Progress, "__init__")
+    for name in ("before_backward", "before_update", "step_is_over"):
+        timed(verdict.Ranks, name)
     after = watch.Watch._after_step
     def note(self, optimizer):
         after(self, optimizer)
@@ -59,6 +65,8 @@ pipeline.Session.attach_torch = attach_and_time
 def show():
     rows = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks[5:], marks[6:])]
     whole = sum(own for _, own in rows) / sum(step for step, _ in rows)
+    if int(os.environ.get("RANK", 0)):
+        return
     print(f"own_share {whole:.5f} {statistics.median(own / step for step, own in rows):.5f}")
 
 from whynan.cli.main import main
@@ -69,13 +77,16 @@ main()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", default=WORKLOADS)
+    parser.add_argument("workloads", nargs="*", default=[*WORKLOADS, *TRAINERS])
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     for workload in args.workloads:
         with tempfile.TemporaryDirectory() as out:
-            command = [sys.executable, "-c", INSTRUMENTED, out, str(HERE / "training.py"), workload, str(args.steps)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            (Path(out) / "watched.py").write_text(INSTRUMENTED)
+            launcher = LAUNCHER if workload == "ddp" else []
+            script = HERE / ("trainer_steps.py" if workload in TRAINERS else "training.py")
+            command = [sys.executable, *launcher, "watched.py", "out", str(script), workload, str(args.steps)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
         found = re.search(r"own_share ([\d.]+) ([\d.]+)", done.stdout)
         if found is None:
             print(f"{workload:12} cannot: {(done.stderr or done.stdout).strip().splitlines()[-1]}")

@@ -20,13 +20,20 @@ from typing import Any
 SCRIPT = str(Path(__file__).parent / "soak_steps.py")
 
 
-def soak(steps: int, faults: int, seed: int) -> dict[str, Any]:
-    """Run the steps under whynan; return what was made, what was found, and memory in bytes."""
+def soak(steps: int, faults: int | list[tuple[int, str]], seed: int) -> dict[str, Any]:
+    """Run the steps under whynan; return what was made, what was found, and memory in bytes.
+
+    `faults` are so many at random places, or each one's step and kind (a function's name in soak_steps.py).
+    """
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "whynan", "run", "--policy", "recover", "--no-prove", "--out", out]
         began = time.monotonic()
         done = subprocess.run(
-            [*command, SCRIPT, str(steps), str(faults), str(seed)], capture_output=True, text=True, check=False, cwd=out
+            [*command, SCRIPT, str(steps), json.dumps(faults), str(seed)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=out,
         )
         if done.returncode:
             sys.exit(f"status {done.returncode}: {done.stderr[-2000:]}")

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import nn
 
-STEPS, FAULTS, SEED = (int(text) for text in sys.argv[1:4])
+STEPS, SEED, FAULTS = int(sys.argv[1]), int(sys.argv[3]), json.loads(sys.argv[2])
 torch.manual_seed(SEED)
 torch.set_num_threads(1)
 x = torch.rand(256, 8) + 0.1
@@ -74,6 +74,16 @@ def spoil_gradient(xb, yb, loss):
     return loss
 
 
+def spoil_update(xb, yb, loss):
+    optimizer.param_groups[0]["lr"] = float("inf")
+    return loss
+
+
+def spoil_statistics(xb, yb, loss):
+    model[1].running_var.data[2] = float("inf")
+    return loss
+
+
 def huge_loss(xb, yb, loss):
     return loss * 1e30 * 1e30
 
@@ -81,10 +91,14 @@ def huge_loss(xb, yb, loss):
 KINDS = [
     spoil_input, spoil_target, log_of_zero, division_by_zero, sqrt_at_zero, norm_of_zero, exp_overflow, domain_error,
     where_trap, empty_mean, half_overflow, masked_softmax, spoil_gradient, huge_loss,
+    spoil_update, spoil_statistics,
 ]  # fmt: skip
-choice = random.Random(SEED)
-places = sorted(choice.sample(range(20, STEPS), FAULTS))
-kinds = {place: KINDS[n % len(KINDS)] for n, place in enumerate(choice.sample(places, FAULTS))}
+if isinstance(FAULTS, int):
+    choice = random.Random(SEED)
+    places = choice.sample(range(20, STEPS), FAULTS)
+    kinds = {place: KINDS[n % len(KINDS)] for n, place in enumerate(places)}
+else:
+    kinds = {place: next(kind for kind in KINDS if kind.__name__ == name) for place, name in FAULTS}
 
 
 def resident() -> int:
@@ -95,6 +109,7 @@ def resident() -> int:
 
 memory = []
 for step in range(STEPS):
+    optimizer.param_groups[0]["lr"] = 1e-3
     rows = torch.randint(0, 256, (32,))
     xb, yb = x[rows], y[rows]
     loss = ((model(xb) - yb) ** 2).mean()
@@ -106,5 +121,5 @@ for step in range(STEPS):
     if step % max(STEPS // 20, 1) == STEPS // 40:
         memory.append(resident())
 finite = all(bool(p.isfinite().all()) for p in [*model.parameters(), *model.buffers()])
-made = [[place, kinds[place].__name__] for place in places]
+made = [[place, kinds[place].__name__] for place in sorted(kinds)]
 print(json.dumps({"faults": made, "memory": memory, "loss": float(loss.detach()), "finite": finite}))

@@ -1,4 +1,4 @@
-"""Training steps inside trainers and jobs, timed by themselves: `trainer_steps.py lightning|transformers|ddp STEPS`.
+"""Training steps inside trainers and jobs, timed: `trainer_steps.py lightning|transformers|ddp|compiled STEPS`.
 
 Prints `step_ms MEDIAN FASTEST` over the last two thirds of the steps; of a job, rank 0's.
 """
@@ -94,8 +94,25 @@ def ddp(n_steps: int) -> None:
     dist.barrier()
 
 
+def compiled(n_steps: int) -> None:
+    from torchvision.models import resnet18
+
+    model = torch.compile(resnet18(num_classes=10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    images, labels = torch.rand(64, 3, 64, 64), torch.arange(64) % 10
+    for step in range(n_steps):
+        times.append(time.perf_counter())
+        rows = slice(16 * (step % 4), 16 * (step % 4 + 1))
+        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 if __name__ == "__main__":
-    {"lightning": lightning, "transformers": transformers, "ddp": ddp}[sys.argv[1]](int(sys.argv[2]))
+    {"lightning": lightning, "transformers": transformers, "ddp": ddp, "compiled": compiled}[sys.argv[1]](
+        int(sys.argv[2])
+    )
     import os
 
     if os.environ.get("RANK", "0") == "0":

@@ -191,6 +191,20 @@ def test_state_of_8_bits_is_put_back() -> None:
     assert torch.equal(state.dequantize(), before)
 
 
+def test_what_was_frozen_is_put_back() -> None:
+    """A step that trains two networks by turns freezes one of them, and may be left in its middle."""
+    import torch
+
+    from whynan.adapters.torch.snapshot import GradientState
+
+    one, other = torch.nn.Linear(2, 1).weight, torch.nn.Linear(2, 1).weight.requires_grad_(False)
+    state = GradientState([one, other], copy=False)
+    one.requires_grad_(False)
+    other.requires_grad_(True)
+    state.restore()
+    assert (one.requires_grad, other.requires_grad) == (True, False)
+
+
 def test_nothing_is_captured_into_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a CUDA graph is captured no look is made and no copy is taken: each would run with every replay of it."""
     import torch

@@ -282,6 +282,42 @@ for step in range(6):
     float(loss)
 """
 
+UNUSED = (
+    _HEAD
+    + """
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 1), nn.Linear(8, 1)
+
+    def forward(self, xb, second):
+        h = torch.relu(self.body(xb))
+        return (self.second(h) if second else self.first(h)).squeeze(1)
+
+
+model = DDP(Net(), find_unused_parameters=True)
+opt = torch.optim.AdamW(model.parameters(), lr=0.01)
+sampler.set_epoch(2)
+
+
+def backward(xb, yb, second):
+    weight = torch.log(xb.sum(1))  # BAD
+    ((model(xb, second) - yb) ** 2 * weight).mean().backward()
+
+
+for i, (xb, yb) in enumerate(loader):
+    if i % 4 != 3:
+        with model.no_sync():
+            backward(xb, yb, i % 4 == 1)
+        continue
+    backward(xb, yb, False)
+    opt.step()
+    opt.zero_grad()
+"""
+)
+"""Only the bad micro-batch uses one of the heads."""
+
 DIVERGING = (
     _HEAD.replace("x[17] = 0.0", "y = y * 30")
     + """

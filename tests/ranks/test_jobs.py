@@ -1,5 +1,7 @@
 """Jobs of several processes over gloo: one verdict, one report, the rank and the sample that began it; nobody hangs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,12 @@ def test_a_rank_killed_in_its_replay(tmp_path: Path) -> None:
     assert not incident["replay"]["reproduced"]
     assert "rank 1 did not answer" in str(incident["notes"]) + str(incident["replay"]["why"])
     assert "non-reproducible" not in [cause["slug"] for cause in incident["causes"]]
+
+
+def test_who_waits_in_step_for_a_rank_that_hangs_ends() -> None:
+    script = "import time\nfrom whynan.adapters.torch.ranks.job import Patience\nPatience(0.2)\ntime.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 3 and "another rank has not answered" in done.stderr
 
 
 def test_a_value_that_all_ranks_made_together(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ class Progress:
     would be seen by the script's own forks.
     """
 
-    def __init__(self, file: IO[str] | None = None) -> None:
+    def __init__(self, file: IO[str] | None = None, is_silent: bool = False) -> None:
         # The real stream: the script's may be put aside while its step is replayed.
-        self._file = file if file is not None else sys.__stderr__
+        self._file = None if is_silent else file if file is not None else sys.__stderr__
         self._stage: str | None = None
 
     def stage(self, text: str, detail: str = "") -> None:

@@ -37,6 +37,18 @@ def rows(n, *shape):
 BUILDS = {
     "tensor": (rows(4, 3), 4),
     "pair": ([rows(4, 3, 8, 8), torch.arange(4)], 4),
+    "ultralytics": (
+        {
+            "im_file": ("a", "b", "c"),
+            "ori_shape": ((8, 8),) * 3,
+            "resized_shape": ((8, 8),) * 3,
+            "img": rows(3, 3, 8, 8),
+            "cls": rows(3, 1),
+            "bboxes": rows(3, 4),
+            "batch_idx": torch.tensor([0.0, 0, 2]),
+        },
+        3,
+    ),
     "pair of two": ([rows(2, 5), torch.arange(2)], 2),
     "triplet": ((rows(6, 20), rows(6, 20), rows(6)), 6),
     "dict": ({"image": rows(5, 3), "meta": {"label": torch.arange(5), "name": list("abcde")}, "lr": 0.1}, 5),
@@ -112,6 +124,13 @@ def test_concatenated_targets_follow_their_lengths():
 def test_numbered_rows_are_numbered_anew():
     made = batches.keep_samples(BUILDS["yolo"][0], [2, 1])
     assert made[1][:, :2].tolist() == [[0, 8], [0, 9]]
+
+
+def test_rows_of_tables_follow_the_vector_of_their_images():
+    item = BUILDS["ultralytics"][0]
+    made = batches.replace_sample(item, 2, 0)
+    assert made["batch_idx"].tolist() == [0, 0, 2, 2] and made["bboxes"].equal(item["bboxes"][[0, 1, 0, 1]])
+    assert made["img"].equal(item["img"][[0, 1, 0]])
 
 
 def test_non_finite_values_and_gradients_and_layout_survive():

@@ -293,9 +293,14 @@ class JaxHost:
 
     # An incident ------------------------------------------------------------------------------------------------------
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the first process speaks for this one."""
+        return self.hosts.is_joint and jax.process_index() > 0
+
     def _explained(self, call: Call) -> Incident | None:
         deadline = self.run.deadline()
-        with Progress() as progress, self.hosts.whole(call):
+        with self.hosts.whole(call), Progress(is_silent=self.is_silent) as progress:
             progress.stage(f"step {self.run.n_steps} is not finite; running it again")
             traced = self._trace(call)
             if traced.is_finite and traced.error is None and not call.is_training:

@@ -12,6 +12,7 @@ from whynan.records.recording import Stage, What
 from whynan.slicing import Slice
 
 if TYPE_CHECKING:
+    from whynan.adapters.torch.experiments.change import Change
     from whynan.adapters.torch.experiments.run import Experiments
     from whynan.adapters.torch.ranks.alone import Gathered
 
@@ -49,6 +50,8 @@ class Pending:
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":
         step = watch.n_steps
+        if event.what == "buffer" and target is not None and step > target.n_steps:
+            step -= 1  # seen when its update was over
         if target is not None and (event.stage == "validation" or (step == 0 and not watch.known.optimizers)):
             step = target.owner.n_passes - 1  # updates by hand are as many as iterations
         n_events = watch.n_events - target.n_events if target is not None else 0
@@ -97,8 +100,12 @@ class Attempt:
     """Several iterations are run, from the window's start on; up to `goal` steps and the time `until`."""
     goal: int | None = None
     until: float | None = None
+    change: "Change | None" = None
+    """The remedy that it tries."""
     together: bool = False
     """All ranks run it in step, collectives included, up to the update."""
+    ordered: bool = False
+    """A rank has told the others to make it: all leave it at the same update, for what any of them saw."""
     gathered: "Gathered | None" = None
     """What the others gave in step: this rank runs its part of the step once more, and none of the others has to."""
 

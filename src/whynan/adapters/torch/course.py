@@ -87,14 +87,15 @@ def step_experiments(plan: "Plan", experiments: Experiments) -> Generator[Attemp
     for attempt in experiments.step_attempts():
         yield attempt
         plan.known = experiments.concluded()
-    if experiments.wants_window():
+    if experiments.wants_window() and not plan.pending.is_early:
         yield from experiments.window_attempts(plan.host.loops.windows.of(plan.target))
     plan.known = experiments.concluded()
 
 
 def is_looked_back(plan: "Plan") -> bool:
     """Whether the steps before are run once more to be looked into: only where the run ends anyway."""
-    return plan.host.options.policy == "stop" and not goes_on(plan) and not plan.is_out_of_time()
+    goes = goes_on(plan) or plan.pending.is_early  # up to the update, in step with the other ranks
+    return plan.host.options.policy == "stop" and not goes and not plan.is_out_of_time()
 
 
 def outer_for(plan: "Plan", experiments: Experiments) -> Pass | None:

@@ -41,7 +41,7 @@ def act(host: "TorchHost", decision: Decision, plan: Plan, current: Pass) -> boo
     """Do what a plan has decided; return whether the iteration is to run once more."""
     host.pending, host.looks.read = None, None
     if decision.kind == "early":
-        host.ranks.early = decision.incident
+        host.ranks.leave_out(decision.incident)
         host.note_end(current)
         return False
     if host.ranks.is_among_others and not host.ranks.agreed:

@@ -272,7 +272,7 @@ class TorchHost:
 
     def before_step(self, optimizer: Any) -> None:
         """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
-        if self.plan is not None and self.plan.is_together:
+        if self.plan is not None and self.plan.is_together and (not self.plan.is_ordered or self.plan.agree()):
             raise Leaving(self.plan.target)  # on all ranks here
         if self.known.is_sharded:
             return  # nothing of it is looked at after the update

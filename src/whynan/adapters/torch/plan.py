@@ -20,6 +20,7 @@ from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.poisoned import BY_HAND
 from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.ranks.alone import Gathered
+from whynan.adapters.torch.ranks.job import Patience
 from whynan.adapters.torch.sites import Event, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
@@ -62,6 +63,9 @@ class Plan:
         self.quiet = Quiet()
         self._tracer: Tracer | None = None
         self._attempt: Attempt | None = None
+        self._patience: Patience | None = None
+        self._patience_s = max(host.options.budget + 10.0, 20 * target.elapsed if target is not None else 0.0)
+        self._is_left = False
         self._n_redrawn = 0
         self._n_events = 0
         self.progress = Progress()
@@ -91,6 +95,8 @@ class Plan:
         assert self._generator is not None
         if self._goes_on_in_window():
             return None
+        if self.is_ordered and not self._is_left:
+            self.agree(True)  # the others are told so, whether they have come as far or not
         self.leave_attempt()
         try:
             attempt = next(self._generator)
@@ -110,6 +116,7 @@ class Plan:
             snapshot.restore(self.target.frame, self._originals)
         elif decision.kind == "recover" and snapshot is not None and decision.incident is not None:
             snapshot.restore(self.target.frame, self._originals)
+            self.host.watch.n_steps = min(self.host.watch.n_steps, self.target.n_steps)
             self.undid_step = True
             return self._recovered(decision.incident)
         elif decision.kind in ("continue", "innocent") and self.after is not None:
@@ -146,6 +153,7 @@ class Plan:
         self.outcome = Outcome(is_finite=True)
         self._attempt = attempt
         self._n_redrawn = 0
+        self._is_left = False
         self.n_attempts += 1
         self._n_events = self.host.watch.n_events
         self._n_steps = self.host.watch.n_steps
@@ -156,7 +164,11 @@ class Plan:
         if self.host.ranks.is_among_others and (not attempt.together or attempt.gathered is not None):
             self._alone = self.host.ranks.alone(self._answered, attempt.gathered)
             self._alone.__enter__()
-        if attempt.together and self.host.known.is_sharded:
+        if attempt.ordered:
+            self.host.ranks.spread_again()
+        if attempt.together and attempt.gathered is None:
+            self._patience = Patience(self._patience_s)
+        if attempt.together and self.host.known.is_sharded and not attempt.ordered:
             self._listening = self.host.ranks.listen(self._take_gradient)
             if attempt.gathered is None:
                 self.gathered = Gathered()
@@ -201,7 +213,9 @@ class Plan:
     def _goes_on_in_window(self) -> bool:
         """Whether the attempt under way is one of several iterations and has more of them to run."""
         attempt = self._attempt
-        if attempt is None or attempt.window is None or self.outcome.event is not None or self.outcome.error:
+        if attempt is None or attempt.window is None or self._is_left or self.outcome.error:
+            return False
+        if self.outcome.event is not None and not attempt.ordered:
             return False
         items = attempt.window.items
         self._n_items += 1
@@ -226,7 +240,23 @@ class Plan:
             return False
         if attempt.goal is not None and self.n_steps_made() >= attempt.goal:
             return True
-        return attempt.until is not None and time.monotonic() > attempt.until
+        return not attempt.ordered and self._is_late()
+
+    def _is_late(self) -> bool:
+        until = self._attempt.until if self._attempt is not None else None
+        return until is not None and time.monotonic() > until
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether all ranks make the attempt under way because one has said so."""
+        return self._attempt is not None and self._attempt.ordered
+
+    def agree(self, is_over: bool = False) -> bool:
+        """Tell the other ranks how an ordered attempt stands here; return whether it is over for all of them."""
+        is_bad, self._is_left = self.host.ranks.compare(self.outcome.event is not None, is_over or self._is_late())
+        if is_bad and self.outcome.event is None:
+            self._set_event(self.host.ranks.event())
+        return self._is_left
 
     def n_steps_made(self) -> int:
         """Return how many optimizer steps (without an optimizer: backward passes) the last attempt has made."""
@@ -265,6 +295,9 @@ class Plan:
                 self._attempt.mode.__exit__(None, None, None)
             except Exception as error:  # what is left of the attempt is undone all the same
                 tell("ending an attempt failed", error)
+        if self._patience is not None:
+            self._patience.over()
+            self._patience = None
         if self._listening is not None:
             self._listening.undo()
             self._listening = None

@@ -76,7 +76,7 @@ class SampleSearch:
             return
         for candidate in sources.candidate_positions(self.traced, size, sources.batch_items(self.plan))[:3]:
             yield self._without([candidate], size)
-            if self.plan.outcome.is_finite:
+            if self._is_mended():
                 yield from self._accuse(candidate, size)
                 return
         yield from self._bisect(size)
@@ -120,7 +120,7 @@ class SampleSearch:
                     break
                 self.n_tried += 1
                 yield Attempt(traced=False, mode=batch.without([candidate]))
-                if self.plan.outcome.is_finite:
+                if self._is_mended():
                     self.size, self.position = batch.size, candidate
                     why = "with another row in its place the step is finite"
                     self.samples = (Sample(candidate, batch.rows[candidate], None, why),)
@@ -141,6 +141,11 @@ class SampleSearch:
             return False
         return origin is None or origin.phase != "optimizer"
 
+    def _is_mended(self) -> bool:
+        """Whether the last attempt was finite and not only left by an exception before it could be anything else."""
+        outcome = self.plan.outcome
+        return outcome.is_finite and (self.plan.pending.error is not None or not isinstance(outcome.error, Exception))
+
     def _without(self, positions: list[int], size: int, donor: int | None = None) -> "Attempt":
         from whynan.adapters.torch.attempt import Attempt
 
@@ -157,7 +162,7 @@ class SampleSearch:
             half = len(suspects) // 2
             for part in (suspects[:half], suspects[half:]):
                 yield self._without(part, size)
-                if self.plan.outcome.is_finite:
+                if self._is_mended():
                     suspects = part
                     break
             else:
@@ -180,7 +185,7 @@ class SampleSearch:
             donor = 0 if position else 1
             innocent = next(k for k in range(size) if k not in (position, donor))
             yield self._without([innocent], size, donor)
-            if self.plan.outcome.is_finite:
+            if self._is_mended():
                 self.note = "no single sample is guilty: with one of several others replaced the step is finite too"
                 return
         self._settle(position, "replaced by another sample of the batch, the step is finite")

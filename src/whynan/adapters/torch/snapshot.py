@@ -135,16 +135,23 @@ class TensorCopies:
 
 
 class GradientState:
-    """Which parameters had gradients when the iteration began, and their values where gradients are accumulated."""
+    """Which parameters had gradients when the iteration began, and their values where gradients are accumulated.
+
+    And which were to have one: the step of an adversarial pair freezes one network, and is left in the middle.
+    """
 
     def __init__(self, parameters: list[Any], *, copy: bool) -> None:
         if copy:
             self.entries = [(p, g, None if g is None else g.detach().clone()) for p in parameters for g in (p.grad,)]
         else:
             self.entries = [(parameter, parameter.grad, None) for parameter in parameters]
+        self.frozen = [parameter for parameter in parameters if not parameter.requires_grad]
 
     def restore(self) -> None:
+        frozen = {id(parameter) for parameter in self.frozen}
         for parameter, grad, copy in self.entries:
+            if parameter.requires_grad == (id(parameter) in frozen) and parameter.is_leaf:
+                parameter.requires_grad_(id(parameter) not in frozen)
             if grad is None:
                 parameter.grad = None
                 continue

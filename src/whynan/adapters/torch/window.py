@@ -99,7 +99,7 @@ class Windows:
         self.first: dict[int, Window] = {}
         self.recent: dict[int, list[Window]] = {}
         self._copies = Budget(0.003, n_first=0, free_s=2e-4)
-        self._last: tuple[int, int, FullCopy] | None = None
+        self._last: tuple[tuple[Any, ...], FullCopy] | None = None
         self._last_step: dict[int, int] = {}
         self.is_enabled = True
 
@@ -128,17 +128,23 @@ class Windows:
         index = current.site.index
         if first is None or (first.key != key and n_steps == 0):
             return True
-        if first.key != key and self._last is not None and self._is_shared(n_steps):
+        if first.key != key and self._is_shared(n_steps):
             return True
         return n_steps - self._last_step.get(index, 0) >= _MIN_SPACING and self._copies.is_due()
 
     def _is_shared(self, n_steps: int) -> bool:
-        return self._last is not None and self._last[:2] == (n_steps, self.loops.count_events())
+        return self._last is not None and self._last[0][0] == n_steps and self._last[0] == self._state(n_steps)
+
+    def _state(self, n_steps: int) -> tuple[Any, ...]:
+        """What a copy is of. Before the first step weights may be drawn anew, or spread over ranks."""
+        known = self.loops.known
+        trained = {str(id(p)): p for p in known.parameters()}
+        return n_steps, self.loops.count_events(), len(known.optimizers), tuple(trained), _versions(trained)
 
     def _begin(self, current: "Pass", key: tuple[Any, ...]) -> Window | None:
         n_steps, n_events = self.loops.count_steps(), self.loops.count_events()
         if self._last is not None and self._is_shared(n_steps):
-            copy = self._last[2]
+            copy = self._last[1]
         else:
             if FullCopy.n_bytes(self.loops.known) > MOST_COPIED:
                 return None
@@ -146,7 +152,7 @@ class Windows:
             with torch.no_grad():
                 copy = FullCopy(self.loops.known)
             self._copies.end()
-            self._last = (n_steps, n_events, copy)
+            self._last = (self._state(n_steps), copy)
         self._last_step[current.site.index] = n_steps
         assert current.snapshot is not None
         return Window(current.snapshot, copy, key, n_steps, n_events)

@@ -138,7 +138,26 @@ class _Selection:
         fields = structure.fields_of(value)
         if fields is None:
             return value
+        numbers = self.numbers(dict(fields))
+        if numbers is not None:
+            return structure.rebuild_fields(value, [self.of_numbered(*field, numbers, depth) for field in fields])
         return structure.rebuild_fields(value, [self.of(part, False, depth - 1) for _, part in fields])
+
+    def numbers(self, fields: dict[str, Any]) -> list[int] | None:
+        """Return the image that each row of a record's tables belongs to, where one vector says so, as Ultralytics'."""
+        vector = fields.get(".batch_idx")
+        if not isinstance(vector, torch.Tensor) or vector.ndim != 1:
+            return None
+        numbers = [int(number) for number in vector.tolist()]
+        return numbers if numbers == sorted(numbers) and all(n in range(self.size) for n in numbers) else None
+
+    def of_numbered(self, name: str, part: Any, numbers: list[int], depth: int) -> Any:
+        """Take a table's rows by their image; where there are as many rows as images the name tells a table."""
+        rows = [(new, row) for new, old in enumerate(self.positions) for row, n in enumerate(numbers) if n == old]
+        if name == ".batch_idx":
+            return torch.tensor([new for new, _ in rows], dtype=part.dtype, device=part.device)
+        is_table = structure.leading(part) == len(numbers) and (len(numbers) != self.size or name in _TABLES)
+        return _take(part, [row for _, row in rows]) if is_table else self.of(part, False, depth - 1)
 
     def elements(self, samples: Any) -> list[Any]:
         """A sample that comes twice is cloned: code that changes a target in place must not do so twice."""
@@ -178,6 +197,9 @@ class _Selection:
         made = _take(leaf, [row for _, row in taken])
         made[:, 0] = torch.tensor([new for new, _ in taken], dtype=made.dtype, device=made.device)
         return made
+
+
+_TABLES = (".cls", ".bboxes", ".keypoints", ".segments")
 
 
 def _take(leaf: Any, rows: list[int]) -> Any:

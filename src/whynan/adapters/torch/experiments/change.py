@@ -26,6 +26,8 @@ class Change:
     scope: Scope = "step"
     patch: str | None = None
     n_applied: Callable[[], int] | None = None
+    number: int = 0
+    """Which of its remedy's changes it is."""
 
     def count(self) -> int | None:
         """Return how often the change took hold, where it counts that."""

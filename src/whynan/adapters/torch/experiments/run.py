@@ -52,7 +52,7 @@ _BATCHES: dict[str, Callable[..., Iterator[Change]]] = {
     "normalize-inputs": batches.normalize_inputs,
     "better-init": batches.written_memory,
 }
-_TRAINING: dict[str, Callable[..., Iterator[Change]]] = {
+TRAINING: dict[str, Callable[..., Iterator[Change]]] = {
     "lower-learning-rate": training.lower_learning_rate,
     "warmup": training.warmup,
     "clip-gradients": training.clip_gradients,
@@ -96,7 +96,7 @@ class Experiments:
         began = time.monotonic()
         slugs = [remedy.slug for remedy in self.incident.remedies]
         for number, slug in enumerate(slugs):
-            for change in itertools.islice(self._changes(slug), _MAX_OF_ONE):
+            for change in self._numbered(slug):
                 if self._is_settled(slug) and change.scope != "step":
                     continue
                 if change.scope != "step":
@@ -115,6 +115,16 @@ class Experiments:
         yield from shrinking.attempts()
         self.notes += [note for note in [shrinking.note()] if note is not None]
         self.seconds += time.monotonic() - began
+
+    def put_aside(self) -> None:
+        """Keep what takes several steps, and try nothing on the step alone."""
+        for remedy in self.incident.remedies:
+            self.later += [change for change in self._numbered(remedy.slug) if change.scope != "step"]
+
+    def _numbered(self, slug: str) -> Iterator[Change]:
+        for number, change in enumerate(itertools.islice(self._changes(slug), _MAX_OF_ONE)):
+            change.number = number
+            yield change
 
     def _patch_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield an attempt for each confirmed remedy that is one new line of a function: with that very line."""
@@ -165,8 +175,8 @@ class Experiments:
                 yield from _OPERATIONS[slug](self.plan, self.traced, self.evidence)
             if slug in _BATCHES:
                 yield from _BATCHES[slug](self.plan, self.traced, self.evidence, self.search)
-            if slug in _TRAINING:
-                yield from _TRAINING[slug](self.plan, self.evidence)
+            if slug in TRAINING:
+                yield from TRAINING[slug](self.plan, self.evidence)
         except Exception as error:
             tell(f"preparing the remedy {slug} failed", error)
 
@@ -291,7 +301,9 @@ class Experiments:
         goal = n_steps + max(_EXTRA_STEPS, n_steps)
         plan.progress.stage("trying remedies", f"({change.slug}: {change.words})")
         until = time.monotonic() + seconds
-        yield Attempt(traced=False, is_experiment=True, window=window, mode=change.mode, goal=goal, until=until)
+        yield Attempt(
+            traced=False, is_experiment=True, window=window, mode=change.mode, goal=goal, until=until, change=change
+        )
         made = plan.n_steps_made()
         losses = plan.losses_made()
         growth = None

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from whynan.adapters.torch.experiments.change import Around, Change
+from whynan.diagnosis.remedies.lower_learning_rate import LowerLearningRate
 from whynan.records.evidence import Evidence
 from whynan.torch.clip import clip_by_global_norm
 
@@ -26,12 +28,26 @@ def lower_learning_rate(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
         yield Change("lower-learning-rate", words, around, scope="window")
     for divisor in (10, 100):
         factor = 1 / divisor
-        yield _rated(plan, "lower-learning-rate", f"learning rate divided by {divisor}", lambda step, f=factor: f)  # type: ignore[misc]
+        change = _rated(plan, "lower-learning-rate", f"learning rate divided by {divisor}", lambda step, f=factor: f)  # type: ignore[misc]
+        change.patch = _patch(evidence, 10 * factor) if divisor != 10 else None
+        yield change
 
     for factor in (0.1, 0.01):
         around = Around(plan.host.watch, _nothing, on_returned=_times(factor))
         words = f"updates by hand with gradients times {factor:g}, which is a learning rate so much smaller"
         yield Change("lower-learning-rate", words, around, scope="window")
+
+
+def _patch(evidence: Evidence, factor: float) -> str | None:
+    """Return the line that the remedy proposes, with so much of its learning rate."""
+    if not isinstance(evidence, Evidence):
+        return None  # of another rank, which writes its own
+    rates = tuple(rate * factor for rate in evidence.history.lr)
+    optimizer = evidence.optimizer
+    if optimizer is not None and optimizer.lr:
+        optimizer = replace(optimizer, lr=optimizer.lr * factor)
+    scaled = replace(evidence, history=replace(evidence.history, lr=rates), optimizer=optimizer)
+    return LowerLearningRate().patch(scaled, "learning-rate-too-high")
 
 
 def _nothing(optimizer: Any, step: int) -> None:
@@ -120,6 +136,8 @@ def clip_gradients(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
 def better_init(plan: "Plan", evidence: Evidence) -> Iterator[Change]:
     """Yield layers initialized by their type, then all weights by fan-in alone, from the first step on."""
     known = plan.host.known
+    if known.is_sharded:
+        return  # each rank would draw its own part
     for by_type in (True, False):
         around = Around(plan.host.watch, _nothing)
         change = Change("better-init", "", around, scope="start", n_applied=lambda: len(known.parameters()))

@@ -112,7 +112,7 @@ def why_not_alone(plan: "Plan", gathered: Gathered | None) -> str | None:
         return "values that other ranks made are on the way to it"
     shards = [p for p in known.parameters() if hasattr(p, "_local_tensor")]
     covered = {id(p) for m in known.modules.values() for p in _of_fully_shard(m)}
-    if any(id(p) not in covered or p.device_mesh.ndim > 1 for p in shards):
+    if any(id(p) not in covered or sum(not place.is_replicate() for place in p.placements) > 1 for p in shards):
         return "ranks share the work of a layer, and none can run it by itself"
     if gathered is None or not gathered.is_whole:
         return f"the parameters of all ranks take more than {MEMORY_BUDGET / 2**20:.0f} MiB"
@@ -166,6 +166,8 @@ class Alone:
             for flag in ("require_backward_grad_sync", "require_forward_param_sync"):
                 self._stack.callback(setattr, module, flag, getattr(module, flag))
                 setattr(module, flag, False)
+            self._stack.callback(setattr, module, "reducer", module.reducer)
+            module.reducer = _Reducer(module.reducer)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -191,6 +193,19 @@ class Alone:
 def _nobody_is_told(original: Any) -> Any:
     """Under `join()` a rank says in each step that it has inputs left: not in a replay."""
     return staticmethod(lambda joinable: None)
+
+
+class _Reducer:
+    """A reducer that does not order its buckets anew, which all ranks do together in their second forward pass."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
 
 
 class _Done:

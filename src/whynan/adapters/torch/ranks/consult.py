@@ -4,12 +4,13 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.attempt import Attempt, Decision
 from whynan.adapters.torch.ranks.alone import why_not_alone
+from whynan.adapters.torch.ranks.orders import Key, Orders, windows_of
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.records import Incident
 
@@ -35,6 +36,8 @@ class Finding:
     """Whether other ranks' values should have been on the way to the symptom."""
     name: str
     kind: str
+    windows: frozenset[Key] = field(default_factory=frozenset)
+    """What it can run again of the steps before."""
 
 
 def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
@@ -47,6 +50,9 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     seconds = plan.host.options.budget + _MARGIN_S
     if job.rank == 0:
         plan.host.preliminary(explain.without_replay(plan, "the ranks had not come to an end of their replays"))
+        job.put(f"{key}/written", True)
+    else:
+        job.get(f"{key}/written", _MARGIN_S)  # a rank that dies in its replay may end the whole job at once
     together = plan.host.known.is_sharded  # none has all of the parameters
     traced = plan.outcome
     findings: list[Finding | None] = []
@@ -73,12 +79,16 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     if job.rank and findings[0] is None:
         ranks.job, ranks.is_hopeless = None, True  # nobody is left who reports for all: each rank does for itself
         speaker = job.rank
+    of_all = [finding.windows for finding in findings if finding is not None]
+    orders = Orders(plan, key, of_all[0].intersection(*of_all) if of_all and not missing else frozenset())
     if job.rank == speaker:
-        incident = yield from _explained(plan, traced, together, missing)
+        incident = yield from _explained(plan, traced, together, missing, orders)
+        orders.close()
         words = _words(plan, findings, guilty, missing, together) if ranks.early is None else []
         incident = replace(incident, notes=(*words, *incident.notes))
         job.put(f"{key}/report", incident)
     else:
+        yield from orders.follow(seconds)
         answer = job.get(f"{key}/report", seconds)
         incident = answer if isinstance(answer, Incident) else _unanswered(plan, speaker, seconds)
     return plan.decide(incident)
@@ -143,6 +153,7 @@ def _finding(plan: "Plan", traced: "Outcome") -> Finding:
         _is_mixed(traced),
         name,
         kind,
+        frozenset(windows_of(plan)),
     )
 
 
@@ -152,7 +163,7 @@ def _is_mixed(traced: "Outcome") -> bool:
 
 
 def _explained(
-    plan: "Plan", traced: "Outcome", together: bool, missing: list[int]
+    plan: "Plan", traced: "Outcome", together: bool, missing: list[int], orders: Orders
 ) -> Generator[Attempt, None, Incident]:
     if plan.host.ranks.early is not None:
         return plan.host.ranks.early
@@ -176,17 +187,22 @@ def _explained(
         incident = plan.known = explain.incident(plan, traced, search)
     if traced.is_finite or not plan.is_to_be_proved(incident) or plan.evidence is None:
         return incident
-    if why is not None:
-        return replace(incident, notes=(*incident.notes, f"remedies were not tried: {why}"))
     from whynan.adapters.torch.experiments.run import Experiments
 
     experiments = Experiments(plan, traced, search, incident, plan.evidence)
+    if why is not None:
+        experiments.put_aside()
+        experiments.notes.append(f"no remedy was tried on the step alone: {why}")
+        yield from orders.give(experiments)
+        return experiments.concluded()
     if together:
         words = "remedies were tried on this rank's part of the step, up to the update, with what all ranks had sent"
         experiments.notes.append(words)
     for attempt in _by_itself(plan, experiments.step_attempts(), together):
         yield attempt
         plan.known = experiments.concluded()
+    if not together or plan.outcome.error is None:
+        yield from orders.give(experiments)
     return experiments.concluded()
 
 

@@ -4,7 +4,10 @@ Nothing here is registered with `torch.distributed`: the group of processes and 
 program's, so that names, counts and order of its groups stay what they are without us. `Single` is where there is none.
 """
 
+import os
 import pickle
+import sys
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from whynan.launch.host import tell
+from whynan.report.output import write_safely
 
 _ROLL_CALL_S = 30.0
 """How long rank 0 waits for the others to say that they are watched, too."""
@@ -110,6 +114,28 @@ class Flag:
             tell("waiting for the other ranks failed", error)
             return None
         return [float(value) for value in self.tensor.tolist()]
+
+
+class Patience:
+    """Ends this process where an attempt in step has not come to its end: another rank hangs, and all wait for it.
+
+    What is known has been written before. Nothing else can be done: whoever waits in a collective can't be called back.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        if sys.__stderr__ is not None:
+            text = f"whynan: another rank has not answered for {self._seconds:.0f} s in a replay: this process ends\n"
+            write_safely(text, sys.__stderr__)
+        os._exit(3)
+
+    def over(self) -> None:
+        self._timer.cancel()
 
 
 class Single:

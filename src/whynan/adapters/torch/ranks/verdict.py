@@ -33,6 +33,7 @@ class Ranks:
         self.host = host
         self.job: Job | None = None
         self.is_hopeless = False
+        self._filled: list[Any] = []
         self.n_incidents = 0
         self.was_bad_here = False
         """Whether this rank's own loss was non-finite in the step under way."""
@@ -194,6 +195,25 @@ class Ranks:
         elif self.job is None and (self.was_bad_here or self._is_shard_bad):
             host.leave_alone()
 
+    def spread_again(self) -> None:
+        """Let `fully_shard` forget what this rank had gathered for attempts of its own."""
+        for module in {id(m): m for root in self.host.known.modules.values() for m in root.modules()}.values():
+            if hasattr(module, "reshard"):
+                module.reshard()
+
+    def compare(self, is_bad: bool, is_over: bool) -> tuple[bool, bool]:
+        """Wait for all ranks in an attempt that they make in step; return whether one is bad, and whether all end it.
+
+        Where one is gone nobody goes on.
+        """
+        shards = [values_of(p.grad) for p in self.host.known.parameters() if p.grad is not None]
+        if not is_bad and not is_over and self.host.known.is_sharded:
+            is_bad = bool(first_nonfinite(shards))
+        values = self.job.launch([float(is_bad), float(is_over)]).wait() if self.job is not None else None
+        if values is None:
+            return is_bad, True
+        return values[0] > 0, max(values) > 0
+
     def is_agreed(self) -> bool:
         """Wait for the flags that are under way; return whether one of them was set."""
         flags, self._flags = self._flags, []
@@ -226,6 +246,20 @@ class Ranks:
         """The incident is over; what follows is another step."""
         self.was_bad_here = self._is_shard_bad = self.agreed = False
         self.early = None
+        for parameter in self._filled:
+            parameter.grad = None
+        self._filled = []
+
+    def leave_out(self, incident: Incident | None) -> None:
+        """A micro-batch is over for this rank, its gradients undone; the update follows, which all leave.
+
+        What only that micro-batch used counts as used for `DistributedDataParallel`, which asks for its gradient.
+        """
+        self.early = incident
+        searching = [model for model in self._models if getattr(model, "find_unused_parameters", False)]
+        self._filled = [p for model in searching for p in model.parameters() if p.requires_grad and p.grad is None]
+        for parameter in self._filled:
+            parameter.grad = torch.zeros_like(parameter)
 
     def defers(self, event: Event) -> bool:
         """Whether this rank must not leave at once for its bad loss: the others are waiting for its gradients."""
