@@ -67,7 +67,7 @@ class Attempt:
         bad = [(name, array) for name, array in named if not all_finite(array)]
         if bad:
             self.what, self.name, self.kind = "gradient", bad[0][0], kind_of(bad[0][1]) or "nan"
-            self.starts = self.tracer.bad_gradients() if self.tracer is not None else []
+            self.starts = self.tracer.bad_gradients(bad) if self.tracer is not None else []
             raise Stop
         self.n_updates += 1
 

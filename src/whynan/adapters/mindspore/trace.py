@@ -16,6 +16,7 @@ from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import called_name, user_frames
 from whynan.adapters.mindspore.arrays import array_of, op_name, tensors_in
 from whynan.adapters.mindspore.dispatch import Dispatch, Operation, given_to, name_of
+from whynan.adapters.mindspore.flows import Flows, has_nodes
 from whynan.adapters.mindspore.known import Places, names_of_cells
 from whynan.launch.host import tell
 from whynan.records import Phase, SourceLine
@@ -212,11 +213,12 @@ class Tracer(Dispatch):  # type: ignore[misc]
         """A tensor for each value. None of them may be freed while the trace runs: memory tells values apart."""
         self.sequences: dict[int, int] = {}
         """The value that the autograd node of that sequence number made."""
-        self.backward: BackwardPass | None = None
+        self.backward: BackwardPass | Flows | None = None if has_nodes else Flows(self)
         self.dtypes: list[str] = []
         """The dtypes that operations made, each once."""
         self.loss_call: tuple[str, tuple[TensorSummary, ...]] | None = None
         self._by_memory: dict[int, tuple[int, int]] = {}
+        self._by_object: dict[int, int] = {}
         self._cells: list[tuple[str | None, str, SourceLine | None]] = []
         self._patches = Patches()
         self._fresh = 0
@@ -256,6 +258,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
 
     def value_of(self, tensor: Any) -> int:
         """Return the number of the value that a tensor holds."""
+        if id(tensor) in self._by_object:
+            return self._by_object[id(tensor)]
         address = int(tensor.data_ptr()) if tensor.size else 0
         sequence = _sequence(tensor)
         known = self._by_memory.get(address)
@@ -279,8 +283,11 @@ class Tracer(Dispatch):  # type: ignore[misc]
         users = [node for node in self.graph.nodes if known[0] in node.inputs and node.phase == "forward"]
         return next((value for node in users for value in node.outputs if value in self.graph.bad), None)
 
-    def bad_gradients(self) -> list[int]:
-        """Return the values that are not finite and end at a parameter."""
+    def bad_gradients(self, named: list[tuple[str, Any]]) -> list[int]:
+        """Return the values that are not finite and end at a parameter; `named` are the gradients that did."""
+        if isinstance(self.backward, Flows):
+            for name, array in named:
+                self.backward.end(name, array)
         if self.backward is not None and self.backward.ends:
             return self.backward.ends
         return [value for value in self.graph.bad if value in self.graph.gradients][-8:]
@@ -289,7 +296,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
         """The forward pass has come to what is differentiated: see the backward pass from here."""
         try:
             self.value_of(loss)
-            self.backward = BackwardPass(self, loss)
+            if has_nodes:
+                self.backward = BackwardPass(self, loss)
         except Exception as error:
             tell("following the backward pass failed", error)
 
@@ -302,6 +310,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
         self._alive.append(tensor)
         if tensor.size:
             self._by_memory[int(tensor.data_ptr())] = (value, int(tensor.nbytes))
+        if not has_nodes:
+            self._by_object[id(tensor)] = value
         return value
 
     def fresh(self) -> int:
@@ -374,6 +384,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
             sequence = _sequence(tensor)
             if sequence is not None:
                 self.sequences.setdefault(sequence, value)
+            if isinstance(self.backward, Flows) and self.phase == "forward":
+                self.backward.follow(value, tensor)
         path, kind, line = self._cells[-1] if self._cells else (None, None, None)
         arrays = [array_of(tensor) for tensor in outputs]
         for tensor in outputs:
