@@ -26,11 +26,11 @@ def differentiates(patches: Patches, forward: _Make, backward: _Make) -> None:
         patches.replace(base, "_pynative_forward_run", forward)
         patches.replace(base, "_pynative_func_grad_backward", backward)
         return
-    ended: list[Any] = [()]  # GradOperation drops what the function has returned
+    ended: list[Any] = [None, ()]  # what was run last, and its result: GradOperation drops it
 
     def ending(original: Any) -> Any:
         def end_graph(executor: Any, run: Any, output: Any, *args: Any, **kwargs: Any) -> Any:
-            ended[0] = output
+            ended[:] = run, output
             return original(executor, run, output, *args, **kwargs)
 
         return end_graph
@@ -39,12 +39,14 @@ def differentiates(patches: Patches, forward: _Make, backward: _Make) -> None:
         def run(grad: Any, fn: Any, inner: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
             def plain(fn: Any, sens_param: bool, *args: Any, **kwargs: Any) -> Any:
                 found = original(grad, fn, inner, weights, *args, **kwargs)
-                return found if gives_result else (found, ended[0])
+                arguments, out = found if gives_result else (found, ())
+                # A cell that has just been called is not run again.
+                is_run = isinstance(out, tuple) and not out and ended[0] is fn
+                return arguments, ended[1] if is_run else out
 
             gives_result = isinstance(grad, base._Grad)
-            ended[0] = ()
             arguments, out = forward(plain)(fn, grad.sens_param, *args, **kwargs)
-            ended[0] = ()
+            ended[:] = None, ()
             return (arguments, out) if gives_result else arguments
 
         return run
