@@ -20,7 +20,7 @@ _OPERATORS = {
     "and", "or", "xor",
 }  # fmt: skip
 _SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "InplaceCopy", "Negative": "Neg"}
-_NO_OPERATION = {"data_sync", "storage", "untyped_storage", "set_", "set_dtype", "move_to", "pin_memory", "hooks"}
+_NO_OPERATION = {"data_sync", "storage", "untyped_storage", "set_", "set_dtype", "move_to", "pin_memory", "hooks", "asnumpy"}
 
 
 class Operation:
@@ -129,10 +129,12 @@ def _methods() -> list[str]:
     found = []
     for base in ms.Tensor.__mro__[1:-1]:
         for name, value in vars(base).items():
+            if name in vars(ms.Tensor) or name in _NO_OPERATION:
+                continue  # an override of the library's, or of the watch's
             is_plain = not name.startswith("_") and not name.startswith(("is_", "get_", "set_", "new_", "offload", "to_"))
             inner = name.strip("_")
             is_operator = name.startswith("__") and (inner in _OPERATORS or inner[1:] in _OPERATORS)
-            if type(value).__name__ == "method_descriptor" and (is_operator or is_plain) and name not in _NO_OPERATION:
+            if type(value).__name__ == "method_descriptor" and (is_operator or is_plain):
                 found.append(name)
     return found
 
