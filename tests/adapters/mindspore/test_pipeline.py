@@ -55,7 +55,8 @@ FOUND: dict[str, tuple[Made, Any]] = {
     "filter": (lambda: table(shuffle=True).filter(lambda x: bool(x[0] > 0), ["x"]).batch(4), X),
     "skip, take": (lambda: table(shuffle=False).skip(13).take(30).shuffle(10).batch(4), X),
     "map after batch": (lambda: table(shuffle=True).batch(7, drop_remainder=True).map(doubled, ["x"]), X * 2),
-    "concat": (lambda: (table(shuffle=True) + table(100, shuffle=True)).shuffle(9).batch(6), np.concatenate([X, X + 100])),
+    "concat": (
+        lambda: (table(shuffle=True) + table(100, shuffle=True)).shuffle(9).batch(6), np.concatenate([X, X + 100])),
     "zip": (lambda: ds.zip((column("x", X, False), column("y", Y, False))).shuffle(20).batch(4), X),
 }  # fmt: skip
 UNKNOWN: dict[str, Made] = {

@@ -1,7 +1,8 @@
-"""Sees each operation of a step: MindSpore's dispatch mode, or before 2.9 what stands in for it.
+"""Sees each operation of a step: by MindSpore's dispatch mode, and by what stands in for it before 2.9.
 
 The stand-in replaces what calls kernels from Python while it is entered: the kernels' functions in the library's own
-modules, the methods of tensors, and the executor of primitives that have no function of their own.
+modules, the methods of tensors, and the executor of primitives that have no function of their own. The mode does not
+see all of them (`ops.concat`, `mint.cat` and dropout are not): functions and primitives are replaced there too.
 """
 
 import functools
@@ -20,7 +21,17 @@ _OPERATORS = {
     "and", "or", "xor",
 }  # fmt: skip
 _SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "InplaceCopy", "Negative": "Neg"}
-_NO_OPERATION = {"data_sync", "storage", "untyped_storage", "set_", "set_dtype", "move_to", "pin_memory", "hooks", "asnumpy"}
+_NO_OPERATION = {
+    "data_sync",
+    "storage",
+    "untyped_storage",
+    "set_",
+    "set_dtype",
+    "move_to",
+    "pin_memory",
+    "hooks",
+    "asnumpy",
+}
 
 
 class Operation:
@@ -37,12 +48,17 @@ class Operation:
 class PatchedDispatch:
     """Hands every operation to `__ms_dispatch__`, as MindSpore's own mode does from 2.9 on."""
 
-    def __enter__(self) -> "PatchedDispatch":
+    is_alone = True
+    """Whether there is no mode that sees operations."""
+
+    def __enter__(self) -> Any:
         self._calls = Patches()
         for owner, name in _kernels():
             self._calls.replace(owner, name, functools.partial(self._seen, _camel(name)))
         for kind, name in _primitives():
             self._calls.replace(kind, "__call__", functools.partial(self._seen, name))
+        if not self.is_alone:
+            return self
         for name in ("run_op_async", "real_run_op"):
             self._calls.replace(api._PyNativeExecutor, name, self._run_op)
         for name in _methods():
@@ -120,7 +136,7 @@ def _primitives() -> list[tuple[Any, str]]:
     from mindspore.ops.auto_generate import pyboost_inner_prim as inner
 
     kinds = [value for value in vars(inner).values() if isinstance(value, type) and "__call__" in vars(value)]
-    return [(kind, kind.__name__.removeprefix("_Pyboost").removesuffix("Prim")) for kind in kinds]
+    return [(kind, kind.__name__.removeprefix("_Pyboost").rstrip("_").removesuffix("Prim")) for kind in kinds]
 
 
 @functools.cache
@@ -131,7 +147,9 @@ def _methods() -> list[str]:
         for name, value in vars(base).items():
             if name in vars(ms.Tensor) or name in _NO_OPERATION:
                 continue  # an override of the library's, or of the watch's
-            is_plain = not name.startswith("_") and not name.startswith(("is_", "get_", "set_", "new_", "offload", "to_"))
+            is_plain = not name.startswith("_") and not name.startswith(
+                ("is_", "get_", "set_", "new_", "offload", "to_")
+            )
             inner = name.strip("_")
             is_operator = name.startswith("__") and (inner in _OPERATORS or inner[1:] in _OPERATORS)
             if type(value).__name__ == "method_descriptor" and (is_operator or is_plain):
@@ -140,6 +158,20 @@ def _methods() -> list[str]:
 
 
 try:
-    from mindspore.utils import MsDispatchMode as Dispatch
+    from mindspore.utils import MsDispatchMode
+
+    class Dispatch(PatchedDispatch, MsDispatchMode):  # type: ignore[misc]
+        """The mode, and what it does not see."""
+
+        is_alone = False
+
+        def __enter__(self) -> Any:
+            super().__enter__()
+            return MsDispatchMode.__enter__(self)
+
+        def __exit__(self, *error: Any) -> None:
+            MsDispatchMode.__exit__(self, *error)
+            super().__exit__(*error)
+
 except ImportError:
     Dispatch = PatchedDispatch

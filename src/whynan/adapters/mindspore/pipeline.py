@@ -122,12 +122,11 @@ def _is_moved(node: Any) -> bool:
         if (found.children and not isinstance(found, _PLAIN)) or _is_picked(found):
             return True
         sampler = getattr(found, "sampler", None)
-        if sampler is None:
-            if getattr(found, "shuffle_flag", 0):
-                return True
-        elif type(sampler) is not ds.SequentialSampler:
-            return True
-        elif getattr(found, "shuffle_option", None) not in (None, ds.Shuffle.FALSE):
+        is_counting = sampler is None or type(sampler) is ds.SequentialSampler
+        order = getattr(found, "shuffle_option", None) or (
+            getattr(found, "shuffle_flag", None) if sampler is None else None
+        )
+        if not is_counting or (order and order != ds.Shuffle.FALSE):
             return True
     return False
 

@@ -14,7 +14,7 @@ from whynan.adapters.common.arrays import summarize
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import called_name, user_frames
-from whynan.adapters.mindspore.arrays import array_of, op_name, tensors_in
+from whynan.adapters.mindspore.arrays import array_of, is_tensor, op_name, tensors_in
 from whynan.adapters.mindspore.dispatch import Dispatch, Operation, given_to, name_of
 from whynan.adapters.mindspore.flows import Flows, has_nodes
 from whynan.adapters.mindspore.known import Places, names_of_cells
@@ -417,6 +417,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
 
 def _args(name: str, args: Any) -> dict[str, Any]:
     numbers = {i: a for i, a in enumerate(args) if isinstance(a, (int, float)) and not isinstance(a, bool)}
+    if name == "pow" and len(args) > 1 and is_tensor(args[1]) and args[1].size == 1:
+        numbers[1] = float(array_of(args[1]).reshape(-1)[0])  # a number that the library has made a tensor of
     if name == "pow" and 1 in numbers:
         return {"exponent": numbers[1]}
     return {f"argument {i}": number for i, number in numbers.items()}
