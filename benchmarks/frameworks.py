@@ -60,10 +60,10 @@ def measure(workload: str, rounds: int, steps: int) -> None:
     for number in range(rounds):
         plain = time_step(workload, steps, None)
         plains.append(plain[0])
-        print(f"{workload:10} round {number + 1} of {rounds}: plain {plain[0]:.3f} ms", file=sys.stderr, flush=True)
+        print(f"{workload:10} round {number + 1}: plain {plain[0]:.3f} ms", file=sys.stderr, flush=True)
         for tool in tools:
             timed = time_step(workload, steps, tool)
-            print(f"{workload:10} round {number + 1} of {rounds}: {tool} {timed[0]:.3f} ms", file=sys.stderr, flush=True)
+            print(f"{workload:10} round {number + 1}: {tool} {timed[0]:.3f} ms", file=sys.stderr, flush=True)
             ratios[tool].append((timed[0] / plain[0], timed[1] / plain[1]))
     for tool, rows in ratios.items():
         median, fast = (statistics.median(column) for column in zip(*rows))

@@ -157,10 +157,11 @@ def _methods() -> list[str]:
     return found
 
 
+Dispatch: Any = PatchedDispatch
 try:
     from mindspore.utils import MsDispatchMode
 
-    class Dispatch(PatchedDispatch, MsDispatchMode):  # type: ignore[misc]
+    class _Mode(PatchedDispatch, MsDispatchMode):  # type: ignore[misc]
         """The mode, and what it does not see."""
 
         is_alone = False
@@ -173,5 +174,6 @@ try:
             MsDispatchMode.__exit__(self, *error)
             super().__exit__(*error)
 
-except ImportError:
-    Dispatch = PatchedDispatch
+    Dispatch = _Mode
+except ImportError:  # before 2.9
+    pass

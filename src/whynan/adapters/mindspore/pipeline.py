@@ -1,8 +1,8 @@
 """The rows of a `mindspore.dataset` pipeline in the order of its source, as they are when they are batched.
 
-The pipeline is copied; what shuffles, repeats, filters or cuts it is taken out, its samplers count up, and what comes before
-the batching runs again. A row's number is then the index of its sample in the source, of joined sources in the one
-after the other. Random augmentations make other rows than those of the run: then nothing is found, and nothing is said.
+The pipeline is copied; what shuffles, repeats, filters or cuts it is taken out, its samplers count up, and what comes
+before the batching runs again. A row's number is then the index of its sample in the source, of joined sources in the
+one after the other. Random augmentations make other rows than those of the run: then nothing is found, and nothing is said.
 """
 
 import copy
@@ -24,7 +24,7 @@ _ORDERS = (datasets.RepeatDataset, datasets.ShuffleDataset)
 _PLAIN = (datasets.MapDataset, datasets.ProjectDataset, datasets.RenameDataset)
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """The order of the source can't be had."""
 
 
@@ -36,7 +36,7 @@ def rows_in_order(dataset: Any, seconds: float = _SECONDS) -> tuple[Any, ...] | 
         node = node.children[0]
     try:
         node, is_batched = _plain(node), _has(node, (datasets.BatchDataset,))
-    except _Unknown:
+    except _UnknownError:
         return None
     node.parent = []
     columns: list[list[Any]] = []
@@ -61,11 +61,11 @@ def _plain(node: Any) -> Any:
     while isinstance(node, (*_ORDERS, *_CUTS)):
         node = node.children[0]
     if isinstance(node, datasets.ZipDataset) and any(_is_moved(child) for child in node.children):
-        raise _Unknown  # which rows came together is known no more
+        raise _UnknownError  # which rows came together is known no more
     if isinstance(node, datasets.ConcatDataset):
         cuts = (datasets.RepeatDataset, datasets.BatchDataset, datasets.ZipDataset, *_CUTS)
         if _has(node, cuts) or any(_is_picked(found) for found in _nodes(node)):
-            raise _Unknown
+            raise _UnknownError
         node.__init__([_plain(child) for child in node.children])
     elif isinstance(node, (datasets.BatchDataset, datasets.ZipDataset, *_PLAIN)) or not node.children:
         if isinstance(node, datasets.BatchDataset):
@@ -74,7 +74,7 @@ def _plain(node: Any) -> Any:
             node.python_multiprocessing = False
         node.children = [_plain(child) for child in node.children]
     else:
-        raise _Unknown
+        raise _UnknownError
     for child in node.children:
         child.parent = [node]
     if not node.children:
@@ -86,7 +86,7 @@ def _counts_up(source: Any) -> None:
     """Let a source give all of its samples in order."""
     held = getattr(source, "source", None)
     if getattr(source, "has_batch_sampler", False) or (held is not None and _is_spent(held)):
-        raise _Unknown
+        raise _UnknownError
     if getattr(source, "sampler", None) is not None:
         source.sampler = ds.SequentialSampler()
     for name, value in (("shuffle_flag", 0), ("shuffle_option", ds.Shuffle.FALSE)):
