@@ -2,7 +2,8 @@
 
 The pipeline is copied; what shuffles, repeats, filters or cuts it is taken out, its samplers count up, and what comes
 before the batching runs again. A row's number is then the index of its sample in the source, of joined sources in the
-one after the other. Random augmentations make other rows than those of the run: then nothing is found, and nothing is said.
+one after the other. Random augmentations make other rows than those of the run: then nothing is found, and nothing is
+said.
 """
 
 import copy
