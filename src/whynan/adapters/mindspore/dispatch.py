@@ -1,20 +1,79 @@
-"""Sees each operation of a step: by MindSpore's dispatch mode, and by what stands in for it before 2.9.
+"""Where MindSpore's versions differ: how functions are differentiated, how operations and gradients are seen.
 
-The stand-in replaces what calls kernels from Python while it is entered: the kernels' functions in the library's own
-modules, the methods of tensors, and the executor of primitives that have no function of their own. The mode does not
-see all of them (`ops.concat`, `mint.cat` and dropout are not): functions and primitives are replaced there too.
+Operations are seen by MindSpore's dispatch mode, and by what stands in for it before 2.9: while a step is replayed it
+replaces what calls kernels from Python, in the library's own modules, tensors and primitives. The mode does not see all
+of them (not `ops.concat`, `mint.cat`, dropout): functions and primitives are replaced there too.
 """
 
 import functools
 import sys
+from collections.abc import Callable
 from types import BuiltinFunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
+from mindspore.ops.composite import base
 
+from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.graph import Node
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.mindspore.arrays import tensors_in
-from whynan.adapters.mindspore.versions import api
+from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
+from whynan.launch.host import tell
+
+try:
+    from mindspore.graph import api as api
+except ImportError:  # before 2.9
+    from mindspore.common import api as api
+
+if TYPE_CHECKING:
+    from whynan.adapters.mindspore.trace import Tracer
+
+_Make = Callable[[Any], Any]
+
+
+def differentiates(patches: Patches, forward: _Make, backward: _Make) -> None:
+    """Replace what runs a function to be differentiated, and what differentiates it."""
+    if hasattr(base, "_pynative_forward_run"):
+        patches.replace(base, "_pynative_forward_run", forward)
+        patches.replace(base, "_pynative_func_grad_backward", backward)
+        return
+    ended: list[Any] = [None, ()]  # what was run last, and its result: GradOperation drops it
+
+    def ending(original: Any) -> Any:
+        def end_graph(executor: Any, run: Any, output: Any, *args: Any, **kwargs: Any) -> Any:
+            ended[:] = run, output
+            return original(executor, run, output, *args, **kwargs)
+
+        return end_graph
+
+    def running(original: Any) -> Any:
+        def run(grad: Any, fn: Any, inner: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+            def plain(fn: Any, sens_param: bool, *args: Any, **kwargs: Any) -> Any:
+                found = original(grad, fn, inner, weights, *args, **kwargs)
+                arguments, out = found if gives_result else (found, ())
+                # A cell that has just been called is not run again.
+                is_run = isinstance(out, tuple) and not out and ended[0] is fn
+                return arguments, ended[1] if is_run else out
+
+            gives_result = isinstance(grad, base._Grad)
+            arguments, out = forward(plain)(fn, grad.sens_param, *args, **kwargs)
+            ended[:] = None, ()
+            return (arguments, out) if gives_result else arguments
+
+        return run
+
+    def differentiating(original: Any) -> Any:
+        def grad(executor: Any, fn: Any, operation: Any, weights: Any, *args: Any) -> Any:
+            return backward(lambda *given: original(executor, *given))(fn, operation, weights, *args)
+
+        return grad
+
+    for kind in (base.GradOperation, base._Grad):
+        patches.replace(kind, "_pynative_forward_run", running)
+    patches.replace(api._PyNativeExecutor, "end_graph", ending)
+    for name in ("grad", "grad_aux"):
+        patches.replace(api._PyNativeExecutor, name, differentiating)
+
 
 _OPERATORS = {
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "abs", "getitem", "setitem",
@@ -34,15 +93,10 @@ _NO_OPERATION = {
 }
 
 
-class Operation:
-    """What an operation is called, and the call itself."""
+class Operation(functools.partial):  # type: ignore[type-arg]
+    """A call of an operation, and what it is called."""
 
-    def __init__(self, name: str, call: Any) -> None:
-        self.name = name
-        self.call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)
+    name = ""
 
 
 class PatchedDispatch:
@@ -68,19 +122,20 @@ class PatchedDispatch:
     def __exit__(self, *error: Any) -> None:
         self._calls.undo()
 
-    def __ms_dispatch__(self, func: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError
+    def _told(self, name: str, call: Any, args: Any, kwargs: Any) -> Any:
+        operation = Operation(call)
+        operation.name = name
+        return self.__ms_dispatch__(operation, args, kwargs)  # type: ignore[attr-defined]
 
     def _seen(self, name: str, original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self.__ms_dispatch__(Operation(name, original), args, kwargs)
+            return self._told(name, original, args, kwargs)
 
         return call
 
     def _run_op(self, original: Any) -> Any:
         def run(executor: Any, primitive: Any, name: str, args: Any) -> Any:
-            operation = Operation(name, lambda *given: original(executor, primitive, name, given))
-            return self.__ms_dispatch__(operation, tuple(args), {})
+            return self._told(name, lambda *given: original(executor, primitive, name, given), tuple(args), {})
 
         return run
 
@@ -118,7 +173,7 @@ def _camel(name: str) -> str:
 
 @functools.cache
 def _kernels() -> list[tuple[Any, str]]:
-    """Return the functions of kernels, by the modules of the library that call them."""
+    """Return the functions of kernels, by the modules that call them."""
     found = []
     for title, module in list(sys.modules.items()):
         if not title.startswith("mindspore.") or title == "mindspore._c_expression":
@@ -143,8 +198,8 @@ def _primitives() -> list[tuple[Any, str]]:
 def _methods() -> list[str]:
     """Return the methods of tensors that are operations."""
     found = []
-    for base in ms.Tensor.__mro__[1:-1]:
-        for name, value in vars(base).items():
+    for kind in ms.Tensor.__mro__[1:-1]:
+        for name, value in vars(kind).items():
             if name in vars(ms.Tensor) or name in _NO_OPERATION:
                 continue  # an override of the library's, or of the watch's
             is_plain = not name.startswith("_") and not name.startswith(
@@ -177,3 +232,85 @@ try:
     Dispatch = _Mode
 except ImportError:  # before 2.9
     pass
+
+
+has_nodes = hasattr(ms.Tensor, "_grad_node")
+_MOVES = frozenset(
+    """add sub neg sum mean cast identity copy reshape view flatten transpose permute squeeze unsqueeze expand_dims
+    broadcast_to split stack concat pad getitem strided_slice gather astype to type_as""".split()  # noqa: SIM905
+)
+"""Operations whose derivative makes nothing non-finite of finite numbers."""
+
+
+class Flows:
+    """The gradient of each tensor, where autograd nodes take no hooks (2.7). `ends` are the bad ones of parameters.
+
+    A gradient is the sum of what the operations that use a tensor send back. Where one of several may have made it
+    non-finite nothing is said: the origin is not known then.
+    """
+
+    def __init__(self, tracer: "Tracer") -> None:
+        self.tracer = tracer
+        self.ends: list[int] = []
+        self._arrived: dict[int, int] = {}
+        self._arrays: dict[int, Any] = {}
+
+    def follow(self, value: int, tensor: Any) -> None:
+        """See the gradient of a tensor that an operation has made."""
+        if not is_floating(tensor):
+            return
+
+        def hook(gradient: Any) -> None:
+            depth, self.tracer._depth = self.tracer._depth, 1
+            try:
+                self._seen(value, array_of(gradient))
+            except Exception as error:
+                tell("tracing a gradient failed", error)
+            finally:
+                self.tracer._depth = depth
+
+        tensor.register_hook(hook)
+
+    def end(self, name: str, array: Any) -> None:
+        """See the gradient of a parameter, as an optimizer gets it."""
+        values = self.tracer.graph.values
+        value = next((v for v, known in values.items() if known.name == name), self.tracer.fresh())
+        made = self._seen(value, array)
+        if not all_finite(array):
+            self.ends.append(made)
+
+    def _seen(self, value: int, array: Any) -> int:
+        graph = self.tracer.graph
+        made = self.tracer.fresh()
+        graph.gradients.add(made)
+        self._arrived[value] = made
+        self._arrays[made] = array
+        users = [n for n in graph.nodes if n.phase == "forward" and value in n.inputs
+                 and any(output in self._arrived for output in n.outputs)]  # fmt: skip
+        sent = [self._arrived[output] for user in users for output in user.outputs if output in self._arrived]
+        is_born = not all_finite(array) and not any(v in graph.bad for v in sent)
+        bad = [user for user in users if any(self._arrived.get(v) in graph.bad for v in user.outputs)]
+        makers = [user for user in users if user.name not in _MOVES] if is_born else bad or users
+        if not makers or (is_born and len(makers) > 1):
+            if is_born:
+                graph.bad[made] = array
+            return made
+        forward = makers[0]
+        known = [v for v in (*forward.inputs, *forward.outputs) if v in self.tracer.tensors]
+        node = Node(
+            index=len(graph.nodes),
+            name=forward.name,
+            framework_op=f"gradient of {forward.framework_op}",
+            phase="backward",
+            stack=forward.stack,
+            inputs=(*sent, *known),
+            outputs=(made,),
+            module=forward.module,
+            module_type=forward.module_type,
+            made=forward.made,
+            forward=forward.index,
+            args=forward.args,
+        )
+        arrays = [*(self._arrays[v] for v in sent), *(self.tracer.array(v, self.tracer.tensors[v]) for v in known)]
+        graph.add(node, lambda: arrays, [array])
+        return made

@@ -14,8 +14,8 @@ from whynan.adapters.common.arrays import all_finite, kind_of
 from whynan.adapters.common.patches import quiet
 from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Change, Closure, SavedParameters
+from whynan.adapters.mindspore.dispatch import api
 from whynan.adapters.mindspore.trace import Tracer
-from whynan.adapters.mindspore.versions import api
 from whynan.records.recording import What
 
 

@@ -20,10 +20,10 @@ from whynan.adapters.common.patches import Patches
 from whynan.adapters.mindspore import validation
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, SavedParameters, given_to
+from whynan.adapters.mindspore.dispatch import api, differentiates
 from whynan.adapters.mindspore.guard import Guards
 from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.replay import Attempt
-from whynan.adapters.mindspore.versions import api, differentiates
 from whynan.launch.host import is_user_file
 from whynan.watching import Budget
 
