@@ -8,6 +8,7 @@ of them (not `ops.concat`, `mint.cat`, dropout): functions and primitives are re
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ import mindspore as ms
 from mindspore.ops.composite import base
 
 from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.graph import Node
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.launch.host import tell
@@ -236,8 +236,8 @@ except ImportError:  # before 2.9
 
 has_nodes = hasattr(ms.Tensor, "_grad_node")
 _MOVES = frozenset(
-    """add sub neg sum mean cast identity copy reshape view flatten transpose permute squeeze unsqueeze expand_dims
-    broadcast_to split stack concat pad getitem strided_slice gather astype to type_as""".split()  # noqa: SIM905
+    """add sub neg sum mean cast identity copy reshape flatten transpose squeeze expand_dims broadcast_to split stack
+    concat getitem gather""".split()  # noqa: SIM905
 )
 """Operations whose derivative makes nothing non-finite of finite numbers."""
 
@@ -297,19 +297,14 @@ class Flows:
             return made
         forward = makers[0]
         known = [v for v in (*forward.inputs, *forward.outputs) if v in self.tracer.tensors]
-        node = Node(
+        node = replace(
+            forward,
             index=len(graph.nodes),
-            name=forward.name,
             framework_op=f"gradient of {forward.framework_op}",
             phase="backward",
-            stack=forward.stack,
             inputs=(*sent, *known),
             outputs=(made,),
-            module=forward.module,
-            module_type=forward.module_type,
-            made=forward.made,
             forward=forward.index,
-            args=forward.args,
         )
         arrays = [*(self._arrays[v] for v in sent), *(self.tracer.array(v, self.tracer.tensors[v]) for v in known)]
         graph.add(node, lambda: arrays, [array])

@@ -71,8 +71,7 @@ def _plain(node: Any) -> Any:
     elif isinstance(node, (datasets.BatchDataset, datasets.ZipDataset, *_PLAIN)) or not node.children:
         if isinstance(node, datasets.BatchDataset):
             node.drop_remainder = False
-        if getattr(node, "python_multiprocessing", False):
-            node.python_multiprocessing = False
+        node.python_multiprocessing = False
         node.children = [_plain(child) for child in node.children]
     else:
         raise _UnknownError
