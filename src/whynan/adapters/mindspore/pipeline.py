@@ -118,17 +118,8 @@ def _is_picked(node: Any) -> bool:
 
 def _is_moved(node: Any) -> bool:
     """Whether rows of a pipeline come in another order than its source's, or not all of them."""
-    for found in _nodes(node):
-        if (found.children and not isinstance(found, _PLAIN)) or _is_picked(found):
-            return True
-        sampler = getattr(found, "sampler", None)
-        is_counting = sampler is None or type(sampler) is ds.SequentialSampler
-        order = getattr(found, "shuffle_option", None) or (
-            getattr(found, "shuffle_flag", None) if sampler is None else None
-        )
-        if not is_counting or (order and order != ds.Shuffle.FALSE):
-            return True
-    return False
+    cuts = (datasets.BatchDataset, *_ORDERS, *_CUTS)
+    return node.is_shuffled() or _has(node, cuts) or any(_is_picked(found) for found in _nodes(node))
 
 
 def reader_of(dataset: Any) -> Reader | None:
