@@ -80,17 +80,6 @@ _OPERATORS = {
     "and", "or", "xor",
 }  # fmt: skip
 _SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "InplaceCopy", "Negative": "Neg"}
-_NO_OPERATION = {
-    "data_sync",
-    "storage",
-    "untyped_storage",
-    "set_",
-    "set_dtype",
-    "move_to",
-    "pin_memory",
-    "hooks",
-    "asnumpy",
-}
 
 
 class Operation(functools.partial):  # type: ignore[type-arg]
@@ -141,7 +130,7 @@ class PatchedDispatch:
 
 
 def name_of(func: Any, result: Any) -> str:
-    """Return an operation's name: that of its autograd node, where the stand-in knows no more than the function's."""
+    """Return an operation's name: that of its autograd node where it has one."""
     if isinstance(func, Operation):
         made = next(tensors_in(result), None)
         node = getattr(made, "_grad_node", None)
@@ -160,7 +149,7 @@ def given_to(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _camel(name: str) -> str:
-    """Return the name of an operation as MindSpore spells it: __radd__ is Add, add_ is InplaceAdd, pyboost_exp Exp."""
+    """Return a name as MindSpore spells it: __radd__ is Add, add_ is InplaceAdd, pyboost_exp Exp."""
     plain = name.removeprefix("pyboost_").removesuffix("_instance")
     ending = plain.strip("_")
     if plain.startswith("__") and ending not in _OPERATORS:
@@ -200,7 +189,7 @@ def _methods() -> list[str]:
     found = []
     for kind in ms.Tensor.__mro__[1:-1]:
         for name, value in vars(kind).items():
-            if name in vars(ms.Tensor) or name in _NO_OPERATION:
+            if name in vars(ms.Tensor):
                 continue  # an override of the library's, or of the watch's
             is_plain = not name.startswith("_") and not name.startswith(
                 ("is_", "get_", "set_", "new_", "offload", "to_")
