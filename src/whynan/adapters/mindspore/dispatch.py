@@ -1,8 +1,7 @@
 """Where MindSpore's versions differ: how functions are differentiated, how operations and gradients are seen.
 
-Operations are seen by MindSpore's dispatch mode, and by what stands in for it before 2.9: while a step is replayed it
-replaces what calls kernels from Python, in the library's own modules, tensors and primitives. The mode does not see all
-of them (not `ops.concat`, `mint.cat`, dropout): functions and primitives are replaced there too.
+Before 2.9 there is no mode that sees operations: what calls kernels from Python is replaced while a step is replayed.
+The mode does not see all of them (not `ops.concat`, `mint.cat`): there too.
 """
 
 import functools
@@ -234,8 +233,7 @@ _MOVES = frozenset(
 class Flows:
     """The gradient of each tensor, where autograd nodes take no hooks (2.7). `ends` are the bad ones of parameters.
 
-    A gradient is the sum of what the operations that use a tensor send back. Where one of several may have made it
-    non-finite nothing is said: the origin is not known then.
+    Where one of several users of a tensor may have made its gradient non-finite, the origin is not known.
     """
 
     def __init__(self, tracer: "Tracer") -> None:
