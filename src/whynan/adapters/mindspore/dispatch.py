@@ -78,7 +78,7 @@ _OPERATORS = {
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "abs", "getitem", "setitem",
     "and", "or", "xor",
 }  # fmt: skip
-_SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "InplaceCopy", "Negative": "Neg"}
+_SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "InplaceCopy"}
 
 
 class Operation(functools.partial):  # type: ignore[type-arg]

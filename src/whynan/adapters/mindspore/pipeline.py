@@ -1,9 +1,7 @@
 """The rows of a `mindspore.dataset` pipeline in the order of its source, as they are when they are batched.
 
-The pipeline is copied; what shuffles, repeats, filters or cuts it is taken out, its samplers count up, and what comes
-before the batching runs again. A row's number is then the index of its sample in the source, of joined sources in the
-one after the other. Random augmentations make other rows than those of the run: then nothing is found, and nothing is
-said.
+A copy of the pipeline runs again without what shuffles, repeats, filters or cuts it. A row's number is its index in the
+source, of joined sources in one after the other. Random augmentations make other rows: then nothing is found.
 """
 
 import copy
@@ -62,7 +60,7 @@ def _plain(node: Any) -> Any:
     while isinstance(node, (*_ORDERS, *_CUTS)):
         node = node.children[0]
     if isinstance(node, datasets.ZipDataset) and any(_is_moved(child) for child in node.children):
-        raise _UnknownError  # which rows came together is known no more
+        raise _UnknownError
     if isinstance(node, datasets.ConcatDataset):
         cuts = (datasets.RepeatDataset, datasets.BatchDataset, datasets.ZipDataset, *_CUTS)
         if _has(node, cuts) or any(_is_picked(found) for found in _nodes(node)):
@@ -83,7 +81,6 @@ def _plain(node: Any) -> Any:
 
 
 def _counts_up(source: Any) -> None:
-    """Let a source give all of its samples in order."""
     held = getattr(source, "source", None)
     if getattr(source, "has_batch_sampler", False) or (held is not None and _is_spent(held)):
         raise _UnknownError
@@ -95,7 +92,7 @@ def _counts_up(source: Any) -> None:
 
 
 def _is_spent(source: Any) -> bool:
-    """Whether a source can be run through only once: to run through it would take from the run."""
+    """Whether a source can be run through only once."""
     return not hasattr(source, "__getitem__") and not callable(source) and iter(source) is source
 
 
@@ -110,14 +107,14 @@ def _has(node: Any, kinds: tuple[Any, ...]) -> bool:
 
 
 def _is_picked(node: Any) -> bool:
-    """Whether a source gives some of its samples only, or some more often."""
+    """Whether a source gives some samples only, or twice."""
     sampler = getattr(node, "sampler", None)
     kinds = (ds.SequentialSampler, ds.RandomSampler)
     return sampler is not None and (type(sampler) not in kinds or sampler.num_samples is not None)
 
 
 def _is_moved(node: Any) -> bool:
-    """Whether rows of a pipeline come in another order than its source's, or not all of them."""
+    """Whether rows come in another order than the source's, or not all of them."""
     cuts = (datasets.BatchDataset, *_ORDERS, *_CUTS)
     return node.is_shuffled() or _has(node, cuts) or any(_is_picked(found) for found in _nodes(node))
 
