@@ -57,11 +57,13 @@ def measure(workload: str, rounds: int, steps: int) -> None:
     tools = ("whynan", PEER[workload]) if PEER[workload] is not None else ("whynan",)
     ratios: dict[str, list[tuple[float, float]]] = {tool: [] for tool in tools}
     plains = []
-    for _ in range(rounds):
+    for number in range(rounds):
         plain = time_step(workload, steps, None)
         plains.append(plain[0])
+        print(f"{workload:10} round {number + 1}: plain {plain[0]:.3f} ms", file=sys.stderr, flush=True)
         for tool in tools:
             timed = time_step(workload, steps, tool)
+            print(f"{workload:10} round {number + 1}: {tool} {timed[0]:.3f} ms", file=sys.stderr, flush=True)
             ratios[tool].append((timed[0] / plain[0], timed[1] / plain[1]))
     for tool, rows in ratios.items():
         median, fast = (statistics.median(column) for column in zip(*rows))

@@ -138,7 +138,7 @@ SUPPORTED: dict[str, tuple[str, str]] = {
     "tensorflow": ("2.16", "3.0"),
     "keras": ("3.10", "4.0"),
     "jax": ("0.7", "0.13"),
-    "mindspore": ("2.9", "3.0"),
+    "mindspore": ("2.7", "3.0"),
     "numpy": ("1.26", "3.0"),
 }
 """From the first version on, up to but not including the second."""

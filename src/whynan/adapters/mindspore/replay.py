@@ -9,12 +9,12 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import context, log
-from mindspore.graph import api
 
 from whynan.adapters.common.arrays import all_finite, kind_of
 from whynan.adapters.common.patches import quiet
 from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, Change, Closure, SavedParameters
+from whynan.adapters.mindspore.dispatch import api
 from whynan.adapters.mindspore.trace import Tracer
 from whynan.records.recording import What
 
@@ -67,7 +67,7 @@ class Attempt:
         bad = [(name, array) for name, array in named if not all_finite(array)]
         if bad:
             self.what, self.name, self.kind = "gradient", bad[0][0], kind_of(bad[0][1]) or "nan"
-            self.starts = self.tracer.bad_gradients() if self.tracer is not None else []
+            self.starts = self.tracer.bad_gradients(bad) if self.tracer is not None else []
             raise Stop
         self.n_updates += 1
 

@@ -9,13 +9,13 @@ from types import FrameType
 from typing import Any
 
 from mindspore import nn
-from mindspore.utils import MsDispatchMode
 
 from whynan.adapters.common.arrays import summarize
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import called_name, user_frames
-from whynan.adapters.mindspore.arrays import array_of, op_name, tensors_in
+from whynan.adapters.mindspore.arrays import array_of, is_tensor, op_name, tensors_in
+from whynan.adapters.mindspore.dispatch import Dispatch, Flows, Operation, given_to, has_nodes, name_of
 from whynan.adapters.mindspore.known import Places, names_of_cells
 from whynan.launch.host import tell
 from whynan.records import Phase, SourceLine
@@ -46,7 +46,7 @@ class BackwardPass:
         todo, seen = [root], set[int]()
         while todo:
             node = todo.pop()
-            key = int(node._unique_id())
+            key = _key(node)
             if key in seen:
                 continue
             seen.add(key)
@@ -95,7 +95,7 @@ class BackwardPass:
 
     def _seen(self, node: Any, grad_in: list[Any], grad_out: list[Any]) -> None:
         tracer, graph = self.tracer, self.tracer.graph
-        key, sequence, name = int(node._unique_id()), int(node._sequence_nr()), str(node.name())
+        key, sequence, name = _key(node), int(node._sequence_nr()), str(node.name())
         index = self.forward.get(sequence)
         forward = graph.nodes[index] if index is not None else None
         tracer._alive += [grad_in, grad_out]
@@ -130,7 +130,7 @@ class BackwardPass:
             if target.is_leaf():
                 self._end(value, array)
             else:
-                self.incoming.setdefault((int(target._unique_id()), int(number)), []).append(value)
+                self.incoming.setdefault((_key(target), int(number)), []).append(value)
         if not outputs:
             return
         plain = forward.name if forward is not None else op_name(name)
@@ -198,7 +198,7 @@ LOSSES = {
 _WRITES = {"Assign": None, "AssignAdd": "add", "AssignSub": "sub", "InplaceCopy": None}
 
 
-class Tracer(MsDispatchMode):  # type: ignore[misc]
+class Tracer(Dispatch):  # type: ignore[misc]
     """Notes operations in a `Graph` while it is entered."""
 
     def __init__(self, places: Places, roots: list[Any]) -> None:
@@ -212,11 +212,12 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         """A tensor for each value. None of them may be freed while the trace runs: memory tells values apart."""
         self.sequences: dict[int, int] = {}
         """The value that the autograd node of that sequence number made."""
-        self.backward: BackwardPass | None = None
+        self.backward: BackwardPass | Flows | None = None if has_nodes else Flows(self)
         self.dtypes: list[str] = []
         """The dtypes that operations made, each once."""
         self.loss_call: tuple[str, tuple[TensorSummary, ...]] | None = None
         self._by_memory: dict[int, tuple[int, int]] = {}
+        self._by_object: dict[int, int] = {}
         self._cells: list[tuple[str | None, str, SourceLine | None]] = []
         self._patches = Patches()
         self._fresh = 0
@@ -256,6 +257,8 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
 
     def value_of(self, tensor: Any) -> int:
         """Return the number of the value that a tensor holds."""
+        if id(tensor) in self._by_object:
+            return self._by_object[id(tensor)]
         address = int(tensor.data_ptr()) if tensor.size else 0
         sequence = _sequence(tensor)
         known = self._by_memory.get(address)
@@ -279,8 +282,11 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         users = [node for node in self.graph.nodes if known[0] in node.inputs and node.phase == "forward"]
         return next((value for node in users for value in node.outputs if value in self.graph.bad), None)
 
-    def bad_gradients(self) -> list[int]:
-        """Return the values that are not finite and end at a parameter."""
+    def bad_gradients(self, named: list[tuple[str, Any]]) -> list[int]:
+        """Return the values that are not finite and end at a parameter; `named` are the gradients that did."""
+        if isinstance(self.backward, Flows):
+            for name, array in named:
+                self.backward.end(name, array)
         if self.backward is not None and self.backward.ends:
             return self.backward.ends
         return [value for value in self.graph.bad if value in self.graph.gradients][-8:]
@@ -289,7 +295,8 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         """The forward pass has come to what is differentiated: see the backward pass from here."""
         try:
             self.value_of(loss)
-            self.backward = BackwardPass(self, loss)
+            if has_nodes:
+                self.backward = BackwardPass(self, loss)
         except Exception as error:
             tell("following the backward pass failed", error)
 
@@ -302,6 +309,8 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         self._alive.append(tensor)
         if tensor.size:
             self._by_memory[int(tensor.data_ptr())] = (value, int(tensor.nbytes))
+        if not has_nodes:
+            self._by_object[id(tensor)] = value
         return value
 
     def fresh(self) -> int:
@@ -335,15 +344,19 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
     # Operations -------------------------------------------------------------------------------------------------------
 
     def __ms_dispatch__(self, func: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._depth += 1
+        # The stand-in sees functions made of several operations too: those inside are what is noted.
+        is_whole, n_before = not isinstance(func, Operation), len(self.graph.nodes)
+        self._depth += is_whole
         try:
             result = func(*args, **(kwargs or {}))
         finally:
-            self._depth -= 1
-        if self._depth == 0 and func.name not in _QUIET and self.phase != "optimizer":
+            self._depth -= is_whole
+        if self._depth == 0 and self.phase != "optimizer" and len(self.graph.nodes) == n_before:
             self._depth = 1
             try:
-                self._note(str(func.name), args, result)
+                name = name_of(func, result)
+                if name not in _QUIET:
+                    self._note(name, given_to(func, args, kwargs), result)
             except Exception as error:
                 tell(f"tracing {func.name} failed", error)
             finally:
@@ -366,6 +379,12 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
         inputs = [self.value_of(tensor) for tensor in given]
         self._alive.append((args, result))
         made = [self._new(tensor) for tensor in outputs]
+        for value, tensor in zip(made, outputs):
+            sequence = _sequence(tensor)
+            if sequence is not None:
+                self.sequences.setdefault(sequence, value)
+            if isinstance(self.backward, Flows) and self.phase == "forward":
+                self.backward.follow(value, tensor)
         path, kind, line = self._cells[-1] if self._cells else (None, None, None)
         arrays = [array_of(tensor) for tensor in outputs]
         for tensor in outputs:
@@ -397,9 +416,16 @@ class Tracer(MsDispatchMode):  # type: ignore[misc]
 
 def _args(name: str, args: Any) -> dict[str, Any]:
     numbers = {i: a for i, a in enumerate(args) if isinstance(a, (int, float)) and not isinstance(a, bool)}
+    if name == "pow" and len(args) > 1 and is_tensor(args[1]) and args[1].size == 1:
+        numbers[1] = float(array_of(args[1]).reshape(-1)[0])  # a number that the library has made a tensor of
     if name == "pow" and 1 in numbers:
         return {"exponent": numbers[1]}
     return {f"argument {i}": number for i, number in numbers.items()}
+
+
+def _key(node: Any) -> int:
+    """Return what tells a node from others; before 2.9 its sequence number does, of all that are no leaves."""
+    return int(getattr(node, "_unique_id", node._sequence_nr)())
 
 
 def _sequence(tensor: Any) -> int | None:

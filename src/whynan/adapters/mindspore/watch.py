@@ -14,14 +14,13 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import context, nn
-from mindspore.graph import api
-from mindspore.ops.composite import base
 
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.mindspore import validation
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
 from whynan.adapters.mindspore.closure import CellClosure, SavedParameters, given_to
+from whynan.adapters.mindspore.dispatch import api, differentiates
 from whynan.adapters.mindspore.guard import Guards
 from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.replay import Attempt
@@ -85,8 +84,7 @@ class Watch(Known):
 
     def install(self) -> None:
         replace = self.patches.replace
-        replace(base, "_pynative_forward_run", self._forward)
-        replace(base, "_pynative_func_grad_backward", self._backward)
+        differentiates(self.patches, self._forward, self._backward)
         for kind in optimizer_kinds():
             replace(kind, "__call__", self._optimizer_call)
             replace(kind, "__init__", self._optimizer_init)
