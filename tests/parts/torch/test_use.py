@@ -169,6 +169,37 @@ def test_vmap_and_functional_gradients():
     torch.testing.assert_close(torch.vmap(lambda v: ops.div(v, v))(x), torch.ones(5, 4))
 
 
+TRANSFORMED = {
+    "exp": ops.exp,
+    "acos": ops.acos,
+    "atan2": lambda a: ops.atan2(a, a.detach() + 0.5),
+    "pow": lambda a: ops.pow(a, 1.5),
+    "norm": lambda a: ops.norm(a, -1),
+    "binary cross-entropy": lambda a: losses.binary_cross_entropy(a, torch.full_like(a, 0.5)),
+    "with logits": lambda a: losses.binary_cross_entropy_with_logits(a, torch.full_like(a, 0.5)),
+    "cross-entropy": lambda a: losses.cross_entropy(a, torch.tensor([0, 1, 2])),
+    "focal": lambda a: losses.focal_loss(a, (a > 0.5).to(a.dtype)),
+    "dice": lambda a: losses.dice_loss(a, torch.full_like(a, 0.5)),
+    "info nce": lambda a: losses.info_nce_loss(a, a.detach() + 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("size", [1.0, 1e30])
+def test_forward_mode_hessians_and_gradients_of_samples(name, size):
+    x = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).reshape(3, 4) * size
+
+    def total(v):
+        return TRANSFORMED[name](v).sum()
+
+    slope = torch.func.grad(total)(x)
+    assert slope.isfinite().all()
+    ahead = torch.func.jvp(total, (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(ahead, slope.sum(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(total))(torch.stack([x, x])), torch.stack([slope, slope]))
+    assert torch.func.hessian(total)(x).shape == (3, 4, 3, 4)
+
+
 def test_python_numbers_and_integers():
     assert ops.div(1.0, torch.tensor([0.0, 2.0])).tolist() == [0.0, 0.5]
     assert ops.div(torch.tensor([4.0]), 0.0).tolist() == [0.0]
