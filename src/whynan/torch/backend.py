@@ -38,13 +38,17 @@ class SaturateGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Any) -> Any:
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
+
+class SaturateGradientEagerly(SaturateGradient):
+    """With a forward derivative, the identity's too; `torch.compile` takes no function that has one."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Any, limit: None) -> Any:
         return tangent.view_as(tangent)
 
 
-def function_of(guarded: Guarded) -> Any:
-    """Return the autograd function of a formula with its own slopes, for arrays of one shape."""
+def functions_of(guarded: Guarded) -> tuple[Any, Any]:
+    """Return the autograd function of a formula with its own slopes, for arrays of one shape: eager, and compiled."""
 
     value, slopes = guarded.value, guarded.slopes
 
@@ -58,7 +62,6 @@ def function_of(guarded: Guarded) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             ctx.save_for_backward(*inputs)
-            ctx.save_for_forward(*inputs)
 
         @staticmethod
         def backward(ctx: Any, gradient: Any) -> Any:
@@ -66,13 +69,20 @@ def function_of(guarded: Guarded) -> Any:
             needed = ctx.needs_input_grad
             return tuple(gradient * slope if needs else None for slope, needs in zip(by_each, needed, strict=True))
 
+    class Eager(Function):
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             by_each = slopes(XP, *ctx.saved_tensors)
             return sum(slope * tangent for slope, tangent in zip(by_each, tangents, strict=True) if tangent is not None)
 
-    Function.__name__ = Function.__qualname__ = guarded.name
-    return Function
+    for kind in (Function, Eager):
+        kind.__name__ = kind.__qualname__ = guarded.name
+    return Eager, Function
 
 
 class Torch(Namespace):
@@ -105,10 +115,15 @@ class Torch(Namespace):
         return x.detach()
 
     def saturate_gradient(self, x: Array, limit: float) -> Array:
-        return SaturateGradient.apply(x, limit) if x.requires_grad and not transformed(x) else x
+        if not x.requires_grad or transformed(x):
+            return x
+        kind = SaturateGradient if torch.compiler.is_compiling() else SaturateGradientEagerly
+        return kind.apply(x, limit)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        return function.value(self, *arrays) if transformed(arrays[0]) else self.functions[function.name].apply(*arrays)
+        if transformed(arrays[0]):
+            return function.value(self, *arrays)
+        return self.functions[function.name][torch.compiler.is_compiling()].apply(*arrays)
 
     def broadcast(self, *arrays: Array) -> list[Array]:
         return list(torch.broadcast_tensors(*arrays))
@@ -146,4 +161,4 @@ class Torch(Namespace):
 
 
 XP = Torch()
-Torch.functions = {guarded.name: function_of(guarded) for guarded in GUARDED}
+Torch.functions = {guarded.name: functions_of(guarded) for guarded in GUARDED}
