@@ -181,8 +181,9 @@ def log_softmax_parts(xp: Backend, logits: Array, dim: int) -> tuple[Array, Arra
 
 def _picked(xp: Backend, picked: Array, rest: Array) -> Array:
     own = xp.where(picked == 0, 0.0, picked)
-    # The own class at the top: its weight of 1 left out of the sum, the others keep their digits.
-    return xp.where(picked == 0, xp.log1p(rest), xp.log(xp.exp(own) + rest) - own)
+    # The own class at the top: its weight of 1 left out of the sum, the others keep their digits. `picked` is 0 there,
+    # and stands for its slope where a framework derives this form itself.
+    return xp.where(picked == 0, xp.log1p(rest) - picked * (rest / (1 + rest)), xp.log(xp.exp(own) + rest) - own)
 
 
 def _picked_slopes(xp: Backend, picked: Array, rest: Array) -> tuple[Array, Array]:
