@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from whynan.check.context import Context, is_unit_vectors, mask_varies
+from whynan.check.context import Context, difference_from_extreme, is_unit_vectors, mask_varies
 from whynan.check.graph import Node
 from whynan.check.ranges import INF, Range, of, times, widen_down, widen_up
 from whynan.check.transfer import transfers
@@ -54,8 +54,6 @@ def _sums_to_one(node: Node, context: Context) -> bool:
 
 def _has_largest_one(node: Node, context: Context) -> bool:
     """Whether the sum is over exp(x - max(x)): one of its terms is 1."""
-    from whynan.check.context import difference_from_extreme
-
     maker = context.maker(node.inputs[0])
     if maker.op != "exp":
         return False
