@@ -63,8 +63,10 @@ def relevant(context: Context, *ops: str) -> Iterator[Node]:
     return (n for n in context.graph.nodes if n.op in ops and n.index in found and n.phase == "forward")
 
 
-def finding(check: str, severity: Severity, message: str, node: Node | None = None, **about: str | None) -> Finding:
-    place = node.place if node is not None else None
+def finding(
+    check: str, severity: Severity, message: str, at: Node | OptimizerFacts | None = None, **about: str | None
+) -> Finding:
+    place = at.place if at is not None else None
     return Finding(check, severity, message, place.line if place else None, place.file if place else None, **about)
 
 
@@ -80,7 +82,7 @@ def remark(function: Remark) -> Remark:
 
 def review(facts: StepFacts) -> list[Finding]:
     """Return what every remark has to say, worst first; one that fails is passed over."""
-    from whynan.check.review import layers, losses, optimizers  # noqa: F401
+    from whynan.check.review import losses, parameters  # noqa: F401
 
     found: list[Finding] = []
     for find in _REMARKS:
