@@ -1,4 +1,4 @@
-"""What a check has found: in a terminal, as a page, as SARIF and as GitHub's annotations."""
+"""What a check has found: in a terminal, as a page, as SARIF 2.1.0, as workflow commands of GitHub."""
 
 import math
 import os

@@ -1,4 +1,7 @@
-"""Repaired copies of annotation files, by format. Originals are never opened for writing."""
+"""Repaired copies of annotation files, by format. Originals are never opened for writing.
+
+COCO files are repaired element by element: memory does not grow with the file.
+"""
 
 import json
 import shutil

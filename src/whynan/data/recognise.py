@@ -1,4 +1,4 @@
-"""Which formats a data set's files are."""
+"""Which formats a listing holds, in the order in which they claim files. Nothing but beginnings of files is read."""
 
 import re
 from collections import defaultdict
@@ -25,17 +25,17 @@ from whynan.data.parts import (
 )
 from whynan.data.storage import Listing
 
-_FOLDER = re.compile(
+_MASK_FOLDER = re.compile(
     r"(^|[_\-])(masks?|labels?|segs?|segmentations?|annotations?|anns?|gts?|ground_?truths?)([_\-\d]|$)"
     r"|^SegmentationClass|^gtFine|annot$|^seg|masks?$",
     re.IGNORECASE,
 )
-_SUFFIX = re.compile(
+_MASK_SUFFIX = re.compile(
     r"([_\-.](masks?|seg|segmentation|label|labels|gt|annotation|gtFine_label(Train)?Ids|label(Train)?Ids|L|leftImg8bit))$",
     re.IGNORECASE,
 )
 _NO_MASK = re.compile(r"(_color|_colour|_instanceIds|_polygons|_instance)$", re.IGNORECASE)
-_KINDS = {"png", "npy", "bmp", "tif", "tiff", "gif", "pgm"}
+_MASK_KINDS = {"png", "npy", "bmp", "tif", "tiff", "gif", "pgm"}
 _INDEXED = {"L", "P", "1", "I", "I;16", "I;16B", "F"}
 _MASKS_PEEKED = 5
 
@@ -64,13 +64,13 @@ _VOC_LISTS = {"train": "train", "val": "val", "test": "test"}
 def find_masks(files: Files, heads: Heads, is_asked: bool) -> tuple[list[Part], set[str]]:
     """Return the parts that are masks, and all files that are no input images for that reason."""
     groups: dict[str, list[str]] = {}
-    for name in files.having(*sorted(_KINDS)):
+    for name in files.having(*sorted(_MASK_KINDS)):
         root = _root(name)
         if root is not None and not _NO_MASK.search(stem_of(name)):
             groups.setdefault(root, []).append(name)
     groups = {root: _one_kind(names) for root, names in groups.items()}
     flat = {name for names in groups.values() for name in names}
-    others = {name for name in files.having(*sorted(_KINDS)) if _root(name) is not None}
+    others = {name for name in files.having(*sorted(_MASK_KINDS)) if _root(name) is not None}
     images = [name for name in files.images if name not in flat and name not in others]
     if not groups and is_asked:
         groups, images = _beside(files)
@@ -101,7 +101,7 @@ def find_masks(files: Files, heads: Heads, is_asked: bool) -> tuple[list[Part], 
 def _root(name: str) -> str | None:
     steps = name.split("/")[:-1]
     for n in range(len(steps), 0, -1):
-        if _FOLDER.search(steps[n - 1]):
+        if _MASK_FOLDER.search(steps[n - 1]):
             return "/".join(steps[:n])
     return None
 
@@ -117,7 +117,7 @@ def _one_kind(names: list[str]) -> list[str]:
 
 def _beside(files: Files) -> tuple[dict[str, list[str]], list[str]]:
     """Masks that lie beside their images, a.png and a_mask.png; only where the user says that there are masks."""
-    masks = [name for name in files.having(*sorted(_KINDS)) if _SUFFIX.search(stem_of(name))]
+    masks = [name for name in files.having(*sorted(_MASK_KINDS)) if _MASK_SUFFIX.search(stem_of(name))]
     taken = set(masks)
     return ({"": masks} if masks else {}), [name for name in files.images if name not in taken]
 
@@ -125,7 +125,7 @@ def _beside(files: Files) -> tuple[dict[str, list[str]], list[str]]:
 def _bare(name: str) -> str:
     stem, before = stem_of(name), ""
     while stem != before:
-        before, stem = stem, _SUFFIX.sub("", stem)
+        before, stem = stem, _MASK_SUFFIX.sub("", stem)
     return stem
 
 

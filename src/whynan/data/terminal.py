@@ -1,4 +1,4 @@
-"""How far a look at a data set is, and what it found, in a terminal."""
+"""In a terminal: progress bars where a human watches, then a summary that fits a screen, findings by kind, worst first."""
 
 import io
 import math

@@ -1,4 +1,6 @@
-"""Lines that mend: the user's own with one expression replaced, or one in the words of other frameworks than PyTorch"""
+"""Lines that mend: the user's own with one expression replaced and every other character as it was, or a line in the
+words of frameworks other than PyTorch.
+"""
 
 import ast
 import re

@@ -21,7 +21,7 @@ _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 
 
 ROUTE_WIDTH = 430
 _BOX, _GAP = 46, 20
-_MOST = 14
+_MOST_STOPS = 14
 _ENDS = 6
 _LETTERS = 50
 
@@ -195,7 +195,7 @@ def draw_route(steps: Sequence[Passed], symptom: str, what: str) -> Route | None
     if not steps:
         return None
     shown: list[Passed | int] = list(steps)
-    if len(steps) > _MOST:
+    if len(steps) > _MOST_STOPS:
         shown = [*steps[:_ENDS], len(steps) - 2 * _ENDS, *steps[-_ENDS:]]
     stops = []
     for number, step in enumerate(shown):

@@ -1,4 +1,6 @@
-"""Annotations in a file an image: Pascal VOC and YOLO."""
+"""Annotations with a file an image: Pascal VOC, XML read without entities, external files or network, and YOLO, a line an
+object: class first, then a box (cx cy w h) or the points of a polygon, all relative to the size of the image.
+"""
 
 import math
 from collections.abc import Sequence

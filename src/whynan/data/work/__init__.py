@@ -28,8 +28,6 @@ from whynan.data.units import (
 )
 from whynan.data.work.annotated import look_at_coco, look_at_voc, look_at_yolo
 
-_PIECE = 1 << 20
-
 
 def look_at_arrays(job: Job, unit: Unit, outcome: Outcome) -> None:
     """Measure .npy and .npz files."""
