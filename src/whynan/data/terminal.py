@@ -1,4 +1,4 @@
-"""In a terminal: progress bars where a human watches, then a summary that fits a screen, findings by kind, worst first."""
+"""In a terminal: progress bars where a human watches, then a summary that fits a screen, and findings by kind."""
 
 import io
 import math

@@ -1,5 +1,5 @@
-"""Annotations with a file an image: Pascal VOC, XML read without entities, external files or network, and YOLO, a line an
-object: class first, then a box (cx cy w h) or the points of a polygon, all relative to the size of the image.
+"""Annotations with a file an image: Pascal VOC, XML read without entities, external files or network, and YOLO, a line
+an object: class first, then a box (cx cy w h) or the points of a polygon, all relative to the size of the image.
 """
 
 import math
