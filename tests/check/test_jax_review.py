@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from whynan.adapters.jax.check.judge import Enough, JaxRecording
-from whynan.check.result import CheckResult
 from whynan.check.session import CheckOptions
+from whynan.check.suspects import CheckResult
 from whynan.launch import host
 
 RNG = np.random.default_rng(0)

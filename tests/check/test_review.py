@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from whynan.check.graph import Place
-from whynan.check.review.all import review
-from whynan.check.review.facts import LayerFacts, OptimizerFacts, StepFacts
+from whynan.check.review import LayerFacts, OptimizerFacts, StepFacts, review
 
 spec = importlib.util.spec_from_file_location("check_steps_of_review", Path(__file__).with_name("steps.py"))
 assert spec is not None and spec.loader is not None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from whynan.adapters.torch.check.search import TorchSearch
-from whynan.check.terminal import _suspect
+from whynan.check.show import _suspect
 
 spec = importlib.util.spec_from_file_location("check_steps", Path(__file__).with_name("steps.py"))
 assert spec is not None and spec.loader is not None

@@ -129,8 +129,8 @@ def test_a_step_that_the_script_leaves_out_is_handled() -> None:
 def test_what_is_handled_is_a_note_and_no_error() -> None:
     from dataclasses import replace
 
-    from whynan.check.result import CheckResult
-    from whynan.check.sarif import annotations, sarif
+    from whynan.check.show import annotations, sarif
+    from whynan.check.suspects import CheckResult
     from whynan.check.witness import Witness
 
     (suspect,) = [s for s in steps.suspects_of(skipping) if s.cause == "log-of-zero"]

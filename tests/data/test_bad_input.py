@@ -19,8 +19,8 @@ from PIL import Image
 from tests.data import sets
 from tests.data.conftest import checks, look, told
 
-from whynan.data.extra import DataError
 from whynan.data.finding import Finding
+from whynan.data.options import DataError
 from whynan.data.storage import Storage
 
 BOMB = (

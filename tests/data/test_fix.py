@@ -11,7 +11,7 @@ from tests.data import sets
 from tests.data.conftest import checks, look
 from tests.data.test_cli import whynan
 
-from whynan.data.fix.repair import repair
+from whynan.data.fix import repair
 from whynan.errors import OutputError
 
 

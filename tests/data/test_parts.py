@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from whynan.data.annotations import shoelace
 from whynan.data.measure import ArrayMeasure, initial_losses
-from whynan.data.readers import json_stream, masks
+from whynan.data.readers import images, json_stream
 from whynan.data.readers.json_stream import BEGIN, ELEMENT, END, JsonError, JsonStream
 
 values = st.recursive(
@@ -92,21 +92,21 @@ def compress(runs: list[int]) -> str:
 
 @given(runs=st.lists(st.integers(0, 5000), min_size=1, max_size=30))
 def test_run_length_encoding(runs: list[int]) -> None:
-    assert masks.decompress(compress(runs)).tolist() == runs
+    assert images.decompress_rle(compress(runs)).tolist() == runs
     expected = (sum(runs[1::2]), sum(runs))
-    assert masks.area({"counts": compress(runs)}) == masks.area({"counts": runs}) == expected
+    assert images.rle_area({"counts": compress(runs)}) == images.rle_area({"counts": runs}) == expected
 
 
 @given(text=st.text(max_size=20))
 def test_any_text_for_runs(text: str) -> None:
     try:
-        masks.area({"counts": text})
+        images.rle_area({"counts": text})
     except ValueError as error:
         assert str(error)
 
 
 def test_pixels_of_a_mask_go_down_the_columns() -> None:
-    mask = masks.pixels({"size": [2, 3], "counts": [1, 2, 3]})
+    mask = images.rle_pixels({"size": [2, 3], "counts": [1, 2, 3]})
     assert mask.tolist() == [[False, True, False], [True, False, False]]
 
 

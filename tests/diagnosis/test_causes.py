@@ -2,7 +2,7 @@
 
 import pytest
 
-from whynan.diagnosis.engine import diagnose
+from whynan.diagnosis.catalogue import diagnose
 from whynan.records import (
     BadLeaf,
     BatchFacts,

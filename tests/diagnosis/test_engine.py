@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from whynan.diagnosis import catalogue
-from whynan.diagnosis.catalogue import Cause, Match
-from whynan.diagnosis.engine import diagnose, find_causes
+from whynan.diagnosis.catalogue import Cause, Match, diagnose, find_causes
 from whynan.diagnosis.growth import growth_of
 from whynan.records import Evidence, History, ReplayResult
 
@@ -95,5 +94,5 @@ def test_a_loss_near_zero_that_wobbles_has_not_grown() -> None:
 
 
 def test_diagnosis_imports_no_framework() -> None:
-    code = "import sys, whynan.diagnosis.engine as e; e.catalogue.all_causes(); sys.exit('torch' in sys.modules)"
+    code = "import sys, whynan.diagnosis.catalogue as e; e.all_causes(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 from tests.report.recordings import EVERYTHING, HISTORY, HOSTILE_TEXTS, INF, NAN, VARIANTS, hostile, recording
 
 from whynan.records import LookBack
-from whynan.report import heat
+from whynan.report import drawings
 from whynan.report.chart import HEIGHT, WIDTH, draw
 from whynan.report.html import render
 
@@ -182,11 +182,13 @@ def test_labels_of_the_axis_leave_room_for_the_incident():
 
 
 def test_a_map_marks_the_failing_step_and_what_was_not_measured():
-    drawn = heat.draw("gradient norm", ["a", "b", "c"], [3, 4, 5], [[1.0, None, 2.0], [None] * 3, [1.0, 1.0, NAN]], 5)
+    drawn = drawings.draw_heat(
+        "gradient norm", ["a", "b", "c"], [3, 4, 5], [[1.0, None, 2.0], [None] * 3, [1.0, 1.0, NAN]], 5
+    )
     assert [row.full for row in drawn.rows] == ["a", "c"]
     assert drawn.unknown.count("M") == 1 and drawn.bad.count("M") == 1
     assert drawn.incident and drawn.last == "step 5, the incident"
-    assert heat.draw("gradient norm", ["a"], [3, 4], [[1.0, 2.0]], 5).incident is None
+    assert drawings.draw_heat("gradient norm", ["a"], [3, 4], [[1.0, 2.0]], 5).incident is None
 
 
 def test_what_was_not_measured_is_told():

@@ -91,8 +91,8 @@ class Report:
     def _with_sources(self) -> dict[str, Any]:
         import json
 
+        from whynan.report.model import add_contexts
         from whynan.report.saved import to_json_text
-        from whynan.report.source import add_contexts
 
         report: dict[str, Any] = json.loads(to_json_text(self.to_json()))
         add_contexts(report, self._roots)

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from whynan.check.result import CheckResult
-from whynan.check.suspects import accepted_reason
+from whynan.check.suspects import CheckResult, accepted_reason
 from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 from whynan.launch import imports

@@ -1,15 +1,17 @@
-"""Suspects: operations that what ranges allow could make non-finite, less those that the script handles.
+"""Operations that what ranges allow could make non-finite, less those that the script handles, and all of a check's
+result as data: check.json.
 
-finding is accepted by `# whynan: ok REASON` at the end of its line, or on the line above it.
+A finding is accepted by `# whynan: ok REASON` at the end of its line, or on the line above it.
 """
 
 import ast
 import linecache
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from whynan.check.context import Context
 from whynan.check.graph import Asked, Node, Place
@@ -20,6 +22,9 @@ from whynan.check.witness import Witness
 _TESTS = ("isfinite", "is_finite", "isnan", "isinf")
 _WORDS = re.compile(r"\b(isfinite|isnan|isinf|nan_to_num|is_finite)\b")
 _ENDS = re.compile(r"\b(raise|exit|_exit|quit|break|abort|assert|fail)\b")
+
+
+Severity = Literal["error", "warning", "note"]
 
 
 def handled_at(node: Node, phase: str, context: Context) -> Place | None:
@@ -126,8 +131,6 @@ class Suspect:
         return self.has_witness and self.handled is None
 
     def to_json(self, rank: int) -> dict[str, Any]:
-        from whynan.check.result import number
-
         found: dict[str, Any] = {
             "op": self.op,
             "phase": self.phase,
@@ -307,3 +310,82 @@ def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
     return sorted(
         suspects, key=lambda s: (not s.is_certain, s.handled is not None, -s.certainty, s.place.file, s.place.line)
     )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark of the review."""
+
+    check: str
+    severity: Severity
+    message: str
+    line: int | None = None
+    file: str | None = None
+    value: str | None = None
+    cause: str | None = None
+    accepted: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "check": self.check,
+            "severity": self.severity,
+            "file": self.file,
+            "line": self.line,
+            "message": self.message,
+            "value": self.value,
+            "cause": self.cause,
+        }
+        if self.accepted is not None:
+            found["accepted"] = self.accepted
+        return found
+
+
+@dataclass
+class CheckResult:
+    """All of one check."""
+
+    script: str
+    steps: int = 0
+    seconds: float = 0.0
+    framework: str | None = None
+    suspects: list[Suspect] = field(default_factory=list)
+    review: list[Finding] = field(default_factory=list)
+    n_nodes: int = 0
+    problem: str | None = None
+    """Why there is nothing to judge, where there is not."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def standing(self) -> list[Suspect]:
+        """Suspects that no comment accepts."""
+        return [s for s in self.suspects if s.accepted is None]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a suspect with a witness that the script does not handle, or an error of the review, stands."""
+        return any(s.is_certain for s in self.standing) or any(
+            f.severity == "error" and f.accepted is None for f in self.review
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "whynan.check/1",
+            "script": self.script,
+            "framework": self.framework,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 2),
+            "operations": self.n_nodes,
+            "problem": self.problem,
+            "notes": self.notes,
+            "suspects": [s.to_json(rank) for rank, s in enumerate(self.suspects, 1)],
+            "review": [f.to_json() for f in self.review],
+        }
+
+
+def number(x: float) -> float | str:
+    """Return a number as JSON can hold it."""
+    if math.isnan(x):
+        return "nan"
+    if math.isinf(x):
+        return "inf" if x > 0 else "-inf"
+    return x

@@ -16,7 +16,7 @@ from whynan.check.hazards import Hazard
 from whynan.errors import WitnessError
 
 if TYPE_CHECKING:
-    from whynan.check.result import CheckResult
+    from whynan.check.suspects import CheckResult
 
 
 @dataclass(frozen=True)

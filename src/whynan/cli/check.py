@@ -184,7 +184,7 @@ def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
 def replay(run: RunOptions, folder: Path, steps: int, wait: float, is_quiet: bool) -> None:
     """Run the program up to its first steps, and one of them on a saved witness; end with the status."""
     from whynan.check.session import CheckOptions, Session
-    from whynan.check.terminal import render_replay
+    from whynan.check.show import render_replay
     from whynan.check.witness import read
 
     _check_script(run)
@@ -227,12 +227,12 @@ def _check_script(run: RunOptions) -> None:
 
 def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunOptions) -> int:
     """Render a result everywhere it is wanted; returns the exit status."""
-    from whynan.check.terminal import render, render_saved
+    from whynan.check.show import render, render_saved
     from whynan.check.witness import write
 
     render(result, sys.stdout)
     if is_github:
-        from whynan.check.sarif import annotations
+        from whynan.check.show import annotations
 
         for line in annotations(result):
             print(line)
@@ -240,11 +240,11 @@ def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunO
         if outputs.get("json") is not None:
             Path(outputs["json"]).write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
         if outputs.get("sarif") is not None:
-            from whynan.check.sarif import sarif
+            from whynan.check.show import sarif
 
             Path(outputs["sarif"]).write_text(json.dumps(sarif(result), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
         if outputs.get("html") is not None:
-            from whynan.check.html import page
+            from whynan.check.show import page
 
             Path(outputs["html"]).write_text(page(result), encoding="utf-8")  # type: ignore[arg-type]
         if outputs.get("save") is not None and result.problem is None:

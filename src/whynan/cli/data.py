@@ -163,11 +163,11 @@ def data(
 
 
 def _scan(path: str, options: Any, engine: Any, workers: int | None, is_cached: bool) -> Any:
-    from whynan.data.extra import need
+    from whynan.data.options import need
 
     need("numpy", "data", "whynan data")
-    from whynan.data.progress import Bars
     from whynan.data.scan import scan
+    from whynan.data.terminal import Bars
 
     with Bars(sys.stderr) as bars:
         return scan(
@@ -183,7 +183,7 @@ def _write(result: Any, json_file: Path | None, html_file: Path | None, fix_out:
 
         save_page(result, html_file)
     if fix_out is not None:
-        from whynan.data.fix.repair import repair
+        from whynan.data.fix import repair
 
         click.echo("\n" + repair(result, fix_out).text())
 

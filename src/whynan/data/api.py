@@ -10,13 +10,13 @@ import numpy as np
 
 from whynan.data.finding import Findings
 from whynan.data.measure import Statistics
-from whynan.data.objects.look import ObjectLook
-from whynan.data.objects.sources import Failure, Single, source_of
+from whynan.data.objects import ObjectLook
 from whynan.data.options import EngineName, Format, Options
-from whynan.data.progress import Bars
 from whynan.data.result import Result
 from whynan.data.scan import scan
+from whynan.data.sources import Failure, Single, source_of
 from whynan.data.storage import Storage
+from whynan.data.terminal import Bars
 from whynan.data.units import Job
 
 

@@ -12,10 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
-from whynan.data.extra import DataError, need
 from whynan.data.finding import report
+from whynan.data.options import DataError, need
 from whynan.data.units import Job, Outcome, Unit
-from whynan.data.work.dispatch import process
+from whynan.data.work import process
 
 AHEAD = 3
 """Units handed out for each worker: enough to keep it busy, few enough to keep memory bounded."""

@@ -1,7 +1,10 @@
-"""What a user may set about a look at a data set."""
+"""What a user may set about a look at a data set, and what must be installed for it."""
 
+import importlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from whynan.errors import WhynanError
 
 Format = Literal["auto", "coco", "voc", "yolo", "masks", "folder", "npz", "csv", "parquet", "webdataset"]
 EngineName = Literal["local", "ray"]
@@ -26,3 +29,27 @@ class Options:
     """Whether image files are read at all; False looks at annotations alone."""
     exact: bool = False
     """Whether mean and standard deviation use each pixel of each image, where a grid of 64 x 64 is the default."""
+
+
+class MissingExtraError(WhynanError):
+    """A library that this kind of data needs is not installed."""
+
+    slug = "missing-extra"
+
+
+class DataError(WhynanError):
+    """A data set cannot be looked at at all: not there, not readable, of no known format."""
+
+    slug = "data-unreadable"
+
+
+def need(module: str, extra: str, what: str) -> Any:
+    """Return an imported module; without it raise MissingExtraError, which names the pip line."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise MissingExtraError(
+            f"{what} needs {module.partition('.')[0]}, which is not installed here: pip install 'whynan[{extra}]'"
+        ) from error

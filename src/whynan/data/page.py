@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 
-from whynan.data.extra import need
 from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
+from whynan.data.options import need
+from whynan.data.parts import extension_of
 from whynan.data.readers import images
-from whynan.data.recognise.parts import extension_of
 from whynan.data.result import Result, write_whole
 from whynan.data.storage import Storage, locate
 from whynan.data.terminal import closing, headline, lines

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from whynan.data.finding import Finding, Findings
-from whynan.data.looks import PartView
 from whynan.data.measure import Statistics, initial_losses
+from whynan.data.units import PartView
 from whynan.errors import OutputError
 
 SCHEMA = "whynan.data/1"

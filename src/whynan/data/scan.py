@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from whynan.data.engine import LocalEngine, default_workers
-from whynan.data.extra import need
 from whynan.data.finding import Findings, look_at, report
-from whynan.data.looks import ImageRow, Overview, PartView
 from whynan.data.measure import Statistics
-from whynan.data.options import EngineName, Options
-from whynan.data.recognise.detect import class_of, recognise
-from whynan.data.recognise.parts import Heads, Part, Plan
+from whynan.data.options import EngineName, Options, need
+from whynan.data.parts import Heads, Part, Plan
+from whynan.data.recognise import class_of, recognise
 from whynan.data.result import Result
 from whynan.data.storage import Cache, Storage, locate, place_of
-from whynan.data.units import Item, Job, Outcome, Unit
+from whynan.data.units import ImageRow, Item, Job, Outcome, Overview, PartView, Unit
 
 IMAGES_A_UNIT = 32
 LABELS_A_UNIT = 256
@@ -153,7 +151,7 @@ class _Look:
     # Images --------------------------------------------------------------------------------------------------------
 
     def _read_images(self) -> None:
-        from whynan.data.work.dispatch import kind_of_images
+        from whynan.data.work import kind_of_images
 
         names = self.plan.images
         if names:

@@ -1,27 +1,90 @@
-"""A result for the terminal: a summary that fits a screen, then the findings by kind, worst first."""
+"""In a terminal: progress bars where a human watches, then a summary that fits a screen, and findings by kind."""
 
 import io
 import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import IO
+from types import TracebackType
+from typing import IO, Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
 from whynan.data.result import Result
-from whynan.report.output import write_safely
+from whynan.report.output import is_interactive, write_safely
 from whynan.report.words import clean, plural
+
+_EVERY = 0.1
+"""Seconds between two drawings."""
 
 WIDTH = 110
 SHOWN = 3
 """Findings of each kind that are shown without --all."""
 _CLASSES = 6
 _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+class Bars:
+    """Draws by itself, without a thread: a process that has one cannot be forked safely."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self._file = file
+        self._drawn = 0.0
+        self._task: TaskID | None = None
+        self._progress: Progress | None = None
+        if file is not None and is_interactive(file):
+            columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            console = Console(file=file, highlight=False)
+            self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
+
+    def tell_plan(self, plan: Any) -> None:
+        """Say which format was recognised."""
+        where = f"{len(plan.parts)} parts: " if len(plan.parts) > 1 else ""
+        some = ", ".join(f"{part.format} in {part.file}" for part in plan.parts[:4])
+        more = ", ..." if len(plan.parts) > 4 else ""
+        self._print(f"recognised {where}{some}{more}")
+
+    def _print(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(clean(text), markup=False, style="dim")
+        elif self._file is not None:
+            write_safely(f"whynan: {clean(text)}\n", self._file)
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin with something else."""
+        if self._progress is None:
+            return
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=total or None)
+        self._progress.refresh()
+
+    def advance(self, n: int) -> None:
+        """Tell of `n` more files."""
+        if self._progress is None or self._task is None:
+            return
+        self._progress.advance(self._task, n)
+        now = time.monotonic()
+        if now - self._drawn >= _EVERY:
+            self._drawn = now
+            self._progress.refresh()
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
 
 
 def render(result: Result, file: IO[str] | None = None, is_all: bool = False) -> None:

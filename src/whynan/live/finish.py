@@ -163,8 +163,8 @@ def hand_on(recording: Recording, options: RunOptions, roots: Sequence[Path]) ->
     """Give a saved recording to everybody who is to have it; each failure is told and stops none of the others."""
     import json
 
+    from whynan.report.model import add_contexts
     from whynan.report.saved import to_json_text
-    from whynan.report.source import add_contexts
 
     report: dict[str, Any] = json.loads(to_json_text(recording.to_json()))
     add_contexts(report, roots)

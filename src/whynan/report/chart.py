@@ -1,9 +1,11 @@
-"""A series over the steps as the lines and marks of a drawing; the template turns them into SVG."""
+"""Charts along a run's steps: a series of the history, several of the last steps, several incidents."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from whynan.records.op import from_jsonable
 from whynan.report.words import clean, plural, short_number
 
 WIDTH, HEIGHT = 720, 170
@@ -16,6 +18,15 @@ _MOST_TICKS = 5
 _ROOM = 190.0
 """What the label of an incident takes along the axis, and that of the axis' end."""
 _TITLES = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "scale": "loss scale"}
+
+_MOST_LINES = 8
+"""Colours that can be told apart; further series are named and not drawn."""
+
+TIME_WIDTH, TIME_HEIGHT = 720, 66
+_TIME_LEFT, _TIME_RIGHT, _LINE = 16, 16, 46
+_APART = 24.0
+"""A dot's size and a little: numbers must not lie on each other."""
+_MOST_INCIDENTS = int((TIME_WIDTH - _TIME_LEFT - _TIME_RIGHT) / _APART)
 
 
 @dataclass(frozen=True)
@@ -191,3 +202,125 @@ def _marks(values: Sequence[float], n: int) -> Iterator[Mark]:
 
 def _lg(value: float) -> float:
     return math.log10(value)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: a colour's number, its name with its last value, and its parts as SVG point lists."""
+
+    number: int
+    name: str
+    points: tuple[str, ...]
+    dots: tuple[tuple[float, float], ...]
+    bad: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    title: str
+    summary: str
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    first: str
+    last: str
+    incident: float | None
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+def draw_lines(title: str, steps: Sequence[int], series: Mapping[str, Sequence[Any]], failing: int) -> Lines | None:
+    """Return the drawing, with the `failing` step marked; None where no series has two values."""
+    read = {name: [math.nan if v is None else float(from_jsonable(v)) for v in row] for name, row in series.items()}
+    present = {name: [v is not None for v in row] for name, row in series.items()}
+    finite = [v for row in read.values() for v in row if math.isfinite(v)]
+    if len(steps) < 2 or len(finite) < 2:
+        return None
+    scale = _scale(finite)
+    lines = []
+    for number, (name, row) in enumerate(list(read.items())[:_MOST_LINES]):
+        runs = list(_runs_of_line(row, present[name], scale))
+        bad = tuple(_x(k, len(row)) for k, value in enumerate(row) if present[name][k] and not math.isfinite(value))
+        last = next((v for v, there in zip(reversed(row), reversed(present[name])) if there), math.nan)
+        lines.append(
+            Line(
+                number,
+                f"{clean(name)} {short_number(last)}",
+                tuple(" ".join(f"{x},{y}" for x, y in run) for run in runs if len(run) > 1),
+                tuple(run[0] for run in runs if len(run) == 1),
+                bad,
+            )
+        )
+    kind = " (logarithmic)" if scale.is_log else ""
+    return Lines(
+        title=title + kind,
+        summary="at the last step: " + ", ".join(line.name for line in lines),
+        lines=tuple(lines),
+        ticks=tuple(Tick(scale.y(value), short_number(value)) for value in _tick_values(scale)),
+        first=f"step {steps[0]}",
+        last=f"step {steps[-1]}" + (", the incident" if steps[-1] == failing else ""),
+        incident=_x(len(steps) - 1, len(steps)) if steps[-1] == failing else None,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=HEIGHT - _BOTTOM,
+    )
+
+
+def _runs_of_line(row: Sequence[float], present: Sequence[bool], scale: _Scale) -> Iterator[list[tuple[float, float]]]:
+    """Yield stretches of points; what was not looked at does not break a line, what is not finite does."""
+    run: list[tuple[float, float]] = []
+    for k, value in enumerate(row):
+        if math.isfinite(value):
+            run.append((_x(k, len(row)), scale.y(value)))
+        elif present[k] and run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+@dataclass(frozen=True)
+class Point:
+    """One incident: where on the line it lies, where its dot has room, and its number, which leads to it."""
+
+    x: float
+    dot: float
+    number: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    points: tuple[Point, ...]
+    end: str
+    line: float = _LINE
+
+
+def draw_timeline(incidents: Sequence[Mapping[str, Any]], headlines: Sequence[str], n_steps: int) -> Timeline | None:
+    """Return the line; None for fewer than two incidents. Of very many the first ones have a place."""
+    if len(incidents) < 2:
+        return None
+    last = max(n_steps, *(int(incident["step"]) for incident in incidents), 1)
+    places = [
+        round(_TIME_LEFT + int(incident["step"]) / last * (TIME_WIDTH - _TIME_LEFT - _TIME_RIGHT), 1)
+        for incident in incidents[:_MOST_INCIDENTS]
+    ]
+    points = tuple(
+        Point(x, dot, number, headline)
+        for number, (x, dot, headline) in enumerate(zip(places, _spread(places), headlines), 1)
+    )
+    return Timeline(points, f"step {last}")
+
+
+def _spread(places: Sequence[float]) -> list[float]:
+    """Move dots to the right until each has room, then those that stand beyond the end to the left."""
+    dots: list[float] = []
+    for x in places:
+        dots.append(max(x, dots[-1] + _APART) if dots else x)
+    room = float(TIME_WIDTH - _TIME_RIGHT)
+    for k in range(len(dots) - 1, -1, -1):
+        dots[k] = round(min(dots[k], room), 1)
+        room = dots[k] - _APART
+    return dots

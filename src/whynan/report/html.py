@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from whynan.report import chart, gallery, heat, lines, model, route, timeline
+from whynan.report import chart, drawings, model
 from whynan.report.words import clean, number
 
 _ORDER = ("loss", "grad_norm", "lr", "scale")
@@ -30,10 +30,10 @@ _MOST_MAPPED = 5
 class Drawings:
     """What is drawn for one incident."""
 
-    path: route.Route | None
-    pictures: tuple[gallery.Shown, ...]
-    terms: lines.Lines | None
-    maps: tuple[heat.HeatMap, ...]
+    path: drawings.Route | None
+    pictures: tuple[drawings.Shown, ...]
+    terms: chart.Lines | None
+    maps: tuple[drawings.HeatMap, ...]
     note: str
     left_out: str
 
@@ -60,16 +60,16 @@ def render(
         ],
         charts=_charts(history or {}, report),
         missing=_missing(history or {}, report),
-        timeline=timeline.draw(report["incidents"], headlines, report["run"]["steps"]),
-        scale=heat.colours(),
+        timeline=chart.draw_timeline(report["incidents"], headlines, report["run"]["steps"]),
+        scale=drawings.colours(),
         data=_data(data) if data else None,
         script=_script(),
         script_hash=_hash(_script()),
         width=chart.WIDTH,
         height=chart.HEIGHT,
-        route_width=route.WIDTH,
-        time_width=timeline.WIDTH,
-        time_height=timeline.HEIGHT,
+        route_width=drawings.ROUTE_WIDTH,
+        time_width=chart.TIME_WIDTH,
+        time_height=chart.TIME_HEIGHT,
     )
 
 
@@ -93,17 +93,19 @@ def _missing(history: Mapping[str, Sequence[float]], report: Mapping[str, Any]) 
 def _drawings(
     item: Mapping[str, Any], incident: model.Incident, files: Mapping[str, bytes], is_mapped: bool
 ) -> Drawings:
-    steps = [route.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
-    shown = (gallery.show(picture, files) for picture in item.get("pictures") or ())
+    steps = [drawings.Passed(s.op, s.phase, s.place, s.function, s.module, s.value) for s in incident.path]
+    shown = (drawings.show(picture, files) for picture in item.get("pictures") or ())
     back = item.get("look_back") or {"steps": [], "layers": []}
     names = _MAPS if is_mapped else ()
     left_out = (
         "" if is_mapped or not back["layers"] else f"Maps by layer are drawn of the first {_MOST_MAPPED} incidents."
     )
     failing = item["step"] if item["stage"] == "train" else -1
-    maps = (heat.draw(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in names)
+    maps = (
+        drawings.draw_heat(title, back["layers"], back["steps"], back.get(name) or (), failing) for name, title in names
+    )
     return Drawings(
-        path=route.draw(steps, incident.headline, clean(item["symptom"]["what"])),
+        path=drawings.draw_route(steps, incident.headline, clean(item["symptom"]["what"])),
         pictures=tuple(picture for picture in shown if picture is not None),
         terms=_terms(back, failing),
         maps=tuple(drawn for drawn in maps if drawn is not None),
@@ -112,10 +114,10 @@ def _drawings(
     )
 
 
-def _terms(back: Mapping[str, Any], failing: int) -> lines.Lines | None:
+def _terms(back: Mapping[str, Any], failing: int) -> chart.Lines | None:
     """Return the loss terms over the last steps; a loss without terms is in the history already."""
     terms = back.get("terms") or {}
-    return lines.draw("loss terms", back["steps"], terms, failing) if len(terms) > 1 else None
+    return chart.draw_lines("loss terms", back["steps"], terms, failing) if len(terms) > 1 else None
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:

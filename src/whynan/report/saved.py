@@ -14,8 +14,8 @@ from typing import Any
 from whynan.errors import OutputError, ReportError
 from whynan.records import SCHEMA, Recording
 from whynan.records.op import to_jsonable
+from whynan.report.model import add_contexts
 from whynan.report.schema import find_fault, schema
-from whynan.report.source import add_contexts
 
 DATA = "data.json"
 _PNG = b"\x89PNG\r\n\x1a\n"

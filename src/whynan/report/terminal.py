@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from whynan.report import model
+from whynan.report.model import SourceRow
 from whynan.report.output import write_safely
-from whynan.report.source import SourceRow
 from whynan.report.words import clean
 
 _LABEL_WIDTH = 11

@@ -11,7 +11,7 @@ from whynan.adapters.common.namespaces import find_terms
 from whynan.adapters.common.positions import SPOKEN, calling_frame, source_line, spoken_name
 from whynan.adapters.common.prove import Bench, prove
 from whynan.adapters.common.run import Run, action_of
-from whynan.diagnosis.engine import diagnose
+from whynan.diagnosis.catalogue import diagnose
 from whynan.records import (
     BadLeaf,
     Evidence,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from whynan.adapters.common.dialect import Change, changes_for, part_changes
 from whynan.diagnosis import facts
-from whynan.diagnosis.snippets import part_for, patch_for
+from whynan.diagnosis.rewrite import part_for, patch_for
 from whynan.experiments import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge, rows
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident

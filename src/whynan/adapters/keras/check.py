@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from whynan.check.graph import Place
-from whynan.check.review.facts import OptimizerFacts
+from whynan.check.review import OptimizerFacts
 
 
 def optimizers_of(place: Place | None) -> tuple[OptimizerFacts, ...]:

@@ -19,7 +19,7 @@ from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.terms import find_terms
 from whynan.adapters.torch.trace import Tracer
-from whynan.diagnosis.engine import diagnose
+from whynan.diagnosis.catalogue import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing import Slice, find_origin

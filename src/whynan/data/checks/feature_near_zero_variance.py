@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
+from whynan.data.units import ArrayLook
 
 RELATIVE = 1e-5
 """Standard deviation over mean: float32 has about 7 digits, of which E[x^2] - E[x]^2 loses twice as many."""

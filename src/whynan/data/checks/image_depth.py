@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding, report
-from whynan.data.looks import ImageLook
 from whynan.data.options import Options
+from whynan.data.units import ImageLook
 
 
 class ImageDepth(Check):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import ImageLook
 from whynan.data.options import Options
 from whynan.data.readers.images import is_right_extension
+from whynan.data.units import ImageLook
 
 
 class ImageExtensionMismatch(Check):

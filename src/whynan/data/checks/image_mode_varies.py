@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import Overview
 from whynan.data.options import Options
+from whynan.data.units import Overview
 
 CHANNELS = {"1": 1, "L": 1, "P": 3, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3}
 MOST = 20

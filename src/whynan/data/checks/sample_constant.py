@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
+from whynan.data.units import ArrayLook
 
 
 class SampleConstant(Check):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import MaskLook
 from whynan.data.options import Options
+from whynan.data.units import MaskLook
 
 
 class SizeMismatch(Check):

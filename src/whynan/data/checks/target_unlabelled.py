@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from whynan.data.finding import Check, Finding, Severity, report
-from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
+from whynan.data.units import ArrayLook
 
 IGNORED = (-1, -100)
 """Usual values for "no label"; PyTorch's cross-entropy ignores -100."""

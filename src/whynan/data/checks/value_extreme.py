@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from whynan.data.finding import Check, Finding
-from whynan.data.looks import ArrayLook
 from whynan.data.options import Options
+from whynan.data.units import ArrayLook
 
 SQUARE_OVERFLOWS = 1.8e19
 """The square of more than that is infinite in float32 (largest number 3.4e38)."""

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from whynan.data.measure import ArrayMeasure
-from whynan.data.readers.problems import shown
+from whynan.data.units import shown
 
 PIECE = 8 << 20
 """Bytes of an array that are in memory at once."""

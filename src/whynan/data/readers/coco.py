@@ -9,9 +9,9 @@ import numpy as np
 
 from whynan.data.annotations import ABSENT, EMPTY, POLYGON, RLE, shoelace
 from whynan.data.checks.area_not_positive import ABSENT_AREA
-from whynan.data.readers import masks
+from whynan.data.readers import images
 from whynan.data.readers.json_stream import BEGIN, END, VALUE, JsonError, JsonStream
-from whynan.data.readers.problems import Problem, shown
+from whynan.data.units import Problem, shown
 
 CHUNK = 4096
 """Annotations that become columns at once."""
@@ -161,7 +161,7 @@ class _Chunks:
     def _other_segmentation(self, segmentation: Any) -> int:
         if isinstance(segmentation, dict):
             try:
-                area, total = masks.area(segmentation)
+                area, total = images.rle_area(segmentation)
                 height, width = (int(side) for side in segmentation["size"])
             except (ValueError, TypeError, KeyError) as error:
                 self.problem("annotation-unreadable", "RLE", f"segmentation is no readable RLE: {shown(error)}")

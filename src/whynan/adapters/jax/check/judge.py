@@ -20,11 +20,9 @@ from whynan.check.analyse import analyse
 from whynan.check.context import Context
 from whynan.check.graph import Graph, Measured, Place
 from whynan.check.ranges import SMALLEST
-from whynan.check.result import CheckResult
-from whynan.check.review.all import review
-from whynan.check.review.facts import LayerFacts, OptimizerFacts, StepFacts
+from whynan.check.review import LayerFacts, OptimizerFacts, StepFacts, review
 from whynan.check.session import CheckOptions, Progress
-from whynan.check.suspects import find_suspects, ranked
+from whynan.check.suspects import CheckResult, find_suspects, ranked
 from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 from whynan.launch.host import Unwind, is_user_file

@@ -12,7 +12,7 @@ import torch
 from whynan.adapters.torch.check.measure import is_finite, place_of, pointer_of
 from whynan.adapters.torch.frames import user_frames
 from whynan.check.graph import Place
-from whynan.check.review.facts import LayerFacts, OptimizerFacts
+from whynan.check.review import LayerFacts, OptimizerFacts
 
 
 class Facts:

@@ -13,11 +13,9 @@ from whynan.check.context import Context
 from whynan.check.graph import Graph, Measured
 from whynan.check.hazards import Hazard
 from whynan.check.ranges import SMALLEST, Range
-from whynan.check.result import CheckResult
-from whynan.check.review.all import review
-from whynan.check.review.facts import StepFacts
+from whynan.check.review import StepFacts, review
 from whynan.check.session import CheckOptions, Progress
-from whynan.check.suspects import Suspect, find_suspects, merged, ranked
+from whynan.check.suspects import CheckResult, Suspect, find_suspects, merged, ranked
 from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 

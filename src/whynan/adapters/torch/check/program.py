@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from whynan.check.graph import Graph, Node
-from whynan.check.review.facts import OptimizerFacts
+from whynan.check.review import OptimizerFacts
 from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 

@@ -11,7 +11,7 @@ from whynan.adapters.torch.experiments.batches import Shrinking
 from whynan.adapters.torch.experiments.change import Change, patched_function
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
-from whynan.diagnosis.snippets import part_for
+from whynan.diagnosis.rewrite import part_for
 from whynan.experiments import (
     REFUSED,
     Measured,

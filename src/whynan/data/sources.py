@@ -1,7 +1,6 @@
 """Samples out of anything that people train from: datasets, loaders, pipelines, arrays, iterables.
 
-A kind is told by what an object can do and by the framework that is loaded already; nothing is imported.
-"""
+A kind is told by what an object can do and by the framework that is loaded already; nothing is imported."""
 
 import itertools
 import sys

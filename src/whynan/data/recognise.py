@@ -1,27 +1,43 @@
-"""Which formats a listing holds, in the order in which they claim files; or the one format that the user names."""
+"""Which formats a listing holds, in the order in which they claim files. Nothing but beginnings of files is read."""
 
 import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from whynan.data.extra import DataError
 from whynan.data.finding import Finding
-from whynan.data.options import Options
-from whynan.data.recognise import config, masks
-from whynan.data.recognise.parts import (
+from whynan.data.options import DataError, Options
+from whynan.data.parts import (
+    Config,
     Files,
     Heads,
     ImageIndex,
     Part,
     Plan,
+    best_config,
     extension_of,
     folder_of,
     is_image,
+    names_file,
+    read_configs,
     split_of,
     stem_of,
     uncovered_images,
 )
 from whynan.data.storage import Listing
+
+_MASK_FOLDER = re.compile(
+    r"(^|[_\-])(masks?|labels?|segs?|segmentations?|annotations?|anns?|gts?|ground_?truths?)([_\-\d]|$)"
+    r"|^SegmentationClass|^gtFine|annot$|^seg|masks?$",
+    re.IGNORECASE,
+)
+_MASK_SUFFIX = re.compile(
+    r"([_\-.](masks?|seg|segmentation|label|labels|gt|annotation|gtFine_label(Train)?Ids|label(Train)?Ids|L|leftImg8bit))$",
+    re.IGNORECASE,
+)
+_NO_MASK = re.compile(r"(_color|_colour|_instanceIds|_polygons|_instance)$", re.IGNORECASE)
+_MASK_KINDS = {"png", "npy", "bmp", "tif", "tiff", "gif", "pgm"}
+_INDEXED = {"L", "P", "1", "I", "I;16", "I;16B", "F"}
+_MASKS_PEEKED = 5
 
 _PEEKED = 20
 """Files of a folder that are opened to tell its format."""
@@ -43,6 +59,87 @@ _NO_LABELS = {
 }
 _LABELS = re.compile(r"^labels?([_\-\d]|$)|[_\-]labels?$", re.IGNORECASE)
 _VOC_LISTS = {"train": "train", "val": "val", "test": "test"}
+
+
+def find_masks(files: Files, heads: Heads, is_asked: bool) -> tuple[list[Part], set[str]]:
+    """Return the parts that are masks, and all files that are no input images for that reason."""
+    groups: dict[str, list[str]] = {}
+    for name in files.having(*sorted(_MASK_KINDS)):
+        root = _root(name)
+        if root is not None and not _NO_MASK.search(stem_of(name)):
+            groups.setdefault(root, []).append(name)
+    groups = {root: _one_kind(names) for root, names in groups.items()}
+    flat = {name for names in groups.values() for name in names}
+    others = {name for name in files.having(*sorted(_MASK_KINDS)) if _root(name) is not None}
+    images = [name for name in files.images if name not in flat and name not in others]
+    if not groups and is_asked:
+        groups, images = _beside(files)
+    if not groups:
+        return [], set()
+    index = ImageIndex(images)
+    by_bare = ImageIndex([_bare_path(name) for name in images])
+    originals = {_bare_path(name): name for name in images}
+    parts = []
+    taken: set[str] = set()
+    for root, names in sorted(groups.items()):
+        pairs = []
+        for name in names:
+            found = index.find(name) or index.find(name, _bare(name))
+            bare = None if found else by_bare.find(name, _bare(name))
+            pairs.append((name, found or (originals[bare] if bare else None)))
+        n_paired = sum(image is not None for _, image in pairs)
+        if (n_paired * 3 >= len(pairs) and n_paired and _is_indexed(names, heads)) or (is_asked and images):
+            uncovered, folders = uncovered_images(images, (image for _, image in pairs))
+            parts.append(Part("masks", root or ".", pairs, image_folders=folders, uncovered=uncovered))
+            taken |= set(names)
+    # Colour versions and instance ids of the same folder are no inputs either.
+    roots = {part.file for part in parts}
+    taken |= {name for name in others if (_root(name) or ".") in roots}
+    return parts, taken
+
+
+def _root(name: str) -> str | None:
+    steps = name.split("/")[:-1]
+    for n in range(len(steps), 0, -1):
+        if _MASK_FOLDER.search(steps[n - 1]):
+            return "/".join(steps[:n])
+    return None
+
+
+def _one_kind(names: list[str]) -> list[str]:
+    """Of several masks for one image (Cityscapes has label ids and train ids) keep those that training uses."""
+    for ending in ("labelTrainIds", "labelIds"):
+        kept = [name for name in names if stem_of(name).endswith(ending)]
+        if kept:
+            return kept
+    return names
+
+
+def _beside(files: Files) -> tuple[dict[str, list[str]], list[str]]:
+    """Masks that lie beside their images, a.png and a_mask.png; only where the user says that there are masks."""
+    masks = [name for name in files.having(*sorted(_MASK_KINDS)) if _MASK_SUFFIX.search(stem_of(name))]
+    taken = set(masks)
+    return ({"": masks} if masks else {}), [name for name in files.images if name not in taken]
+
+
+def _bare(name: str) -> str:
+    stem, before = stem_of(name), ""
+    while stem != before:
+        before, stem = stem, _MASK_SUFFIX.sub("", stem)
+    return stem
+
+
+def _bare_path(name: str) -> str:
+    folder = name.rpartition("/")[0]
+    return f"{folder}/{_bare(name)}.x" if folder else f"{_bare(name)}.x"
+
+
+def _is_indexed(names: list[str], heads: Heads) -> bool:
+    for name in names[:_MASKS_PEEKED]:
+        if extension_of(name) == "npy" or heads.image_mode(name) in _INDEXED:
+            return True
+    # Colours: masks all the same where the folder says so without doubt.
+    return any(re.search(r"mask|SegmentationClass|annot$", step, re.IGNORECASE) for step in names[0].split("/")[:-1])
 
 
 def recognise(listing: Listing, only: str | None, options: Options, heads: Heads) -> Plan:
@@ -183,7 +280,7 @@ class _Finder:
         for folder, names in self.files.by_folder(texts).items():
             if is_asked or self._is_yolo(folder, names):
                 groups[_label_root(folder)] += names
-        configs = config.read_configs(self.files, self.heads, self.findings) if groups or is_asked else []
+        configs = read_configs(self.files, self.heads, self.findings) if groups or is_asked else []
         return [self._yolo_part(root, sorted(names), configs) for root, names in sorted(groups.items())]
 
     def _is_yolo(self, folder: str, names: list[str]) -> bool:
@@ -196,9 +293,9 @@ class _Finder:
             return is_labels and any(self.index.find(name) for name in names[:_PEEKED])
         return sum(_YOLO_LINE.match(line) is not None for line in lines) * 2 >= len(lines)
 
-    def _yolo_part(self, root: str, names: list[str], configs: list[config.Config]) -> Part:
+    def _yolo_part(self, root: str, names: list[str], configs: list[Config]) -> Part:
         part = self._part("yolo", root, names)
-        chosen = config.best_config(configs, root, self._labels(names) if len(configs) > 1 else set(), "names")
+        chosen = best_config(configs, root, self._labels(names) if len(configs) > 1 else set(), "names")
         if self.options.names:
             part.classes = dict(enumerate(self.options.names))
         elif self.options.classes is not None:
@@ -206,7 +303,7 @@ class _Finder:
         elif chosen is not None:
             part.classes = chosen.names
         else:
-            part.classes = config.names_file(self.files, (names and folder_of(names[0])) or root, self.heads)
+            part.classes = names_file(self.files, (names and folder_of(names[0])) or root, self.heads)
         if chosen is not None:
             part.keypoints = chosen.keypoints
             self._check_folders(chosen)
@@ -223,7 +320,7 @@ class _Finder:
                     found.add(int(first[0][:9]))
         return found
 
-    def _check_folders(self, chosen: config.Config) -> None:
+    def _check_folders(self, chosen: Config) -> None:
         from whynan.data.finding import report
 
         folders = {folder_of(name) for name in self.files.names}
@@ -239,13 +336,13 @@ class _Finder:
                     self.findings.append(finding)
 
     def masks(self, is_asked: bool) -> list[Part]:
-        parts, taken = masks.find_masks(self.files, self.heads, is_asked)
+        parts, taken = find_masks(self.files, self.heads, is_asked)
         if not parts:
             return []
         self.not_images |= taken
-        configs = config.read_configs(self.files, self.heads, [])
+        configs = read_configs(self.files, self.heads, [])
         for part in parts:
-            chosen = config.best_config(configs, part.file, set(), "classes")
+            chosen = best_config(configs, part.file, set(), "classes")
             if self.options.names:
                 part.classes = dict(enumerate(self.options.names))
             elif self.options.classes is not None:

@@ -11,13 +11,11 @@ import numpy as np
 
 from whynan.data.annotations import Annotations
 from whynan.data.finding import look_at, report
-from whynan.data.looks import MaskLook
 from whynan.data.measure import ArrayMeasure
-from whynan.data.objects.sources import Failure
-from whynan.data.readers.problems import shown
-from whynan.data.units import Job, Outcome
+from whynan.data.sources import Failure
+from whynan.data.units import Job, MaskLook, Outcome, shown
+from whynan.data.work import look_at_measure
 from whynan.data.work.annotated import count_classes, find_unknown_labels, look_at_table
-from whynan.data.work.arrays import look_at_measure
 
 DEPTH = 5
 _TARGET = re.compile(
