@@ -119,7 +119,7 @@ class Session:
         if self._is_refused("tensorflow", module):
             return
         with own_imports():
-            from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
+            from whynan.adapters.tensorflow.host import TensorFlowAdapter
 
         self._attach(TensorFlowAdapter(self.options, self.record))
 
@@ -137,7 +137,7 @@ class Session:
         if self._is_refused("mindspore", module):
             return
         with own_imports():
-            from whynan.adapters.mindspore.adapter import MindSporeAdapter
+            from whynan.adapters.mindspore.host import MindSporeAdapter
 
         self._attach(MindSporeAdapter(self.options, self.record))
 
@@ -146,7 +146,7 @@ class Session:
         if self.loops.owner is not None or self._is_refused("numpy", module):
             return
         with own_imports():
-            from whynan.adapters.numpy.adapter import NumpyAdapter
+            from whynan.adapters.numpy.host import NumpyAdapter
 
         self._attach(NumpyAdapter(self.options, self.record))
 

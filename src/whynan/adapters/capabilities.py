@@ -101,7 +101,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.host", "NumpyHost._recovered"),
     },
     "validation": {
-        "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
+        "tensorflow": ("whynan.adapters.tensorflow.flags", "install"),
     },
     "distributed": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "FunctionClosure.on_replica"),
@@ -115,7 +115,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
     },
     "sample": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),
-        "jax": ("whynan.adapters.jax.closure", "Call.with_rows"),
+        "jax": ("whynan.adapters.jax.replay", "Call.with_rows"),
     },
 }
 

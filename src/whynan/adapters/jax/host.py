@@ -21,9 +21,8 @@ from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, history_of, measure
 from whynan.adapters.jax.byhand import ByHand, may_update
-from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window, optimizer_of, parameters, precision_of
-from whynan.adapters.jax.replay import Runner, Traced, trace_call
+from whynan.adapters.jax.replay import Call, Runner, Traced, trace_call
 from whynan.adapters.jax.shards import Hosts
 from whynan.adapters.jax.watch import Watch
 from whynan.launch.host import COLD, set_site, tell

@@ -13,8 +13,7 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.jax.check.build import Built, build, measure
 from whynan.adapters.jax.check.search import JaxSearch
-from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import Runner
+from whynan.adapters.jax.replay import Call, Runner
 from whynan.adapters.jax.watch import Watch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
