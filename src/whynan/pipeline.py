@@ -19,11 +19,10 @@ from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
 from whynan.launch import imports, spawned
 from whynan.launch.host import Unwind, tell
-from whynan.launch.isolation import own_imports
+from whynan.launch.imports import Ownership, own_imports
 from whynan.launch.options import RunOptions
-from whynan.launch.ownership import Ownership
 from whynan.launch.spawned import Spawned, report_of_children
-from whynan.live.pulse import Pulse, StatusLine
+from whynan.live import Pulse, StatusLine
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.report.output import Progress
 
@@ -348,7 +347,7 @@ class Session:
         if self.options.tensorboard is not None:
             try:
                 with own_imports():
-                    from whynan.live.pulse import TensorBoard
+                    from whynan.live import TensorBoard
 
                     self.pulse.add(TensorBoard(self.options.tensorboard))
             except ImportError:

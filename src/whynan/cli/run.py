@@ -10,7 +10,7 @@ import click
 
 from whynan.errors import CapsuleError, NoScriptError
 from whynan.launch import execfile, host
-from whynan.launch.isolation import own_imports
+from whynan.launch.imports import own_imports
 from whynan.launch.options import Policy, RunOptions
 
 

@@ -199,7 +199,7 @@ def _to_board(report: dict[str, Any], folder: Path | None, roots: Sequence[Path]
     if folder is None or not report["incidents"]:
         return
     try:
-        from whynan.live.pulse import TensorBoard
+        from whynan.live import TensorBoard
     except ImportError:
         return  # said at the start
     from whynan.report.markdown import render

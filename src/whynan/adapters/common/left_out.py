@@ -8,8 +8,7 @@ from whynan.adapters.common.batch import Part, batch_size, parts_of, rows_equal
 from whynan.adapters.common.experiments import others
 from whynan.adapters.common.loops import Pass
 from whynan.records import Sample
-from whynan.snapshot.carried import target_names
-from whynan.snapshot.python_state import NamesSnapshot
+from whynan.snapshot import NamesSnapshot, target_names
 
 
 class LeftOut:

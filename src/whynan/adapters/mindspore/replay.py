@@ -23,7 +23,7 @@ from whynan.adapters.mindspore.dispatch import api
 from whynan.adapters.mindspore.trace import Tracer
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What
-from whynan.snapshot.carried import target_names
+from whynan.snapshot import target_names
 
 Change = Callable[[Any], Any]
 """Makes another batch of a batch: of the tuple of what a step was given."""

@@ -23,7 +23,7 @@ from whynan.adapters.numpy.replay import Recorder, answering
 from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Symptom
 from whynan.records.recording import Stage, What
 from whynan.report.output import Progress
-from whynan.snapshot.carried import target_names
+from whynan.snapshot import target_names
 
 
 class Host(Protocol):

@@ -23,7 +23,7 @@ from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult, SourceLine, Symptom
 from whynan.recovery import Limits
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import frame_values
 from whynan.watching import Budget
 
 _NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)

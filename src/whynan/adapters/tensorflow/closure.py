@@ -19,8 +19,7 @@ from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage
-from whynan.snapshot.carried import target_names
-from whynan.snapshot.python_state import GlobalRandomState
+from whynan.snapshot import GlobalRandomState, target_names
 
 
 class Closure(ABC):

@@ -26,7 +26,7 @@ from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import short_path
 from whynan.launch.host import is_user_file
 from whynan.records import Op, SourceLine
-from whynan.snapshot.python_state import GlobalRandomState, ObjectsSnapshot
+from whynan.snapshot import GlobalRandomState, ObjectsSnapshot
 
 _BUDGET_S = 8.0
 _MAX_ITEMS = 50_000
