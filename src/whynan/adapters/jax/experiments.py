@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
-from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
+from whynan.adapters.common.batch import others
+from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.patches import swapped
 from whynan.adapters.jax.byhand import HandBench
 from whynan.adapters.jax.replay import Call, Runner, Traced

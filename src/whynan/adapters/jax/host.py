@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
-from whynan.adapters.common.batch import Part
+from whynan.adapters.common.batch import Part, header_parts
 from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.experiments import find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
-from whynan.adapters.common.left_out import header_parts
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.batch import LeftOut, header_parts
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
-from whynan.adapters.common.left_out import LeftOut, header_parts
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
 from whynan.adapters.common.run import FULL_ORDER, CommonAdapter, Recovery, Run
