@@ -81,8 +81,8 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.experiments", "shorten"),
     },
     "recovery-sample": {
-        "tensorflow": ("whynan.adapters.common.batch", "LeftOut.rows"),
-        "numpy": ("whynan.adapters.common.batch", "LeftOut.replace_in_header"),
+        "tensorflow": ("whynan.adapters.common.arrays", "LeftOut.rows"),
+        "numpy": ("whynan.adapters.common.arrays", "LeftOut.replace_in_header"),
     },
     "learning-rate": {
         "tensorflow": ("whynan.adapters.tensorflow.experiments", "Bench.with_rate"),

@@ -14,7 +14,7 @@ _COMMANDS = {
     "check": ("whynan.cli.check:check", "Ask a script where it could go NaN, before it does."),
     "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
     "replay": ("whynan.cli.run:replay", "Run the failing step of a capsule again, elsewhere."),
-    "report": ("whynan.cli.report:report", "Show a saved report again."),
+    "report": ("whynan.cli.run:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
     "mcp": ("whynan.cli.main:mcp", "Serve run, data, report and explain to an editor or a coding agent."),
     "demo": ("whynan.cli.demo:demo", "A training run that really fails, diagnosed."),

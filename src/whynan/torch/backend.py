@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Limits, Namespace
-from whynan.formulas.guarded import GUARDED
+from whynan.formulas.losses import GUARDED
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

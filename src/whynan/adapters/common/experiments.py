@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from whynan.adapters.common.arrays import all_finite, is_floating
-from whynan.adapters.common.batch import Part, find_index, others
+from whynan.adapters.common.arrays import Part, all_finite, find_index, is_floating, others
 from whynan.adapters.common.graph import Graph
 from whynan.experiments import Measured
 from whynan.launch.host import Unwind

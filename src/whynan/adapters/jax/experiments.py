@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
-from whynan.adapters.common.batch import others
+from whynan.adapters.common.arrays import all_finite, is_floating, others, to_numpy
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.patches import swapped
 from whynan.adapters.jax.byhand import HandBench

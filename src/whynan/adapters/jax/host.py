@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
-from whynan.adapters.common.batch import Part, header_parts
+from whynan.adapters.common.arrays import Part, all_finite, header_parts, kind_of_number, to_numpy
 from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.experiments import find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained

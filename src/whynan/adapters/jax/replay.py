@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of, parts_of, to_numpy
 from whynan.adapters.common.loops import Pass
 from whynan.adapters.common.patches import quiet
 from whynan.adapters.jax.trace import Interpreter

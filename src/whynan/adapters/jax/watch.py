@@ -17,8 +17,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.batch import LeftOut
+from whynan.adapters.common.arrays import LeftOut, all_finite
 from whynan.adapters.common.loops import decides_by_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.jax.internals import is_outermost

@@ -7,8 +7,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from whynan.adapters.common.arrays import kind_of_number
-from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.arrays import find_index, kind_of_number, parts_of
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users
 from whynan.adapters.common.experiments import Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained

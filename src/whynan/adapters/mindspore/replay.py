@@ -13,8 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import context, log
 
-from whynan.adapters.common.arrays import all_finite, kind_of
-from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of, parts_of
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.common.patches import quiet

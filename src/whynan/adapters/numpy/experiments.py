@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.adapters.common.batch import batch_size, others
+from whynan.adapters.common.arrays import batch_size, others
 from whynan.adapters.common.body import Again, Reached, State
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.run import Sizes, measure

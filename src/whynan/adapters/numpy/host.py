@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite
-from whynan.adapters.common.batch import LeftOut, header_parts
+from whynan.adapters.common.arrays import LeftOut, all_finite, header_parts
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training

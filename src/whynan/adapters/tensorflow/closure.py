@@ -11,8 +11,7 @@ import tensorflow as tf
 from tensorflow.python.distribute.values import PerReplica
 from tensorflow.python.eager import context
 
-from whynan.adapters.common.arrays import to_numpy
-from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.arrays import Part, batch_size, parts_of, to_numpy
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.numpy.explain import index_of

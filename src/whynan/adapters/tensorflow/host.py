@@ -8,8 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
-from whynan.adapters.common.batch import batch_size
+from whynan.adapters.common.arrays import batch_size, kind_of_number, summarize, to_numpy
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
 from whynan.adapters.common.experiments import SECONDS, Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained

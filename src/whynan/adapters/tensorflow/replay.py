@@ -13,8 +13,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import backprop
 from tensorflow.python.framework import op_callbacks
 
-from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.arrays import all_finite, find_index, kind_of, parts_of, to_numpy
 from whynan.adapters.common.data.reread import Call, Reader
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.patches import quiet

@@ -18,8 +18,7 @@ from tensorflow.python.eager import backprop
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
-from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.batch import LeftOut
+from whynan.adapters.common.arrays import LeftOut, all_finite, to_numpy
 from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame

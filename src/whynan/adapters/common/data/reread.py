@@ -17,8 +17,7 @@ from operator import getitem
 from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
-from whynan.adapters.common.arrays import is_array, is_bad
-from whynan.adapters.common.batch import Part, find_index, parts_of
+from whynan.adapters.common.arrays import Part, find_index, is_array, is_bad, parts_of
 from whynan.adapters.common.data.lines import LineWatch, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
 from whynan.adapters.common.explain import Step
