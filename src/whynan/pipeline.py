@@ -22,7 +22,7 @@ from whynan.launch.host import Unwind, tell
 from whynan.launch.imports import Ownership, own_imports
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import Spawned, report_of_children
-from whynan.live import Pulse, StatusLine
+from whynan.live import Pulse, StatusLine, TensorBoard
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.report.output import Progress
 
@@ -347,8 +347,6 @@ class Session:
         if self.options.tensorboard is not None:
             try:
                 with own_imports():
-                    from whynan.live import TensorBoard
-
                     self.pulse.add(TensorBoard(self.options.tensorboard))
             except ImportError:
                 tell("--tensorboard needs the package tensorboard: pip install 'whynan[tensorboard]'")

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from whynan.adapters.common.loops import Pass
@@ -377,7 +378,7 @@ class LeftOut:
         values, names = current.before.values, target_names(current.owner.site)
         rows = self.rows(header_parts(current)) if self.samples else None
         if rows is not None:
-            new = {name: _taken(values[name], rows) for name in names if name in values}
+            new = {name: map_structure(values[name], partial(_taken, rows=rows)) for name in names if name in values}
             values.update(new)
             NamesSnapshot.bind(current.frame, new)
 
@@ -388,12 +389,17 @@ def header_parts(current: Pass) -> tuple[Part, ...]:
     return parts_of([(name, values[name]) for name in target_names(current.owner.site) if name in values])
 
 
-def _taken(value: Any, rows: list[int]) -> Any:
+def map_structure(value: Any, change: Any) -> Any:
+    """Return a nested value with each leaf replaced by what `change` makes of it."""
     if isinstance(value, dict):
-        return {key: _taken(item, rows) for key, item in value.items()}
+        return {key: map_structure(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        made = [_taken(item, rows) for item in value]
+        made = [map_structure(item, change) for item in value]
         return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+    return change(value)
+
+
+def _taken(value: Any, rows: list[int]) -> Any:
     shape: Any = getattr(value, "shape", ())
     if len(shape) == 0 or shape[0] != len(rows):
         return value
