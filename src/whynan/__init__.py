@@ -18,7 +18,7 @@ _PLACES = {
     "NonFiniteError": "whynan.api.watch",
     "Report": "whynan.api.report",
     "Limits": "whynan.recovery",
-    "load_ipython_extension": "whynan.api.notebook",
+    "load_ipython_extension": "whynan.api.trainers",
 }
 __all__ = ["Limits", "NonFiniteError", "Report", "Watched", "__version__", "watch"]
 

@@ -19,11 +19,10 @@ from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
 from whynan.launch import imports, spawned
 from whynan.launch.host import Unwind, tell
-from whynan.launch.isolation import own_imports
+from whynan.launch.imports import Ownership, own_imports
 from whynan.launch.options import RunOptions
-from whynan.launch.ownership import Ownership
 from whynan.launch.spawned import Spawned, report_of_children
-from whynan.live.pulse import Pulse, StatusLine
+from whynan.live import Pulse, StatusLine, TensorBoard
 from whynan.records import Incident, Outcome, Recording, RunInfo
 from whynan.report.output import Progress
 
@@ -119,7 +118,7 @@ class Session:
         if self._is_refused("tensorflow", module):
             return
         with own_imports():
-            from whynan.adapters.tensorflow.adapter import TensorFlowAdapter
+            from whynan.adapters.tensorflow.host import TensorFlowAdapter
 
         self._attach(TensorFlowAdapter(self.options, self.record))
 
@@ -137,7 +136,7 @@ class Session:
         if self._is_refused("mindspore", module):
             return
         with own_imports():
-            from whynan.adapters.mindspore.adapter import MindSporeAdapter
+            from whynan.adapters.mindspore.host import MindSporeAdapter
 
         self._attach(MindSporeAdapter(self.options, self.record))
 
@@ -146,7 +145,7 @@ class Session:
         if self.loops.owner is not None or self._is_refused("numpy", module):
             return
         with own_imports():
-            from whynan.adapters.numpy.adapter import NumpyAdapter
+            from whynan.adapters.numpy.host import NumpyAdapter
 
         self._attach(NumpyAdapter(self.options, self.record))
 
@@ -348,8 +347,6 @@ class Session:
         if self.options.tensorboard is not None:
             try:
                 with own_imports():
-                    from whynan.live.pulse import TensorBoard
-
                     self.pulse.add(TensorBoard(self.options.tensorboard))
             except ImportError:
                 tell("--tensorboard needs the package tensorboard: pip install 'whynan[tensorboard]'")

@@ -7,8 +7,8 @@ from typing import Any
 from ultralytics.engine.trainer import BaseTrainer
 
 from whynan.adapters.common.patches import Patches
-from whynan.api.engine import rewritten_code
 from whynan.api.trainers import TrainerWatch
+from whynan.api.watch import rewritten_code
 from whynan.launch.host import Unwind
 
 

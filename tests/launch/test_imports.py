@@ -104,7 +104,7 @@ def test_whynan_keeps_its_own_imports(tmp_path: Path) -> None:
         tmp_path / "main.py",
         """
         import random, sys
-        from whynan.launch.isolation import own_imports
+        from whynan.launch.imports import own_imports
         assert random.mine
         with own_imports():
             import random as theirs

@@ -45,7 +45,7 @@ def test_client_runs_a_script_and_reads_the_diagnosis(tmp_path):
 def test_without_the_sdk_the_command_says_what_to_install(monkeypatch):
     from click.testing import CliRunner
 
-    from whynan.cli.mcp import mcp
+    from whynan.cli.main import mcp
 
     for name in ("mcp.server.mcpserver", "mcp.server.fastmcp"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -11,7 +11,7 @@ from fcntl import ioctl
 
 from tests.live.conftest import HEALTHY
 
-from whynan.live.pulse import Beat, Pulse, StatusLine, words
+from whynan.live import Beat, Pulse, StatusLine, words
 from whynan.watching import RunHistory
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whynan.adapters.common.batch import Part
-from whynan.adapters.common.left_out import LeftOut
+from whynan.adapters.common.arrays import LeftOut, Part
 from whynan.adapters.common.run import FULL_ORDER, Recovery
 from whynan.adapters.numpy.experiments import shorten
 from whynan.records import Incident, ReplayResult, Sample, Symptom

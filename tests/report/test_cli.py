@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from tests.report.recordings import VARIANTS
 
-from whynan.cli.report import report
+from whynan.cli.run import report
 from whynan.report.output import Progress
 from whynan.report.saved import save
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whynan.snapshot.python_state import GlobalRandomState, NamesSnapshot, ObjectsSnapshot
+from whynan.snapshot import GlobalRandomState, NamesSnapshot, ObjectsSnapshot
 
 
 class Mine:

@@ -81,8 +81,8 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.experiments", "shorten"),
     },
     "recovery-sample": {
-        "tensorflow": ("whynan.adapters.common.left_out", "LeftOut.rows"),
-        "numpy": ("whynan.adapters.common.left_out", "LeftOut.replace_in_header"),
+        "tensorflow": ("whynan.adapters.common.arrays", "LeftOut.rows"),
+        "numpy": ("whynan.adapters.common.arrays", "LeftOut.replace_in_header"),
     },
     "learning-rate": {
         "tensorflow": ("whynan.adapters.tensorflow.experiments", "Bench.with_rate"),
@@ -101,7 +101,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "numpy": ("whynan.adapters.numpy.host", "NumpyHost._recovered"),
     },
     "validation": {
-        "tensorflow": ("whynan.adapters.tensorflow.validation", "install"),
+        "tensorflow": ("whynan.adapters.tensorflow.flags", "install"),
     },
     "distributed": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "FunctionClosure.on_replica"),
@@ -115,7 +115,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
     },
     "sample": {
         "tensorflow": ("whynan.adapters.tensorflow.closure", "Closure.with_rows"),
-        "jax": ("whynan.adapters.jax.closure", "Call.with_rows"),
+        "jax": ("whynan.adapters.jax.replay", "Call.with_rows"),
     },
 }
 

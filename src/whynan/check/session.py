@@ -15,7 +15,7 @@ from whynan.check.witness import Replayed, Saved
 from whynan.errors import WitnessError
 from whynan.launch import imports
 from whynan.launch.host import Unwind
-from whynan.launch.isolation import own_imports
+from whynan.launch.imports import own_imports
 
 Progress = Callable[[str], None]
 

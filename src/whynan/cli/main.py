@@ -7,15 +7,16 @@ from typing import Any
 import click
 
 from whynan import __version__
+from whynan.errors import UsageError
 
 _COMMANDS = {
     "run": ("whynan.cli.run:run", "Run a training script unchanged and explain its first NaN or Inf."),
     "check": ("whynan.cli.check:check", "Ask a script where it could go NaN, before it does."),
     "data": ("whynan.cli.data:data", "Check a data set before training: what in it would break a loss."),
     "replay": ("whynan.cli.run:replay", "Run the failing step of a capsule again, elsewhere."),
-    "report": ("whynan.cli.report:report", "Show a saved report again."),
+    "report": ("whynan.cli.run:report", "Show a saved report again."),
     "explain": ("whynan.cli.explain:explain", "Causes of NaN and what helps against them."),
-    "mcp": ("whynan.cli.mcp:mcp", "Serve run, data, report and explain to an editor or a coding agent."),
+    "mcp": ("whynan.cli.main:mcp", "Serve run, data, report and explain to an editor or a coding agent."),
     "demo": ("whynan.cli.demo:demo", "A training run that really fails, diagnosed."),
 }
 
@@ -66,3 +67,22 @@ def _parse() -> Any:
     except click.Abort:
         print("Aborted!", file=sys.stderr)
         sys.exit(1)
+
+
+@click.command("mcp")
+def mcp() -> None:
+    """Serve run, data, report and explain to an editor or a coding agent (Model Context Protocol, standard streams).
+
+    \b
+    In the client's configuration:
+      {"mcpServers": {"whynan": {"command": "whynan", "args": ["mcp"]}}}
+
+    The tool `run` starts the script that it is given, and writes the report's folder; everything else only reads.
+    """
+    from whynan.mcp_server import make_server
+
+    try:
+        server = make_server()
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+    server.run(transport="stdio")

@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 Array = Any
@@ -280,3 +282,9 @@ def bind(
         said = ", ".join(f"`{theirs}` for `{ours}`" for theirs, ours in aliases.items())
         function.__doc__ = f"{function.__doc__.rstrip()}\n\n    Also understood: {said}.\n    "
     return function
+
+
+def bind_all(xp: Backend, parts: ModuleType, names: dict[str, str], **defaults: Any) -> dict[str, Callable[..., Any]]:
+    """Return, by name, the formulas of another framework's module of parts, of the framework `xp`; see `bind`."""
+    formulas = {name: getattr(sys.modules[getattr(parts, name).__module__], name) for name in parts.__all__}
+    return {name: bind(xp, formula, names, **defaults) for name, formula in formulas.items()}

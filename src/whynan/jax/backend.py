@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
-from whynan.formulas.guarded import GUARDED
+from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
 
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_normal, he_normal
 
-from whynan.formulas.layers import prior_bias
-from whynan.formulas.scales import LayerScale, nonlinearity_of, scale_of_output
+from whynan.formulas.layers import LayerScale, nonlinearity_of, prior_bias, scale_of_output
 
 __all__ = ["LayerScale", "activation_scale", "by_nonlinearity", "detection_prior", "focal_prior", "prior_bias"]
 

@@ -4,52 +4,17 @@ The formulas are those of `whynan.formulas`, the names those of `whynan.torch.op
 `keepdims` and `ddof`, are understood too; as there, a spread is over all elements by default, with `ddof=0`.
 """
 
-from functools import partial
+from typing import TYPE_CHECKING
 
-from whynan.formulas import backend, elementwise, reductions
+from whynan.formulas.backend import bind_all
 from whynan.jax.backend import XP
+from whynan.numpy import ops as parts
 
-_part = partial(backend.bind, XP, names={"axis": "dim", "keepdims": "keepdim", "ddof": "correction"}, correction=0.0)
+if TYPE_CHECKING:
+    from whynan.numpy.ops import *  # noqa: F403
 
-acos = _part(elementwise.acos)
-asin = _part(elementwise.asin)
-atan2 = _part(elementwise.atan2)
-div = _part(elementwise.div)
-exp = _part(elementwise.exp)
-log = _part(elementwise.log)
-log1p = _part(elementwise.log1p)
-pow = _part(elementwise.pow)
-reciprocal = _part(elementwise.reciprocal)
-sqrt = _part(elementwise.sqrt)
+__all__ = parts.__all__
 
-logsumexp = _part(reductions.logsumexp)
-masked_mean = _part(reductions.masked_mean)
-mean = _part(reductions.mean)
-norm = _part(reductions.norm)
-normalize = _part(reductions.normalize)
-softmax = _part(reductions.softmax)
-standardize = _part(reductions.standardize)
-std = _part(reductions.std)
-var = _part(reductions.var)
-
-__all__ = [
-    "acos",
-    "asin",
-    "atan2",
-    "div",
-    "exp",
-    "log",
-    "log1p",
-    "logsumexp",
-    "masked_mean",
-    "mean",
-    "norm",
-    "normalize",
-    "pow",
-    "reciprocal",
-    "softmax",
-    "sqrt",
-    "standardize",
-    "std",
-    "var",
-]
+globals().update(
+    bind_all(XP, parts, names={"axis": "dim", "keepdims": "keepdim", "ddof": "correction"}, correction=0.0)
+)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from whynan.formulas.backend import Array, Axis, Backend, Guarded, Namespace, axes_of
-from whynan.formulas.guarded import GUARDED
+from whynan.formulas.losses import GUARDED
 
 
 class TensorFlow(Namespace):

@@ -5,8 +5,7 @@ from typing import Any
 
 import keras
 
-from whynan.formulas.layers import prior_bias
-from whynan.formulas.scales import InitReport, LayerScale, lsuv, nonlinearity_of, scale_of_output
+from whynan.formulas.layers import InitReport, LayerScale, lsuv, nonlinearity_of, prior_bias, scale_of_output
 from whynan.keras.backend import XP
 
 __all__ = ["InitReport", "LayerScale", "activation_scale", "detection_prior", "focal_prior", "initialize", "lsuv_",

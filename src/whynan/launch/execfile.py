@@ -17,12 +17,10 @@ from typing import Any, NoReturn
 from whynan.errors import NoScriptError
 from whynan.launch import host, imports
 from whynan.launch.host import Unwind
-from whynan.launch.imports import when_imported
-from whynan.launch.isolation import forget_shadowed
+from whynan.launch.imports import forget_shadowed, when_imported
 from whynan.launch.options import RunOptions
-from whynan.launch.plain import plain_code
+from whynan.launch.plain import call_outermost, plain_code, strip_frames, without_whynan
 from whynan.launch.rewrite import rewrite
-from whynan.launch.traceback import call_outermost, strip_frames, without_whynan
 
 
 def serve_readers() -> None:

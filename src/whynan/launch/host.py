@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any, Final, Protocol
 
-from whynan.launch.plain import remember
+from whynan.launch.plain import remember, strip_frames, whynan_frame
 from whynan.launch.rewrite import LoopSite
-from whynan.launch.traceback import strip_frames, whynan_frame
 from whynan.report.output import write_safely
 
 COLD: Final = ((),)

@@ -2,23 +2,51 @@
 
 While an import runs none of whynan's frames is on the stack and every object is the one that a plain import makes: the
 standard finders find, the standard loaders load. Only a loader's `get_code` is answered once, with rewritten code.
+whynan's imports and the user's are kept apart where files beside the script have the name of an installed module.
+
+Imports also decide at first which framework the script's loops belong to, where there is more than one; what takes the
+first gradient decides for good. A script may load its data with another framework, or import one through a library:
+TensorBoard's writer brings TensorFlow, Keras on PyTorch does, a network in NumPy takes digits from `keras.datasets`.
 """
 
+import linecache
 import os
+import re
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from whynan.launch import host
+from whynan.launch.host import is_user_file, user_codes
 from whynan.launch.rewrite import Rewritten, rewrite
 
 Callback = Callable[[ModuleType], object]
 
 _callbacks: dict[str, list[Callback]] = {}
+# What a plain interpreter has imported before it comes to the script; a file of that name beside it never counts.
+_AT_START = frozenset(
+    """
+    __main__ _abc _codecs _collections_abc _frozen_importlib _frozen_importlib_external _imp _io _signal _sitebuiltins
+    _stat _thread _warnings _weakref abc builtins codecs encodings genericpath importlib io marshal nt ntpath os posix
+    posixpath site sitecustomize stat sys time usercustomize whynan winreg zipimport
+    """.split()  # noqa: SIM905
+)
+_OUR_TOOLS = frozenset(("click", "rich", "jinja2", "markupsafe", "pygments", "markdown_it", "mdurl"))
+
+_kept: list[ModuleType] = []
+_shadowing: dict[str, frozenset[str]] = {}
+_TRAINS = {
+    "torch": re.compile(r"\.backward\(|autograd|\boptim\b|Trainer\(|\bgrad_and_value\b|torch\.func\b"),
+    "tensorflow": re.compile(r"GradientTape|(?<!re)\.compile\("),
+    "jax": re.compile(r"\bgrad\(|value_and_grad|(?<!re)\.compile\("),
+    "mindspore": re.compile(r"value_and_grad|GradOperation|TrainOneStep|\bModel\("),
+}
+"""What a script that trains with a framework calls."""
 
 
 def install(root: str) -> "UserFinder":
@@ -188,3 +216,90 @@ def _call(name: str, callback: Callback, module: ModuleType) -> None:
         callback(module)
     except Exception as error:
         host.tell(f"watching {name} failed", error)
+
+
+def forget_shadowed(root: str) -> None:
+    """Forget imported modules that plain python would have imported from the directory `root` instead.
+
+    whynan's imports came first: without this a `types.py` or `random.py` beside the script would not be found.
+    """
+    shadowing = _names_in(root) - _AT_START - set(sys.builtin_module_names)
+    _shadowing[root] = shadowing & (sys.stdlib_module_names | _OUR_TOOLS)
+    # The code that imported them still uses them.
+    _kept.extend(_take_modules(shadowing).values())
+
+
+@contextmanager
+def own_imports() -> Iterator[None]:
+    """Let imports find what is installed, whatever the user's files are called; afterwards all is as it was."""
+    names = frozenset().union(*_shadowing.values())
+    if not names:
+        yield
+        return
+    path, modules = sys.path[:], _take_modules(names)
+    sys.path[:] = [place for place in path if os.path.realpath(place) not in _shadowing]
+    try:
+        yield
+    finally:
+        _kept.extend(_take_modules(names).values())
+        sys.modules.update(modules)
+        sys.path[:] = path
+
+
+def _take_modules(names: frozenset[str]) -> dict[str, ModuleType]:
+    taken = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+    for name in taken:
+        del sys.modules[name]
+    return taken
+
+
+def _names_in(root: str) -> frozenset[str]:
+    """Return the names of the modules and packages in a directory."""
+    try:
+        entries = os.listdir(root)
+    except OSError:
+        return frozenset()
+    modules = {entry.removesuffix(".py") for entry in entries if entry.endswith(".py")}
+    packages = {entry for entry in entries if os.path.isfile(os.path.join(root, entry, "__init__.py"))}
+    return frozenset(modules | packages)
+
+
+class Ownership:
+    """The framework whose adapter answers the loops, and how it came to that."""
+
+    def __init__(self) -> None:
+        self.owner: str | None = None
+        self._is_users_choice = False
+
+    def falls_to(self, framework: str) -> bool:
+        """Whether the loops go over to a framework that is being imported now."""
+        is_users_choice = _is_imported_by_user()
+        if self.owner is None:
+            decided = True
+        elif self.owner == "numpy":
+            decided = _speaks_of_training(framework)
+        else:
+            # What the program itself imports comes before what a library of its brings along.
+            decided = is_users_choice and not self._is_users_choice
+        if decided:
+            self._is_users_choice = is_users_choice
+        return decided
+
+
+def _is_imported_by_user() -> bool:
+    """Whether the import under way stands in the user's own code."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_user_file(file):
+            return True
+        if not file.startswith("<frozen importlib") and "whynan" not in frame.f_globals.get("__name__", "").split("."):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _speaks_of_training(framework: str) -> bool:
+    """Whether the user's files, as far as they are known, call anything that trains with the framework."""
+    pattern = _TRAINS.get(framework)
+    return pattern is None or any(pattern.search("".join(linecache.getlines(file))) for file in user_codes)

@@ -20,7 +20,7 @@ from typing import Any
 
 from whynan.launch import host, imports
 from whynan.launch.host import Unwind
-from whynan.launch.isolation import own_imports
+from whynan.launch.imports import own_imports
 from whynan.launch.options import RunOptions
 from whynan.launch.plain import plain_code, rewritten_code
 

@@ -3,6 +3,7 @@
 Nothing is imported that the script has not imported, and no run of a tracker is begun.
 """
 
+import json
 import math
 import os
 import sys
@@ -13,10 +14,12 @@ from xml.etree import ElementTree
 
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
+from whynan.live import TensorBoard
 from whynan.records import Recording
 from whynan.report import markdown, model
+from whynan.report.model import add_contexts
 from whynan.report.output import write_safely
-from whynan.report.saved import write_whole
+from whynan.report.saved import to_json_text, write_whole
 
 JUNIT = "junit.xml"
 
@@ -161,11 +164,6 @@ def _to_mlflow(
 
 def hand_on(recording: Recording, options: RunOptions, roots: Sequence[Path]) -> None:
     """Give a saved recording to everybody who is to have it; each failure is told and stops none of the others."""
-    import json
-
-    from whynan.report.model import add_contexts
-    from whynan.report.saved import to_json_text
-
     report: dict[str, Any] = json.loads(to_json_text(recording.to_json()))
     add_contexts(report, roots)
     headline = model.build(report, roots).headline if report["incidents"] else None
@@ -183,8 +181,6 @@ def _try(what: str, do: Callable[[], None]) -> None:
 
 
 def _as_json(report: dict[str, Any], target: str | None) -> None:
-    from whynan.report.saved import to_json_text
-
     if target is None:
         return
     if target != "-":
@@ -198,24 +194,15 @@ def _as_json(report: dict[str, Any], target: str | None) -> None:
 def _to_board(report: dict[str, Any], folder: Path | None, roots: Sequence[Path]) -> None:
     if folder is None or not report["incidents"]:
         return
-    try:
-        from whynan.live.pulse import TensorBoard
-    except ImportError:
-        return  # said at the start
-    from whynan.report.markdown import render
-
     board = TensorBoard(folder)
-    board.tell(render(report, roots), report["incidents"][0]["step"])
+    board.tell(markdown.render(report, roots), report["incidents"][0]["step"])
     board.close()
 
 
 def _to_trackers(recording: Recording, headline: str | None, out: Path) -> None:
-
     tell_trackers(recording.history, headline, out)
 
 
 def _to_ci(report: dict[str, Any], out: Path, roots: Sequence[Path]) -> None:
-    from whynan.live import finish
-
-    if finish.is_ci(os.environ):
-        finish.report_to_ci(report, out, roots, sys.__stderr__)
+    if is_ci(os.environ):
+        report_to_ci(report, out, roots, sys.__stderr__)

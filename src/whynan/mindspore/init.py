@@ -8,8 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.common.initializer import Constant, HeNormal, Normal, XavierNormal, Zero, initializer
 
-from whynan.formulas.layers import prior_bias
-from whynan.formulas.scales import InitReport, LayerScale, lsuv, nonlinearity_of, scale_of_output
+from whynan.formulas.layers import InitReport, LayerScale, lsuv, nonlinearity_of, prior_bias, scale_of_output
 
 __all__ = ["InitReport", "LayerScale", "activation_scale", "detection_prior_", "focal_prior", "initialize", "lsuv_",
            "prior_bias"]  # fmt: skip

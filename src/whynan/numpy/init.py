@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas.layers import prior_bias
-from whynan.formulas.scales import LayerScale, nonlinearity_of, scale_of_output
+from whynan.formulas.layers import LayerScale, nonlinearity_of, prior_bias, scale_of_output
 
 __all__ = ["LayerScale", "activation_scale", "by_nonlinearity", "prior_bias"]
 

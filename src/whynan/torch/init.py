@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whynan.formulas.scales import KAIMING, XAVIER, InitReport, LayerScale, lsuv
+from whynan.formulas.layers import KAIMING, XAVIER, InitReport, LayerScale, lsuv
 
 __all__ = [
     "InitReport",

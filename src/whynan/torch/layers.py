@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whynan.formulas.numbers import scale_of
-from whynan.torch.backend import XP
-from whynan.torch.fast import largest, limits, whole
+from whynan.torch.backend import XP, largest, limits, whole
 
 __all__ = [
     "BatchNorm1d",

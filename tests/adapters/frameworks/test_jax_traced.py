@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from whynan.adapters.jax import trace
-from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.host import _labels_out_of_range
-from whynan.adapters.jax.replay import trace_call
+from whynan.adapters.jax.replay import Call, trace_call
 from whynan.adapters.jax.watch import _tagged
 
 

@@ -10,7 +10,7 @@ import pytest
 from whynan.adapters.common import loops
 from whynan.adapters.common.loops import UPDATES, is_bad_loss
 from whynan.launch.rewrite import rewrite
-from whynan.snapshot.carried import inner_breaks
+from whynan.snapshot import inner_breaks
 
 
 @pytest.mark.parametrize(

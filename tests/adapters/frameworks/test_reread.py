@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import whynan.adapters.common.data.reread as reread
-from whynan.adapters.common.batch import Part
+from whynan.adapters.common.arrays import Part
 from whynan.adapters.common.data.lines import LineWatch
 from whynan.adapters.common.data.reread import Reader, of_users, repeated, running_generators
 from whynan.launch import host

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore.dataset import vision
 
-from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.arrays import find_index, parts_of
 from whynan.adapters.mindspore.pipeline import rows_in_order
 
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from whynan.adapters.common.patches import quiet, swapped
 from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop
-from whynan.snapshot.python_state import (
+from whynan.snapshot import (
     GlobalRandomState,
+    find_loop,
     frame_values,
     generator_state,
     is_module_frame,

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from whynan.adapters.common.arrays import all_finite, is_floating
-from whynan.adapters.common.batch import Part, find_index
+from whynan.adapters.common.arrays import Part, all_finite, find_index, is_floating, others
 from whynan.adapters.common.graph import Graph
 from whynan.experiments import Measured
 from whynan.launch.host import Unwind
@@ -333,12 +332,6 @@ def with_attribute(owners: Sequence[Any], name: str, value_of: Callable[[Any], A
     finally:
         for owner, old in zip(owners, before, strict=True):
             setattr(owner, name, old)
-
-
-def others(size: int | None, rows: list[int]) -> list[int] | None:
-    """Return the positions of a batch with `rows` replaced by the first other one; None where there is none."""
-    good = next((i for i in range(size or 0) if i not in rows), None)
-    return [good if i in rows else i for i in range(size or 0)] if good is not None else None
 
 
 def growth_of(losses: Sequence[float]) -> float | None:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from whynan.adapters.common.arrays import all_finite, is_floating
-from whynan.adapters.common.batch import Part, describe
+from whynan.adapters.common.arrays import Part, all_finite, describe, is_floating
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.namespaces import find_terms
 from whynan.adapters.common.positions import SPOKEN, calling_frame, source_line, spoken_name

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whynan.adapters.common.arrays import (
+    Part,
     all_finite,
     broadcast_element,
     is_floating,
@@ -19,7 +20,6 @@ from whynan.adapters.common.arrays import (
     nonfinite_elements,
     summarize,
 )
-from whynan.adapters.common.batch import Part
 from whynan.adapters.common.positions import ELEMENTWISE
 from whynan.records import Phase, SourceLine
 from whynan.records.op import Role

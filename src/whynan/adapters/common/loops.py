@@ -19,7 +19,7 @@ from whynan.adapters.common.body import State
 from whynan.adapters.common.positions import expression_of
 from whynan.launch.host import COLD, PlainHost, is_user_file, set_site, tell
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import find_loop, inner_breaks
+from whynan.snapshot import find_loop, inner_breaks
 
 LOSS = re.compile(
     r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
-from whynan.live.pulse import Pulse
+from whynan.live import Pulse
 from whynan.records import History, Incident
 from whynan.records.recording import Stage
 from whynan.recovery import Action, Ladder, Limits

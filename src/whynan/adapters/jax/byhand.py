@@ -24,8 +24,7 @@ from whynan.adapters.numpy.replay import Recorder, instrumented
 from whynan.experiments import Measured
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
-from whynan.snapshot.carried import carried_names, find_loop, target_names
-from whynan.snapshot.python_state import NamesSnapshot, frame_values
+from whynan.snapshot import NamesSnapshot, carried_names, find_loop, frame_values, target_names
 from whynan.watching import Budget
 
 _KEPT = 8

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, is_floating, to_numpy
-from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
+from whynan.adapters.common.arrays import all_finite, is_floating, others, to_numpy
+from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.patches import swapped
 from whynan.adapters.jax.byhand import HandBench
-from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import Runner, Traced
+from whynan.adapters.jax.replay import Call, Runner, Traced
 from whynan.adapters.jax.watch import Watch
 from whynan.experiments import Measured
 from whynan.records import OptimizerFacts, Precision

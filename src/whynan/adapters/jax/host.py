@@ -10,20 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite, kind_of_number, to_numpy
-from whynan.adapters.common.batch import Part
+from whynan.adapters.common.arrays import Part, all_finite, header_parts, kind_of_number, to_numpy
 from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.experiments import find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
-from whynan.adapters.common.left_out import header_parts
 from whynan.adapters.common.loops import Loops, Pass
 from whynan.adapters.common.namespaces import user_arrays, user_spaces
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, history_of, measure
 from whynan.adapters.jax.byhand import ByHand, may_update
-from whynan.adapters.jax.closure import Call
 from whynan.adapters.jax.experiments import Bench, Window, optimizer_of, parameters, precision_of
-from whynan.adapters.jax.replay import Runner, Traced, trace_call
+from whynan.adapters.jax.replay import Call, Runner, Traced, trace_call
 from whynan.adapters.jax.shards import Hosts
 from whynan.adapters.jax.watch import Watch
 from whynan.launch.host import COLD, set_site, tell

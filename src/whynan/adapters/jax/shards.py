@@ -20,7 +20,7 @@ from whynan.adapters.jax.internals import Literal
 from whynan.trace import Frame
 
 if TYPE_CHECKING:
-    from whynan.adapters.jax.closure import Call
+    from whynan.adapters.jax.replay import Call
     from whynan.adapters.jax.trace import Interpreter, Value
 
 

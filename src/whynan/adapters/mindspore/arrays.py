@@ -6,6 +6,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from whynan.adapters.common.arrays import map_structure as map_leaves
 from whynan.adapters.common.positions import plain_name
 
 _NO_NUMPY = {ms.bfloat16}
@@ -61,13 +62,7 @@ def tensors_in(value: Any, depth: int = 0) -> Iterator[Any]:
 
 def map_structure(value: Any, change: Any) -> Any:
     """Return a nested value with each tensor and array replaced by what `change` makes of it."""
-    if isinstance(value, dict):
-        return {key: map_structure(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_structure(item, change) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_structure(item, change) for item in value)
-    return change(value) if isinstance(value, (ms.Tensor, np.ndarray)) else value
+    return map_leaves(value, lambda leaf: change(leaf) if isinstance(leaf, (ms.Tensor, np.ndarray)) else leaf)
 
 
 def op_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Decides that a step is an incident, has it run again, and says what comes of it."""
+"""Attached to a MindSpore program: decides that a step is an incident, has it run again, says what comes of it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,21 +7,28 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from whynan.adapters.common.arrays import kind_of_number
-from whynan.adapters.common.batch import find_index, parts_of
+from whynan.adapters.common.arrays import find_index, kind_of_number, parts_of
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users
 from whynan.adapters.common.experiments import Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import Recovery, Run, Sizes, history_of
+from whynan.adapters.common.run import CommonAdapter, Recovery, Run, Sizes, history_of
 from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
-from whynan.adapters.mindspore.closure import CellClosure, Closure, LoopClosure, SavedParameters, given_to, may_train
 from whynan.adapters.mindspore.experiments import Bench
 from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
-from whynan.adapters.mindspore.replay import Attempt, Replayer
+from whynan.adapters.mindspore.replay import (
+    Attempt,
+    CellClosure,
+    Closure,
+    LoopClosure,
+    Replayer,
+    SavedParameters,
+    given_to,
+    may_train,
+)
 from whynan.adapters.mindspore.watch import Told, Watch
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
@@ -372,3 +379,19 @@ class MindSporeHost:
                 found.append(rows)
         # What the loop's body binds is the batch itself, and no source of it.
         return [*found, *user_arrays(lambda name, value: name in bound or any(id(t) in own for t in tensors_in(value)))]
+
+
+class MindSporeAdapter(CommonAdapter):
+    """MindSpore's side of a watched run."""
+
+    framework = "mindspore"
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.host = MindSporeHost(options, record)
+        super().__init__(self.host.run, self.host.loops, self.host.watch)
+
+    def versions(self) -> dict[str, str]:
+        return {"mindspore": str(ms.__version__)}
+
+    def device(self) -> str | None:
+        return str(ms.get_context("device_target")).lower()

@@ -1,7 +1,10 @@
-"""Runs a step again, in PyNative mode: once with every operation seen, as often as is asked without."""
+"""A training step that can be called again, and its replay in PyNative mode, with every operation seen or without."""
 
+import inspect
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +13,199 @@ import mindspore as ms
 import numpy as np
 from mindspore import context, log
 
-from whynan.adapters.common.arrays import all_finite, kind_of
+from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of, parts_of
+from whynan.adapters.common.body import Again, no_look, nothing
+from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.common.patches import quiet
-from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in
-from whynan.adapters.mindspore.closure import CellClosure, Change, Closure, SavedParameters
+from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in, write
 from whynan.adapters.mindspore.dispatch import api
 from whynan.adapters.mindspore.trace import Tracer
-from whynan.records.recording import What
+from whynan.launch.rewrite import LoopSite
+from whynan.records.recording import Stage, What
+from whynan.snapshot import target_names
+
+Change = Callable[[Any], Any]
+"""Makes another batch of a batch: of the tuple of what a step was given."""
+_STEPS = re.compile(r"grad|optimizer|\bopt\b|train|\bstep\(|\bloss|\bnet\(|\bmodel\(", re.IGNORECASE)
+_NOT_DATA = (ms.Parameter,)
+
+
+class Closure(ABC):
+    """One step. `change` is made to its batch before it runs."""
+
+    stage: Stage = "train"
+    change: Change | None = None
+
+    @abstractmethod
+    def call(self, sources: dict[str, str] | None = None) -> Any:
+        """Run the step; `sources` are changed files by name."""
+
+    @abstractmethod
+    def inputs(self) -> list[tuple[str, Any]]:
+        """Return the batch, by name."""
+
+    @abstractmethod
+    def changed(self, change: Change) -> "Closure":
+        """Return the same step with another batch."""
+
+    def mapped(self, change: Callable[[Any], Any]) -> "Closure":
+        """Return the same step with each array of `inputs`, in order, replaced by what `change` makes of it."""
+        return self.changed(lambda batch: map_structure(batch, change))
+
+    def with_rows(self, rows: Sequence[int]) -> "Closure":
+        """Return the same step with row rows[i] of the batch in place i."""
+        size = self.size
+        return self.changed(lambda batch: tuple(rows_of(value, rows, size) for value in batch))
+
+    @property
+    def size(self) -> int | None:
+        """The number of samples: the first dimension of the first array that has others too, else the usual one."""
+        first = next((value for _, value in self.inputs() if _is_array(value) and len(value.shape) > 1), None)
+        return int(first.shape[0]) if first is not None else batch_size(self.parts)
+
+    @property
+    def samples(self) -> tuple[Part, ...]:
+        """The parts of the batch that have a row for each sample."""
+        return tuple(part for part in self.parts if part.array.ndim and len(part.array) == self.size)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return parts_of([(name, map_structure(value, _as_array)) for name, value in self.inputs()])
+
+
+class CellClosure(Closure):
+    """A call of a cell that makes a step: what `Model.train` does with each batch."""
+
+    def __init__(self, cell: Any, args: tuple[Any, ...], stage: Stage = "train", change: Change | None = None) -> None:
+        self.cell = cell
+        self.args = args
+        self.stage = stage
+        self.change = change
+
+    def call(self, sources: dict[str, str] | None = None) -> Any:
+        return self.cell(*(self.change(self.args) if self.change is not None else self.args))
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        return list(zip(_argument_names(self.cell, len(self.args)), self.args))
+
+    def changed(self, change: Change) -> "CellClosure":
+        return CellClosure(self.cell, self.args, self.stage, change)
+
+
+class LoopClosure(Closure):
+    """One iteration of the user's loop.
+
+    Its batch is what the differentiated function was given in the iteration (`given`), else what the loop's header has
+    bound. An attempt hands `change` to the differentiated function's arguments in the first case.
+    """
+
+    def __init__(
+        self,
+        current: Pass,
+        given: list[tuple[str, Any]] | None,
+        change: Change | None = None,
+        again: Again | None = None,
+        stage: Stage = "train",
+    ) -> None:
+        self.current = current
+        self.stage = stage
+        self.again = again or Again(current.owner.site, current.frame, current.before)
+        self.given = given
+        self.change = change
+
+    def call(self, sources: dict[str, str] | None = None) -> Any:
+        targets = self._targets() if not self.given and self.change is not None else []
+
+        def changed(values: dict[str, Any]) -> None:
+            if targets and self.change is not None:
+                values.update(zip(targets, self.change(tuple(values[name] for name in targets))))
+
+        return self.again.run(nothing, no_look, changed, sources)
+
+    def inputs(self) -> list[tuple[str, Any]]:
+        return self.given or [(name, self.again.before.values[name]) for name in self._targets()]
+
+    def changed(self, change: Change) -> "LoopClosure":
+        return LoopClosure(self.current, self.given, change, self.again, self.stage)
+
+    def _targets(self) -> list[str]:
+        return [name for name in target_names(self.current.owner.site) if name in self.again.before.values]
+
+
+def given_to(function: Any, args: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    """Return the arrays that a differentiated function was given, by the names of its parameters."""
+    named = zip(_argument_names(function, len(args)), args)
+    return [(name, value) for name, value in named if _holds_data(value)]
+
+
+def _holds_data(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_holds_data(item) for item in value)
+    return isinstance(value, (ms.Tensor, np.ndarray)) and not isinstance(value, _NOT_DATA) and len(value.shape) > 0
+
+
+def _argument_names(function: Any, n: int) -> list[str]:
+    inner = function
+    if isinstance(function, ms.nn.Cell):
+        inner = function.construct
+        for name in ("network", "_backbone"):
+            # The library's own wrappers take (data, label): names that tell a target from an input.
+            if type(function).__name__ == "WithLossCell":
+                return ["data", "label", *(f"argument {i}" for i in range(2, n))][:n]
+            held = getattr(function, name, None)
+            if isinstance(held, ms.nn.Cell):
+                return _argument_names(held, n)
+    try:
+        parameters = inspect.signature(inner).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()  # type: ignore[assignment]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [*names, *(f"argument {i}" for i in range(len(names), n))][:n]
+
+
+def rows_of(value: Any, rows: Sequence[int], size: int | None) -> Any:
+    """Return an array, or a list with an item a sample, with other rows of its own; what has no rows as it is."""
+    if isinstance(value, dict):
+        return {key: rows_of(item, rows, size) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        if len(value) == size and not all(_is_array(item) and item.shape[:1] == (size,) for item in value):
+            return type(value)(value[i] for i in rows)
+        return type(value)(rows_of(item, rows, size) for item in value)
+    if not _is_array(value) or len(value.shape) == 0 or value.shape[0] != size:
+        return value
+    if isinstance(value, ms.Tensor):
+        return tensor_like(array_of(value)[list(rows)], value)
+    return value[list(rows)]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (ms.Tensor, np.ndarray))
+
+
+def _as_array(value: Any) -> Any:
+    return array_of(value) if isinstance(value, ms.Tensor) else value
+
+
+def may_train(site: LoopSite) -> bool:
+    """Whether a loop's own text speaks of a step; of nested ones the innermost that does is meant."""
+    return is_innermost(site, _STEPS.search)
+
+
+class SavedParameters:
+    """Copies of parameters, put back after each attempt."""
+
+    def __init__(self, parameters: Sequence[Any]) -> None:
+        self.copies = [
+            (parameter, array_of(parameter).copy()) for parameter in parameters if parameter.has_init is False
+        ]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(int(copy.nbytes) for _, copy in self.copies)
+
+    def restore(self) -> None:
+        for parameter, copy in self.copies:
+            write(parameter, copy)
 
 
 class Stop(BaseException):

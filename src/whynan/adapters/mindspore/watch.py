@@ -3,12 +3,17 @@
 In PyNative mode the loss is looked at when a function has been differentiated, the gradients when an optimizer gets
 them. Of a compiled step the loss it returns is looked at; `nn.TrainOneStepCell` runs as a cell that makes its own
 update conditional (`guard.py`).
+
+Losses that nothing is trained with are looked at too: of `Model.eval`'s network, and those that the script reads.
 """
 
+import functools
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import mindspore as ms
@@ -16,19 +21,19 @@ import numpy as np
 from mindspore import context, nn
 
 from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.mindspore import validation
 from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
-from whynan.adapters.mindspore.closure import CellClosure, SavedParameters, given_to
 from whynan.adapters.mindspore.dispatch import api, differentiates
 from whynan.adapters.mindspore.guard import Guards
 from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
-from whynan.adapters.mindspore.replay import Attempt
+from whynan.adapters.mindspore.replay import Attempt, CellClosure, SavedParameters, given_to
 from whynan.launch.host import is_user_file
 from whynan.watching import Budget
 
 _SPEAKS_OF_STEPS = re.compile(r"grad|optim|\bopt\b|train", re.IGNORECASE)
 _MAX_COPY = 256 * 2**20
+_READS = ("__float__", "asnumpy", "item", "__str__", "__format__")
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Watch(Known):
         for scaler in (ms.amp.DynamicLossScaler, ms.amp.StaticLossScaler):
             replace(scaler, "scale", self._scale)
         replace(ms.train.Model, "_train_process", self._inside_model)
-        validation.install(self)
+        install(self)
         from mindspore.dataset.engine.datasets import Dataset
 
         for name in ("create_tuple_iterator", "create_dict_iterator"):
@@ -375,3 +380,52 @@ def _named(weights: Any, result: Any) -> list[tuple[str, Any]]:
         return list(zip(names, gradients))
     offset = len(gradients) - len(names)
     return [(names[i - offset] if 0 <= i - offset < len(names) else "input", g) for i, g in enumerate(gradients)]
+
+
+def install(watch: "Watch") -> None:
+    """Look at the loss of each validation batch, and at the numbers that tensors are read as."""
+    watch.patches.replace(nn.WithEvalCell, "__call__", lambda original: _evaluating(original, watch))
+    for name in _READS:
+        watch.patches.replace(ms.Tensor, name, lambda original: _reading(original, watch))
+
+
+def _evaluating(original: Any, watch: "Watch") -> Any:
+    @functools.wraps(original)
+    def __call__(cell: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        result = original(cell, *args, **kwargs)
+        loss = next((t for t in tensors_in(result) if is_floating(t)), None)
+        if loss is None or loss.size != 1 or (watch.attempt is None and not watch.is_enabled):
+            return result
+        if watch.attempt is not None:
+            watch.attempt.on_validation(loss)
+        else:
+            watch.n_validated += 1
+            value = float(array_of(loss).sum())
+            if not math.isfinite(value):
+                watch.on_validation(value, CellClosure(cell, args, "validation"))
+        return result
+
+    return __call__
+
+
+def _reading(original: Any, watch: "Watch") -> Any:
+    @functools.wraps(original)
+    def read(tensor: Any, *args: Any) -> Any:
+        if (watch.attempt is not None or watch.is_enabled) and not watch.depth and tensor.size == 1:
+            _look(tensor, watch, sys._getframe(1))
+        return original(tensor, *args)
+
+    return read
+
+
+def _look(tensor: Any, watch: "Watch", frame: FrameType) -> None:
+    # The line first: to look at the number is to read the tensor, from a line of this file.
+    if not is_floating(tensor) or isinstance(tensor, ms.Parameter) or not speaks_of_loss(frame):
+        return
+    if watch.attempt is not None:
+        if watch.attempt.is_validation:
+            watch.attempt.on_validation(tensor)
+        return
+    value = float(array_of(tensor).sum())
+    if is_bad_loss(value, frame):
+        watch.on_validation(value, None)

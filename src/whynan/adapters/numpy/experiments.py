@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from whynan.adapters.common.batch import batch_size
+from whynan.adapters.common.arrays import batch_size, others
 from whynan.adapters.common.body import Again, Reached, State
-from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, others, scale_of, standardised
+from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.run import Sizes, measure
 from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
 from whynan.adapters.numpy.replay import Recorder, answering

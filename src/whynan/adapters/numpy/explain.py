@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from whynan.adapters.common import run as runs
-from whynan.adapters.common.arrays import all_finite, kind_of, to_numpy
-from whynan.adapters.common.batch import Part, batch_size, is_target
-from whynan.adapters.common.batch import parts_of as named_parts
+from whynan.adapters.common.arrays import Part, all_finite, batch_size, is_target, kind_of, to_numpy
+from whynan.adapters.common.arrays import parts_of as named_parts
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.data.reread import look_in_data, of_users
 from whynan.adapters.common.experiments import find_samples
@@ -23,7 +22,7 @@ from whynan.adapters.numpy.replay import Recorder, answering
 from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Symptom
 from whynan.records.recording import Stage, What
 from whynan.report.output import Progress
-from whynan.snapshot.carried import target_names
+from whynan.snapshot import target_names
 
 
 class Host(Protocol):

@@ -1,4 +1,4 @@
-"""Watches the loops of a NumPy program that train: their losses, and the arrays that they update."""
+"""Attached to a NumPy program: watches its loops that train, their losses and the arrays that they update."""
 
 import linecache
 import math
@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from whynan.adapters.common.arrays import all_finite
+from whynan.adapters.common.arrays import LeftOut, all_finite, header_parts
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
-from whynan.adapters.common.left_out import LeftOut, header_parts
 from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
-from whynan.adapters.common.run import FULL_ORDER, Recovery, Run
+from whynan.adapters.common.run import FULL_ORDER, CommonAdapter, Recovery, Run
 from whynan.adapters.numpy.experiments import Bench, Window, shorten
 from whynan.adapters.numpy.explain import Seen, explain, rate_in
 from whynan.adapters.numpy.replay import Recorder, instrumented
@@ -23,7 +22,7 @@ from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult, SourceLine, Symptom
 from whynan.recovery import Limits
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import frame_values
 from whynan.watching import Budget
 
 _NUMBERS_GO_WRONG = (ValueError, ArithmeticError, AssertionError, RuntimeError, SystemExit, np.linalg.LinAlgError)
@@ -218,3 +217,19 @@ def _loss_in(values: dict[str, Any], before: dict[str, Any], site: LoopSite) -> 
     if bad:
         return bad[0]
     return found[0] if found else ("loss", None)
+
+
+class NumpyAdapter(CommonAdapter):
+    """NumPy's side of a watched run."""
+
+    framework = "numpy"
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.host = NumpyHost(options, record)
+        super().__init__(self.host.run, self.host.loops)
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
+
+    def device(self) -> str | None:
+        return "cpu"

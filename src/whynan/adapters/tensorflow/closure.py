@@ -11,16 +11,14 @@ import tensorflow as tf
 from tensorflow.python.distribute.values import PerReplica
 from tensorflow.python.eager import context
 
-from whynan.adapters.common.arrays import to_numpy
-from whynan.adapters.common.batch import Part, batch_size, parts_of
+from whynan.adapters.common.arrays import Part, batch_size, map_structure, parts_of, to_numpy
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage
-from whynan.snapshot.carried import target_names
-from whynan.snapshot.python_state import GlobalRandomState
+from whynan.snapshot import GlobalRandomState, target_names
 
 
 class Closure(ABC):
@@ -185,16 +183,6 @@ def rows_of(value: Any, rows: Sequence[int], size: int | None) -> Any:
     if shape is None or isinstance(value, tf.Variable) or len(shape) == 0 or shape[0] != size:
         return value
     return tf.gather(value, list(rows)) if tf.is_tensor(value) else value[list(rows)]
-
-
-def map_structure(structure: Any, change: Any) -> Any:
-    if isinstance(structure, dict):
-        return {key: map_structure(value, change) for key, value in structure.items()}
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_structure(value, change) for value in structure))
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(map_structure(value, change) for value in structure)
-    return change(structure)
 
 
 def on_replica(structure: Any, replica: int) -> Any:

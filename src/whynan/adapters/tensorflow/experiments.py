@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import math_ops
 
-from whynan.adapters.common.arrays import is_floating, to_numpy
+from whynan.adapters.common.arrays import is_floating, map_structure, to_numpy
 from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, standardised, with_attribute
 from whynan.adapters.common.patches import Patches, swapped
 from whynan.adapters.common.run import number_of
-from whynan.adapters.tensorflow.closure import Closure, FitClosure, LoopClosure, map_structure
+from whynan.adapters.tensorflow.closure import Closure, FitClosure, LoopClosure
 from whynan.adapters.tensorflow.replay import Attempt
 from whynan.experiments import Measured
 from whynan.records import OptimizerFacts, Precision

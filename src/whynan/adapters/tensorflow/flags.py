@@ -1,15 +1,34 @@
-"""A few numbers that a step leaves in a variable: whether its loss and gradients were finite, and how large.
+"""What tells that a step or a loss is not finite.
 
-They are written inside the step, also where it is a graph, and read by the host when the step has returned.
+`Flags` are numbers that a step leaves in a variable: they are written inside it, also where it is a graph, and read by
+the host when it has returned. Losses that nothing is trained with are what a `tf.function` without a tape returns, what
+a loss object gives, what an eager loop reads as a number, `float(loss)` or `loss.numpy()`. What counts is what the
+script calls a loss: metrics may be NaN for good reasons (a class that does not occur).
 """
 
+import ast
+import functools
+import inspect
 import math
+import re
+import sys
+import textwrap
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
+
+from whynan.adapters.common.arrays import all_finite, to_numpy
+from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
+
+if TYPE_CHECKING:
+    from whynan.adapters.tensorflow.watch import Watch
 
 _LOSS_BAD, _GRADIENT_BAD = 0, 1
+_LOSS = re.compile(r"loss|cost|nll|mse\b|rmse|entropy|bce|elbo|objective|deviance|likelihood|error", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -104,3 +123,66 @@ class LossFlag:
 def _is_bad(tensors: list[Any]) -> Any:
     finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]))
     return tf.cast(tf.logical_not(finite), tf.float32)
+
+
+def loss_in(function: Any, result: Any) -> Any:
+    """Return the first number among what a function returned that the script calls a loss; None if there is none."""
+    values = list(result) if isinstance(result, (tuple, list)) else [result]
+    for place in _places_of_losses(function.python_function):
+        value = values[place] if place < len(values) else None
+        if value is not None and tf.is_tensor(value) and value.dtype.is_floating and value.shape.num_elements() == 1:
+            return value
+    return None
+
+
+def is_bad(loss: Any) -> bool:
+    array = to_numpy(loss)
+    return array is not None and not all_finite(array)
+
+
+@functools.lru_cache(maxsize=256)
+def _places_of_losses(function: Any) -> tuple[int, ...]:
+    """Return which of the values that a function returns are losses, by its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    if not tree.body or not isinstance(tree.body[0], ast.FunctionDef):
+        return ()
+    definition = tree.body[0]
+    found: list[int] = []
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Return) and node.value is not None:
+            parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            named = [k for k, part in enumerate(parts) if _LOSS.search(ast.unparse(part))]
+            if not named and len(parts) == 1 and _LOSS.search(definition.name):
+                named = [0]
+            found += named
+    return tuple(dict.fromkeys(found))
+
+
+def install(watch: "Watch") -> None:
+    """Look at the numbers that eager tensors are read as."""
+    for name in ("__float__", "numpy"):
+        watch.patches.replace(ops._EagerTensorBase, name, lambda original: _reading(original, watch))
+
+
+def _reading(original: Any, watch: "Watch") -> Any:
+    def read(tensor: Any) -> Any:
+        value = original(tensor)
+        if isinstance(value, (float, np.floating)) and _is_of_interest(float(value), watch, sys._getframe(1)):
+            if watch.attempt is not None:
+                watch.attempt.on_loss(tensor)
+            else:
+                watch.on_validation(None)
+        return value
+
+    read.__doc__, read.__wrapped__ = original.__doc__, original  # type: ignore[attr-defined]
+    return read
+
+
+def _is_of_interest(value: float, watch: "Watch", frame: FrameType) -> bool:
+    """Whether a number that was read is a loss to be looked at: in a replay each, in the run one that is not finite."""
+    if watch.attempt is not None:
+        return watch.attempt.stops_at_loss and speaks_of_loss(frame)
+    return watch.is_enabled and not watch.depth and is_bad_loss(value, frame)

@@ -1,4 +1,4 @@
-"""Decides that a step is an incident, has it run again, and says what comes of it."""
+"""Attached to TensorFlow: decides that a step is an incident, has it run again, and says what comes of it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,15 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from whynan.adapters.common.arrays import kind_of_number, summarize, to_numpy
-from whynan.adapters.common.batch import batch_size
+from whynan.adapters.common.arrays import batch_size, kind_of_number, summarize, to_numpy
 from whynan.adapters.common.data.reread import Reader, look_in_data, of_users, repeated
 from whynan.adapters.common.experiments import SECONDS, Window, find_samples
 from whynan.adapters.common.explain import Found, Step, explained, replayed, unexplained
 from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import calling_frame, source_line
-from whynan.adapters.common.run import FULL_ORDER, Recovery, Run, Sizes, history_of, measure
+from whynan.adapters.common.run import FULL_ORDER, CommonAdapter, Recovery, Run, Sizes, attached, history_of, measure
 from whynan.adapters.tensorflow.closure import (
     Closure,
     Draws,
@@ -436,3 +435,27 @@ class TensorFlowHost:
 
 def _framework(closure: Closure | None) -> str:
     return "keras" if isinstance(closure, FitClosure) else "tensorflow"
+
+
+class TensorFlowAdapter(CommonAdapter):
+    """TensorFlow's side of a watched run, with Keras on top of it where the program imports that."""
+
+    framework = "tensorflow"
+
+    def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
+        self.host = TensorFlowHost(options, record)
+        super().__init__(self.host.run, self.host.loops, self.host.watch)
+        self.keras: Any = None
+
+    def attach_keras(self, keras: Any) -> None:
+        """Called when the program has imported Keras with this backend."""
+        if self.keras is None and not self.run.is_over:
+            from whynan.adapters.keras.tensorflow import KerasOnTensorFlow
+
+            self.keras = attached(KerasOnTensorFlow, self.host, keras)
+
+    def versions(self) -> dict[str, str]:
+        return {"tensorflow": tf.__version__} | ({"keras": self.keras.version} if self.keras is not None else {})
+
+    def device(self) -> str | None:
+        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"

@@ -18,16 +18,14 @@ from tensorflow.python.eager import backprop
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.eager.record import could_possibly_record
 
-from whynan.adapters.common.arrays import all_finite, to_numpy
-from whynan.adapters.common.left_out import LeftOut
+from whynan.adapters.common.arrays import LeftOut, all_finite, to_numpy
 from whynan.adapters.common.loops import decides_by_gradients, takes_gradients
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import calling_frame
-from whynan.adapters.tensorflow import validation
+from whynan.adapters.tensorflow import flags
 from whynan.adapters.tensorflow.closure import FunctionClosure, on_replica
-from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told
+from whynan.adapters.tensorflow.flags import Flags, LossFlag, Told, is_bad, loss_in
 from whynan.adapters.tensorflow.replay import Attempt, Stop
-from whynan.adapters.tensorflow.validation import is_bad, loss_in
 from whynan.launch.host import is_user_file, tell
 from whynan.watching import Budget
 
@@ -77,7 +75,7 @@ class Watch:
     def install(self) -> None:
         self.patches.replace(backprop.GradientTape, "gradient", self._gradient)
         self.patches.replace(polymorphic_function.Function, "__call__", self._call)
-        validation.install(self)
+        flags.install(self)
         self.patches.replace(tf.data.Dataset, "from_tensor_slices", self._slices)
         self.patches.replace(tf.data.Dataset, "from_generator", self._generator)
         self.patches.replace(tf.distribute.Strategy, "run", self._run_on_replicas)

@@ -16,7 +16,7 @@ from whynan.adapters.torch.trail import terms_now
 from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
-from whynan.live.pulse import Pulse
+from whynan.live import Pulse
 from whynan.records import Incident
 from whynan.records.evidence import OptimizerFacts
 from whynan.replay import Request

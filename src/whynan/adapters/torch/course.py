@@ -12,7 +12,7 @@ from whynan.adapters.torch.ranks import consult
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.sites import Pass
 from whynan.adapters.torch.snapshot import OptimizerCopy, Snapshot
-from whynan.snapshot.python_state import NamesSnapshot, frame_values
+from whynan.snapshot import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.common.batch import parts_of
+from whynan.adapters.common.arrays import parts_of
 from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.keras.places import fit_data

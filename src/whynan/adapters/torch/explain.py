@@ -23,7 +23,7 @@ from whynan.diagnosis.catalogue import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing import Slice, find_origin
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import frame_values
 from whynan.trace import Leaf, OpRecord
 
 if TYPE_CHECKING:

@@ -270,7 +270,7 @@ def _place(tensor: Any) -> int | None:
 
 
 def _name_where(is_it: Callable[[Any], bool], frame: FrameType | None) -> str | None:
-    from whynan.snapshot.python_state import frame_values
+    from whynan.snapshot import frame_values
 
     while frame is not None:
         frame = live_user_frame(frame)

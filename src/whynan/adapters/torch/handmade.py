@@ -20,8 +20,7 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.lineage import find_in_containers, held, resolve, row_of
 from whynan.adapters.torch.sources import is_source, storage_key
 from whynan.records import Sample
-from whynan.snapshot.carried import find_loop
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import find_loop, frame_values
 from whynan.trace import Gather
 
 if TYPE_CHECKING:

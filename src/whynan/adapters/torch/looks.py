@@ -14,11 +14,10 @@ from whynan.adapters.torch.elements import kind_at, nonfinite_elements
 from whynan.adapters.torch.frames import sounds_like_loss
 from whynan.adapters.torch.sites import Event, Leaving, Pass
 from whynan.launch.host import is_user_file
+from whynan.launch.plain import whynan_frame
 from whynan.launch.rewrite import LoopSite
-from whynan.launch.traceback import whynan_frame
 from whynan.records import Incident
-from whynan.snapshot.carried import find_loop
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import find_loop, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost

@@ -30,7 +30,7 @@ from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
 from whynan.records.recording import CauseFound, Method
 from whynan.report.output import Progress
-from whynan.snapshot.python_state import NamesSnapshot, frame_values
+from whynan.snapshot import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost

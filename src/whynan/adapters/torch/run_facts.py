@@ -269,7 +269,7 @@ def precision_of(plan: "Plan", traced: "Outcome | None") -> Precision:
 
 def value_of_epoch(frame: FrameType | None) -> int | None:
     """Return what a variable called epoch says, in the innermost of the user's frames that has one."""
-    from whynan.snapshot.python_state import frame_values
+    from whynan.snapshot import frame_values
 
     while frame is not None:
         frame = live_user_frame(frame)

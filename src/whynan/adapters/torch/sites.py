@@ -14,7 +14,7 @@ from whynan.adapters.torch.window import Windows
 from whynan.launch.host import COLD, Unwind, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import frame_values
 
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3

@@ -14,11 +14,13 @@ import torch
 
 from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
-from whynan.snapshot.carried import Reach, carried_names, find_reach
-from whynan.snapshot.python_state import (
+from whynan.snapshot import (
     GlobalRandomState,
     NamesSnapshot,
     ObjectsSnapshot,
+    Reach,
+    carried_names,
+    find_reach,
     frame_values,
 )
 

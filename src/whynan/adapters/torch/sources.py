@@ -14,8 +14,7 @@ from whynan.adapters.torch.data.refetch import draws_ahead, matching
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.records import Sample
 from whynan.records.op import Role
-from whynan.snapshot.carried import target_names
-from whynan.snapshot.python_state import _MISSING, frame_values
+from whynan.snapshot import _MISSING, frame_values, target_names
 from whynan.trace import Gather, Leaf
 
 if TYPE_CHECKING:

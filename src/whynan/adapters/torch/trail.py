@@ -16,7 +16,7 @@ from whynan.adapters.torch.elements import dense
 from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.records import LookBack
-from whynan.snapshot.python_state import frame_values
+from whynan.snapshot import frame_values
 from whynan.watching import MOST_STEPS, Budget, look_back
 
 

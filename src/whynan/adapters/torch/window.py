@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, RandomStates, Snapshot
-from whynan.snapshot.python_state import _MISSING
+from whynan.snapshot import _MISSING
 from whynan.watching import Budget
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
-from whynan.torch.backend import XP
-from whynan.torch.fast import Plain, choice, compiled, documented, largest, least, sound, untransformed, whole
+from whynan.torch.backend import XP, Plain, choice, compiled, documented, largest, least, sound, untransformed, whole
 from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
 from whynan.torch.losses.kernels import BinaryCrossEntropy
 

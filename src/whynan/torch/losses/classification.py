@@ -7,8 +7,20 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import classification as formulas
 from whynan.formulas.numbers import reduce_loss, weighted
-from whynan.torch.backend import NAMES, XP
-from whynan.torch.fast import documented, eager, full, largest, least, limits, most, sound, untransformed, whole
+from whynan.torch.backend import (
+    NAMES,
+    XP,
+    documented,
+    eager,
+    full,
+    largest,
+    least,
+    limits,
+    most,
+    sound,
+    untransformed,
+    whole,
+)
 from whynan.torch.losses.kernels import (
     FOCAL,
     INDEX_ENTROPY,
@@ -17,7 +29,7 @@ from whynan.torch.losses.kernels import (
     FocalLoss,
     SoftmaxCrossEntropy,
 )
-from whynan.torch.ops.kernels import saturated
+from whynan.torch.ops.elementwise import saturated
 
 # Below this many classes PyTorch's log_softmax is faster than its softmax, and is tried first.
 FEW = 256

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from whynan.formulas.losses import overlap, regression, similarity
 from whynan.formulas.reductions import finite_max
-from whynan.torch.backend import XP
-from whynan.torch.fast import Plain, choice, limits
-from whynan.torch.ops.compiled import within
-from whynan.torch.ops.kernels import function, saturated
+from whynan.torch.backend import XP, Plain, choice, limits
+from whynan.torch.ops.elementwise import function, saturated
+from whynan.torch.ops.reductions import within
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):

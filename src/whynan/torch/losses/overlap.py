@@ -6,8 +6,7 @@ from torch import Tensor
 from whynan.formulas import numbers
 from whynan.formulas.losses import overlap as formulas
 from whynan.formulas.numbers import reduce_loss
-from whynan.torch.backend import NAMES, XP
-from whynan.torch.fast import compiled, documented, known, sound, whole
+from whynan.torch.backend import NAMES, XP, compiled, documented, known, sound, whole
 from whynan.torch.losses.classification import matched, reduced
 from whynan.torch.losses.kernels import OVERLAP
 

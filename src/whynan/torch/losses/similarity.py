@@ -7,8 +7,7 @@ from torch.nn import functional
 from whynan.formulas import numbers
 from whynan.formulas.losses import similarity as formulas
 from whynan.formulas.numbers import reduce_loss
-from whynan.torch.backend import NAMES, XP
-from whynan.torch.fast import compiled, documented, least, most, sound, whole
+from whynan.torch.backend import NAMES, XP, compiled, documented, least, most, sound, whole
 from whynan.torch.losses.classification import cross_entropy, reduced
 from whynan.torch.losses.kernels import PAIRS
 from whynan.torch.ops.reductions import comfortable

@@ -1,15 +1,148 @@
-"""Elementwise operations."""
+"""Elementwise operations; of float32 and float64 in few kernels, with slopes that keep no masks.
+
+To a compiler a mask of booleans between forward and backward costs more than the numbers that it masks. What they
+compute stays the formula's; `tests/parts` holds them against it.
+"""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from whynan.formulas import elementwise as formulas
-from whynan.torch.backend import XP
-from whynan.torch.fast import documented, eager, full, largest, least, limits, most, number, smallest, whole
-from whynan.torch.ops.kernels import ACOS, ANGLE, ASIN, EXP, POWER, QUOTIENT
+from whynan.torch.backend import XP, documented, eager, full, largest, least, limits, most, number, smallest, whole
+
+
+def function(name: str, value: Callable[..., Tensor], slopes: Callable[..., tuple[Tensor | None, ...]]) -> Any:
+    """Return an autograd function of tensors of one shape and dtype, followed by what is no tensor.
+
+    `value` takes both, `slopes` the gradient and the result before them, and gives the gradient of each tensor, which
+    stops at the largest number of the dtype.
+    """
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*given: Any) -> Any:
+            return value(*given)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            tensors = [x for x in inputs if isinstance(x, Tensor)]
+            ctx.static = inputs[len(tensors) :]
+            ctx.save_for_backward(output, *tensors)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            found = slopes(gradient, *ctx.saved_tensors, *ctx.static)
+            return (*(x if x is None else saturated(x) for x in found), *[None] * len(ctx.static))
+
+    Function.__name__ = Function.__qualname__ = name
+    return Function
+
+
+def saturated(x: Tensor) -> Tensor:
+    top = limits(x).max
+    return x.clamp(-top, top)
+
+
+def exp_slopes(gradient: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+    return (gradient * torch.where(y >= limits(y).max, 0.0, y),)
+
+
+EXP = function("Exp", lambda x: torch.exp(x).clamp(max=limits(x).max), exp_slopes)
+
+
+def angle_slopes(gradient: Tensor, angle: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x / (x² + y²) and -y / (x² + y²), of which neither square leaves the numbers; 0 at the origin."""
+    size = torch.maximum(x.abs(), y.abs())
+    size = torch.where(size == 0, 1.0, size)
+    flat, high = x / size, y / size
+    scale = gradient / (flat * flat + high * high).clamp(min=1)
+    return scale * flat / size, -scale * high / size
+
+
+ANGLE = function("Angle", torch.atan2, angle_slopes)
+
+
+def quotient(a: Tensor, b: Tensor, fill: float) -> Tensor:
+    return torch.where(b == 0, fill, saturated(a / b))
+
+
+def quotient_slopes(gradient: Tensor, y: Tensor, a: Tensor, b: Tensor, fill: float) -> tuple[Tensor, Tensor]:
+    inverse = saturated(1 / torch.where(b == 0, torch.inf, b))
+    inverse = torch.where((a * inverse).abs() > limits(b).max, 0.0, inverse)
+    return gradient * inverse, gradient * -saturated(a * inverse * inverse)
+
+
+QUOTIENT = function("Quotient", quotient, quotient_slopes)
+
+
+def power(x: Tensor, p: float) -> Tensor:
+    """x^p for a p that is not 0; a negative base counts as 0 where p is no whole number."""
+    base = x if p.is_integer() else x.clamp(min=0)
+    value = saturated(torch.pow(base, p))
+    return value if p > 0 else torch.where(base == 0, limits(x).max, value)
+
+
+def power_slopes(gradient: Tensor, y: Tensor, x: Tensor, p: float) -> tuple[Tensor]:
+    tiny, whole = limits(x).tiny, p.is_integer()
+    if p >= 1:
+        base = x if whole else x.clamp(min=0)
+    else:
+        # The slope near 0 is that at the smallest normal number.
+        base = torch.where(x.abs() < tiny, tiny, x) if whole else x.clamp(min=tiny)
+    slope = p * torch.pow(base, p - 1)
+    if not 1 <= p < 20:  # Up to there the slope of a power that is a number is one.
+        slope = saturated(slope)
+    # By x and not by the power, which would be computed twice: to a compiler that is cheaper than to keep it.
+    log_end = math.log2(limits(x).max) / p
+    end = 2.0**log_end if log_end < 1024 else math.inf
+    flat = (x.abs() >= end) if p > 0 else (x.abs() <= end)
+    if p < 1 and not whole:
+        flat = flat | (x < 0)
+    return (gradient * torch.where(flat, 0.0, slope),)
+
+
+POWER = function("Power", power, power_slopes)
+
+
+def arc(name: str, sign: float) -> Any:
+    """acos or asin, whose slope, ±1 / sqrt(1 - x²), stops at that of the last number inside."""
+
+    def slopes(gradient: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+        last = limits(x).eps / 2
+        inside = (1 - x) * (1 + x)
+        slope = torch.rsqrt(inside.clamp(min=last * (2 - last))) * sign
+        return (gradient * torch.where(inside < 0, 0.0, slope),)
+
+    plain = getattr(torch, name)
+    return function(name.capitalize(), lambda x: plain(x.clamp(-1, 1)), slopes)
+
+
+ACOS, ASIN = arc("acos", -1.0), arc("asin", 1.0)
+
+
+def masked_softmax(x: Tensor, left_out: Tensor, dim: int) -> Tensor:
+    """Softmax of what is not left out; 0 for the rest, and in rows without any."""
+    weights = torch.exp(x.masked_fill(left_out, -math.inf) - largest_left(x, left_out, dim))
+    whole = weights.sum(dim, True)
+    return weights / torch.where(whole == 0, 1.0, whole)
+
+
+def largest_left(x: Tensor, left_out: Tensor, dim: int) -> Tensor:
+    largest = x.masked_fill(left_out, -math.inf).amax(dim, True)
+    return torch.where(largest.abs() > limits(x).max, 0.0, largest)
+
+
+def softmax_slopes(gradient: Tensor, y: Tensor, x: Tensor, left_out: Tensor, dim: int) -> tuple[Tensor, None]:
+    return y * (gradient - (gradient * y).sum(dim, True)), None
+
+
+SOFTMAX = function("Softmax", masked_softmax, softmax_slopes)
 
 
 @documented(formulas.log)

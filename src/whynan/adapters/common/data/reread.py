@@ -17,8 +17,7 @@ from operator import getitem
 from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
-from whynan.adapters.common.arrays import is_array, is_bad
-from whynan.adapters.common.batch import Part, find_index, parts_of
+from whynan.adapters.common.arrays import Part, find_index, is_array, is_bad, parts_of
 from whynan.adapters.common.data.lines import LineWatch, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
 from whynan.adapters.common.explain import Step
@@ -26,7 +25,7 @@ from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import short_path
 from whynan.launch.host import is_user_file
 from whynan.records import Op, SourceLine
-from whynan.snapshot.python_state import GlobalRandomState, ObjectsSnapshot
+from whynan.snapshot import GlobalRandomState, ObjectsSnapshot
 
 _BUDGET_S = 8.0
 _MAX_ITEMS = 50_000

@@ -11,8 +11,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.patches import quiet
-from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import _with
+from whynan.adapters.jax.replay import Call, _with
 from whynan.adapters.jax.trace import Interpreter, Value
 from whynan.check.graph import Graph, Measured, Place
 from whynan.trace import Frame

@@ -13,8 +13,7 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.jax.check.build import Built, build, measure
 from whynan.adapters.jax.check.search import JaxSearch
-from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import Runner
+from whynan.adapters.jax.replay import Call, Runner
 from whynan.adapters.jax.watch import Watch
 from whynan.check.analyse import analyse
 from whynan.check.context import Context
@@ -277,7 +276,7 @@ class JaxRecording:
             self.failure = f"{type(error).__name__}: {error}"
         compiled = sys.modules.get("keras")
         if compiled is not None:
-            from whynan.adapters.keras.check import optimizers_of
+            from whynan.adapters.keras.places import optimizers_of
 
             # What Keras says by name need not be read out of the equations.
             optimizers = (*(replace(o, eps=()) for o in optimizers), *optimizers_of(self.place))

@@ -13,8 +13,7 @@ import numpy as np
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.jax.check.build import Built, build
-from whynan.adapters.jax.closure import Call
-from whynan.adapters.jax.replay import Runner
+from whynan.adapters.jax.replay import Call, Runner
 from whynan.check.context import Context
 from whynan.check.graph import Measured
 from whynan.check.hazards import Hazard

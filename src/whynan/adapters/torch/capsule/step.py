@@ -19,8 +19,7 @@ from whynan.errors import CapsuleError
 from whynan.launch.host import tell
 from whynan.records import Incident, ReplayResult, Symptom
 from whynan.records.recording import CauseFound
-from whynan.snapshot.carried import target_names
-from whynan.snapshot.python_state import NamesSnapshot, frame_values
+from whynan.snapshot import NamesSnapshot, frame_values, target_names
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
