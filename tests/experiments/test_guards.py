@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from whynan.adapters.torch.experiments.guarded import GuardMode, WiderOp
+from whynan.adapters.torch.experiments.change import GuardMode, WiderOp
 from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, parts, skip_empty
-from whynan.adapters.torch.experiments.stable import StableMode
+from whynan.adapters.torch.experiments.operations import StableMode
 
 F = torch.nn.functional
 

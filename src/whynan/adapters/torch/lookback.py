@@ -13,8 +13,7 @@ import torch
 
 from whynan.adapters.torch import explain
 from whynan.adapters.torch.elements import dense
-from whynan.adapters.torch.pictures import sample_pictures
-from whynan.adapters.torch.proposals import ProposalHooks, picture_of
+from whynan.adapters.torch.pictures import ProposalHooks, picture_of, sample_pictures
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.adapters.torch.trail import layers_of, own
 from whynan.adapters.torch.watch import unwrapped

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.torch import course, explain
-from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
+from whynan.adapters.torch import explain
+from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending, Quiet
 from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
-from whynan.adapters.torch.poisoned import BY_HAND
-from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.ranks.alone import Gathered
 from whynan.adapters.torch.ranks.job import Patience
 from whynan.adapters.torch.sites import Event, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
+from whynan.adapters.torch.trail import BY_HAND
 from whynan.adapters.torch.window import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
@@ -70,10 +69,12 @@ class Plan:
         self._n_events = 0
         self.progress = Progress()
         self._generator: Generator[Attempt, None, Decision] | None = None
+        from whynan.adapters.torch import driving  # which needs this module first
+
         if experiments is not None:
-            self._generator = course.experiments_of(self, experiments)
+            self._generator = driving.experiments_of(self, experiments)
         elif target is not None:
-            self._generator = course.attempts(self)
+            self._generator = driving.attempts(self)
         self.after: Snapshot | None = None
         self._originals: dict[str, Any] = {}
         self.evidence: Evidence | None = None

@@ -31,8 +31,7 @@ from whynan.adapters.torch.opfacts import (
     is_literal,
     written_arguments,
 )
-from whynan.adapters.torch.relevance import aligned, relevant_elements
-from whynan.adapters.torch.storages import Storages, is_watched, key_of, values_of
+from whynan.adapters.torch.storages import Storages, aligned, is_watched, key_of, relevant_elements, values_of
 from whynan.records import Phase
 from whynan.trace import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 

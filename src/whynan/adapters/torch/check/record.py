@@ -11,9 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from whynan.adapters.torch.check.lineage import Binding, Lineage
-from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, attributes, name_of, operands
-from whynan.adapters.torch.check.measure import asking_place, dtype_of, is_library, measure, place_of, pointer_of
+from whynan.adapters.torch.check.facts import asking_place, dtype_of, is_library, measure, place_of, pointer_of
+from whynan.adapters.torch.check.lineage import (
+    CONSTANT,
+    LITERAL,
+    RANDOM,
+    Binding,
+    Lineage,
+    attributes,
+    name_of,
+    operands,
+)
 from whynan.adapters.torch.check.program import Call, Program, Ref
 from whynan.adapters.torch.frames import ModuleStack, custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.opfacts import written_arguments
