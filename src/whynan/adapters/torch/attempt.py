@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from whynan.adapters.torch.sites import Event, Pass
+from whynan.adapters.torch.sites import Event, Pass, Window
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import Watch
-from whynan.adapters.torch.window import Window
 from whynan.launch.host import set_replaying
 from whynan.records import Incident, Symptom
 from whynan.records.recording import Stage, What

@@ -14,6 +14,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from whynan.adapters.torch.data.batch import keep_samples
+from whynan.adapters.torch.data.batch import leaves as leaves_of
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.launch.host import tell
 from whynan.records import Box, Picture

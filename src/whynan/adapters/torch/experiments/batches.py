@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch import handmade
+from whynan.adapters.torch.attempt import Attempt, Outcome
 from whynan.adapters.torch.data.batch import (
     fields_of,
     is_leaf,
@@ -24,7 +25,6 @@ from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.attempt import Attempt, Outcome
     from whynan.adapters.torch.plan import Plan
 
 
@@ -389,8 +389,6 @@ class Shrinking:
 
     def _fails(self, positions: list[int]) -> "Generator[Attempt, None, bool]":
         """Run the step on these samples alone; return whether it fails as the whole batch did."""
-        from whynan.adapters.torch.attempt import Attempt
-
         batch, size = self.search.batch, self.search.batch.size
         try:
             names = {name: keep_samples(value, positions, size) for name, value in batch.names.items()}

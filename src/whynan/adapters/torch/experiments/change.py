@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.overrides import TorchFunctionMode
 
-from whynan.adapters.torch.experiments.guards.parts import Call, Guard, plain_name
+from whynan.adapters.torch.experiments.guards import Call, Guard, plain_name
 from whynan.adapters.torch.frames import op_frame
 from whynan.trace import Frame
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from whynan.adapters.torch.experiments import choosing, clamp, guards
 from whynan.adapters.torch.experiments.batches import FiniteBuffers, guarded_data
 from whynan.adapters.torch.experiments.change import (
     AutogradsOwn,
@@ -29,8 +30,7 @@ from whynan.adapters.torch.experiments.change import (
     in_class,
     in_function,
 )
-from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, parts, skip_empty
-from whynan.adapters.torch.experiments.guards.parts import EXP_LIMIT, Call, Guard, eps_of, is_floating, plain_name
+from whynan.adapters.torch.experiments.guards import EXP_LIMIT, Call, Guard, eps_of, is_floating, plain_name
 from whynan.adapters.torch.frames import op_frame
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
@@ -157,13 +157,13 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             if logits is None and self.takes_logits:
                 logits = x
             if logits is not None:
-                return self._by(parts.binary_cross_entropy_with_logits(logits), func, name, args, kwargs)
+                return self._by(guards.binary_cross_entropy_with_logits(logits), func, name, args, kwargs)
         if name == "kl_div" and self.takes_logits and not kwargs.get("log_target") and bool((args[1] < 0).any()):
             return func(x, torch.softmax(args[1], dim=-1), *args[2:], **kwargs)
         if name == "nll_loss":
             return self._nll(known, func, args, kwargs)
         if name == "ctc_loss" and not kwargs.get("zero_infinity"):
-            return self._by(parts.ctc_loss, func, name, args, kwargs)
+            return self._by(guards.ctc_loss, func, name, args, kwargs)
         if name == "poisson_nll_loss" and is_floating(x):
             return self._poisson(func, x, args, kwargs)
         if name == "exp" and self.shifts and is_floating(x) and self.place(op_frame(sys._getframe(2))):
@@ -290,7 +290,7 @@ def _alike(slug: str, guards: dict[str, Guard], traced: "Outcome", evidence: Evi
 
 def part_mode(traced: "Outcome", evidence: Evidence) -> GuardMode | None:
     """Return the origin's operation, at its line, as the part of whynan that stays finite."""
-    place, own = _place(traced), _narrowed(parts.OPS, evidence)
+    place, own = _place(traced), _narrowed(guards.OPS, evidence)
     return GuardMode(own, place) if place is not None and own else None
 
 
@@ -309,12 +309,12 @@ def double_wheres(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterat
     place = _place(traced)
     if place is not None:
         words = f"a `where` around the argument of {facts.op_of(evidence)} too"
-        yield from _guarded("double-where", words, double_where.GUARDS, evidence, place)
+        yield from _guarded("double-where", words, choosing.DOUBLE_WHERE, evidence, place)
     elif facts.hides_missing(evidence) and traced.slice is not None and traced.slice.path:
         frame = next((f for record in traced.slice.path for f in record.stack[:1]), None)
         if frame is not None:
             words = "missing values out of the computation before it, and not after"
-            yield Change("double-where", words, GuardMode(double_where.MISSING, in_function(frame)))
+            yield Change("double-where", words, GuardMode(choosing.MISSING, in_function(frame)))
 
 
 def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
@@ -322,17 +322,17 @@ def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterato
     place = _place(traced)
     if place is not None and not facts.is_optimizer(evidence):
         words = "a loss of 0 where there is nothing to learn from"
-        yield Change("skip-empty", words, GuardMode(skip_empty.GUARDS, place))
+        yield Change("skip-empty", words, GuardMode(choosing.SKIP_EMPTY, place))
         record = traced.slice.origin if traced.slice is not None else None
         for frame in record.stack[1:3] if record is not None else ():
-            yield Change("skip-empty", words, GuardMode(skip_empty.GUARDS, at_line(frame)))
-        yield from _alike("skip-empty", skip_empty.GUARDS, traced, evidence)
+            yield Change("skip-empty", words, GuardMode(choosing.SKIP_EMPTY, at_line(frame)))
+        yield from _alike("skip-empty", choosing.SKIP_EMPTY, traced, evidence)
 
 
 def mask_fix(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield masks of finite numbers, everywhere in the step."""
     words = "masked with the dtype's lowest finite number in place of -inf"
-    yield Change("mask-fix", words, GuardMode(mask.GUARDS, anywhere, mask.ANYWHERE))
+    yield Change("mask-fix", words, GuardMode(choosing.MASK_FIX, anywhere, choosing.MASKS_ANYWHERE))
 
 
 def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:

@@ -1,4 +1,8 @@
-"""One call of a torch function, as a guard sees it, and the guarded operations of `whynan.torch.ops` in its place."""
+"""One call of a torch function, as a guard sees it, and the guarded operations of `whynan.torch.ops` in its place.
+
+A guard takes a call and returns its guarded result, or `None` where it has nothing to guard in this call. Guards stand
+by the names of the torch functions, as the user would write them at the origin's line.
+"""
 
 import math
 from collections.abc import Callable
