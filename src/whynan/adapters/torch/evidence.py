@@ -17,8 +17,7 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.facts import describe, role_by_name
 from whynan.adapters.torch.data.lineage import held
 from whynan.adapters.torch.data.refetch import LineWatch, find_data_origin
-from whynan.adapters.torch.data.summary import summarize
-from whynan.adapters.torch.opfacts import forward_name
+from whynan.adapters.torch.opfacts import forward_name, summarize
 from whynan.adapters.torch.run_facts import filling_line, history_of, optimizer_of, precision_of, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis.rewrite import assigned_above, named_numbers

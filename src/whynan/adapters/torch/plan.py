@@ -17,8 +17,7 @@ from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending, Q
 from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
-from whynan.adapters.torch.ranks.alone import Gathered
-from whynan.adapters.torch.ranks.job import Patience
+from whynan.adapters.torch.ranks.alone import Gathered, Patience
 from whynan.adapters.torch.sites import Event, Item, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of

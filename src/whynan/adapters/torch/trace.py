@@ -14,7 +14,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.elements import (
     element_address,
     is_nonfinite,
@@ -29,6 +28,7 @@ from whynan.adapters.torch.opfacts import (
     birth_facts,
     gathered_rows,
     is_literal,
+    summarize,
     written_arguments,
 )
 from whynan.adapters.torch.storages import Storages, aligned, is_watched, key_of, relevant_elements, values_of

@@ -26,7 +26,7 @@ from whynan.adapters.torch.elements import (
     smallest,
 )
 from whynan.adapters.torch.frames import live_user_frame, name_of_tensor, reading_frame, with_warnings_of
-from whynan.adapters.torch.ranks.job import Single
+from whynan.adapters.torch.ranks.alone import Single
 from whynan.adapters.torch.run_facts import WeightScales
 from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.snapshot import KnownState, is_capturing

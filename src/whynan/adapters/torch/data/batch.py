@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from whynan.adapters.torch.data.summary import unseen
+from whynan.adapters.torch.opfacts import unseen
 
 DEPTH = 8
 """Nesting that is followed; what lies deeper is kept as one object."""

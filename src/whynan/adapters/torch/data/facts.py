@@ -10,7 +10,7 @@ import torch
 
 from whynan.adapters.torch.data import batch
 from whynan.adapters.torch.data.batch import batch_size
-from whynan.adapters.torch.data.summary import summarize, unseen
+from whynan.adapters.torch.opfacts import summarize, unseen
 from whynan.data.wording import box_flaw, ordinal
 from whynan.records.evidence import BatchFacts
 from whynan.records.op import Role, TensorSummary

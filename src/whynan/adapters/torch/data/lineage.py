@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, StackDataset, Subset
 
-from whynan.adapters.torch.data.summary import unseen
+from whynan.adapters.torch.opfacts import unseen
 
 _DEPTH = 16
 """Wrappers within wrappers that are followed; real programs have two or three."""

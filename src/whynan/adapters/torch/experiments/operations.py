@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from whynan.adapters.torch.experiments import choosing, clamp, guards
+from whynan.adapters.torch.experiments import clamp, guards
 from whynan.adapters.torch.experiments.batches import FiniteBuffers, guarded_data
 from whynan.adapters.torch.experiments.change import (
     AutogradsOwn,
@@ -309,12 +309,12 @@ def double_wheres(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterat
     place = _place(traced)
     if place is not None:
         words = f"a `where` around the argument of {facts.op_of(evidence)} too"
-        yield from _guarded("double-where", words, choosing.DOUBLE_WHERE, evidence, place)
+        yield from _guarded("double-where", words, guards.DOUBLE_WHERE, evidence, place)
     elif facts.hides_missing(evidence) and traced.slice is not None and traced.slice.path:
         frame = next((f for record in traced.slice.path for f in record.stack[:1]), None)
         if frame is not None:
             words = "missing values out of the computation before it, and not after"
-            yield Change("double-where", words, GuardMode(choosing.MISSING, in_function(frame)))
+            yield Change("double-where", words, GuardMode(guards.MISSING, in_function(frame)))
 
 
 def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
@@ -322,17 +322,17 @@ def skip_empties(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterato
     place = _place(traced)
     if place is not None and not facts.is_optimizer(evidence):
         words = "a loss of 0 where there is nothing to learn from"
-        yield Change("skip-empty", words, GuardMode(choosing.SKIP_EMPTY, place))
+        yield Change("skip-empty", words, GuardMode(guards.SKIP_EMPTY, place))
         record = traced.slice.origin if traced.slice is not None else None
         for frame in record.stack[1:3] if record is not None else ():
-            yield Change("skip-empty", words, GuardMode(choosing.SKIP_EMPTY, at_line(frame)))
-        yield from _alike("skip-empty", choosing.SKIP_EMPTY, traced, evidence)
+            yield Change("skip-empty", words, GuardMode(guards.SKIP_EMPTY, at_line(frame)))
+        yield from _alike("skip-empty", guards.SKIP_EMPTY, traced, evidence)
 
 
 def mask_fix(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
     """Yield masks of finite numbers, everywhere in the step."""
     words = "masked with the dtype's lowest finite number in place of -inf"
-    yield Change("mask-fix", words, GuardMode(choosing.MASK_FIX, anywhere, choosing.MASKS_ANYWHERE))
+    yield Change("mask-fix", words, GuardMode(guards.MASK_FIX, anywhere, guards.MASKS_ANYWHERE))
 
 
 def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:

@@ -15,8 +15,7 @@ import torch.distributed as dist
 
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.torch.elements import first_nonfinite
-from whynan.adapters.torch.ranks.alone import Alone, Gathered
-from whynan.adapters.torch.ranks.job import Flag, Job
+from whynan.adapters.torch.ranks.alone import Alone, Flag, Gathered, Job
 from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.storages import values_of
 from whynan.launch.host import tell
