@@ -79,7 +79,6 @@ def any_nonfinite(tensors: list[Any]) -> bool:
 
 
 def first_nonfinite(tensors: list[Any]) -> list[Any]:
-    """Return the tensors which hold a non-finite element."""
     return [t for t in tensors if t is not None and not bool(torch.isfinite(t.detach()).all())]
 
 

@@ -64,7 +64,6 @@ def gather(
     leaf: Leaf | None,
     path: tuple[PathStep, ...],
 ) -> Evidence:
-    """Return everything measured on a replayed step."""
     record = traced.slice.origin if traced.slice is not None else None
     bad_leaf = _bad_leaf(plan, traced, leaf) if leaf is not None else None
     samples = search.samples

@@ -11,7 +11,7 @@ import torch
 
 from whynan.adapters.torch import looks
 from whynan.adapters.torch.attempt import Pending, Quiet
-from whynan.adapters.torch.capsule.step import CapsuleReplay
+from whynan.adapters.torch.capsule import CapsuleReplay
 from whynan.adapters.torch.driving import InlineTrace, explain_without_replay, go_on
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame

@@ -203,7 +203,7 @@ class Plan:
             return
         self.host.n_capsules += 1
         try:
-            from whynan.adapters.torch.capsule.step import save
+            from whynan.adapters.torch.capsule import save
 
             save(self, self.host.options.out / "capsule", self.host.options.capsule_data)
         except Exception as error:
@@ -265,11 +265,9 @@ class Plan:
         return max(watch.n_steps - self._n_steps, 0)
 
     def losses_before(self) -> list[float]:
-        """Return the losses of the run up to the failing step."""
         return list(self.host.watch.history.loss.values()[: self._losses])
 
     def losses_made(self) -> list[float]:
-        """Return the losses of the last attempt."""
         return list(self.host.watch.history.loss.values()[self._losses :])
 
     def _new_tracer(self) -> Tracer:
@@ -344,7 +342,6 @@ class Plan:
 
     @property
     def is_together(self) -> bool:
-        """Whether the attempt under way is run by all ranks in step."""
         return self._attempt is not None and self._attempt.together
 
     def _set_event(self, event: Event | None) -> None:
@@ -403,7 +400,6 @@ class Plan:
         return item
 
     def causes(self) -> tuple[CauseFound, ...]:
-        """Return the causes found so far."""
         return self.known.causes if self.known is not None else ()
 
     def is_to_be_proved(self, incident: Incident) -> bool:

@@ -200,7 +200,6 @@ class SampleSearch:
 
 
 def batch_of(plan: "Plan") -> BatchItem:
-    """Return the batch that the iteration runs on."""
     target = plan.target
     values = sources.values_at_start(plan)
     names = {name: values[name] for name in target.site.targets if name in values and _holds_data(values[name])}

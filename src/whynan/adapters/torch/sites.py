@@ -344,7 +344,6 @@ class Pass:
 
     @property
     def trained(self) -> bool:
-        """Whether a backward pass or an optimizer step took place in this iteration so far."""
         return self.loops.count_events() > self.n_events
 
     def __iter__(self) -> "Pass":
@@ -422,7 +421,6 @@ class Loops:
         self._passes = []
 
     def alive(self) -> list[Pass]:
-        """Return the iterations under way, innermost first."""
         return [current for ref in reversed(self._passes) if (current := ref()) is not None and current.started]
 
     def on_stack(self, frame: FrameType | None) -> list[Pass]:

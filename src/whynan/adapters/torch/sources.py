@@ -224,7 +224,6 @@ def is_ragged(size: int) -> bool:
 
 
 def size_of(items: dict[str, Any]) -> int | None:
-    """Return the number of samples of a batch given as named items."""
     if not items:
         return None
     return batch_size(items if len(items) > 1 else next(iter(items.values())))

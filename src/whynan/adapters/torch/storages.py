@@ -92,7 +92,6 @@ def values_of(tensor: Any) -> Any:
 
 
 def key_of(tensor: Any) -> int:
-    """Return what a tensor's memory is known by."""
     try:
         return int(tensor.untyped_storage().data_ptr()) or id(tensor)
     except Exception:  # no storage: sparse, functorch wrappers
@@ -111,7 +110,6 @@ class Storages:
         self._kept: dict[int, Any] = {}
 
     def __contains__(self, key: int) -> bool:
-        """Whether something non-finite was written to the storage."""
         return key in self._writes and self.is_same(key)
 
     def is_same(self, key: int) -> bool:
@@ -146,7 +144,6 @@ class Storages:
         self._keep(tensor, key)
 
     def writer(self, tensor: Any) -> int | None:
-        """Return the op that wrote the tensor's storage last."""
         key = key_of(tensor)
         return self.last_writer.get(key) if self.is_same(key) else None
 
@@ -204,7 +201,6 @@ def _relevant(
 
 
 def argument(func: Any, args: Any, kwargs: Any, name: str) -> Any:
-    """Return the op's argument of that name, or its default."""
     for position, known in enumerate(func._schema.arguments):
         if known.name == name:
             if known.name in kwargs:

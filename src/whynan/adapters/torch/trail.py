@@ -153,7 +153,6 @@ class Trail:
         return look_back(last, tables, layers, said, terms, words, why)
 
     def _by_layer(self, layers: dict[str, Any], have: bytes, norms: list[float]) -> dict[str, float]:
-        """Return the gradient's norm of each layer."""
         parameters = self.known.parameters()
         present = [p for p, is_there in zip(parameters, have) if is_there] if have else parameters
         read = dense(present)
@@ -349,7 +348,6 @@ class Poisoned:
         return None
 
     def _changing(self, buffers: list[Any], before: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-        """Return the buffers that count, and the small ones among them."""
         new = [b for b in buffers if id(b) not in self._seen_buffers]
         if new:
             # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.

@@ -202,7 +202,6 @@ def patch_manual(host: "TorchHost", module: Any, patches: Patches) -> None:
 
 
 def _meet(host: "TorchHost", trainer: Any) -> None:
-    """Make the model and its optimizers known before the first step."""
     host.known.meet({"model": trainer.lightning_module})
     for optimizer in trainer.optimizers:
         host.known.add_optimizer(optimizer)

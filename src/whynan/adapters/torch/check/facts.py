@@ -212,7 +212,6 @@ class Facts:
         return parameters, buffers
 
     def gradients_at(self) -> set[int]:
-        """Return where the gradients of the parameters lie in memory."""
         return {
             pointer_of(tensor.grad) for root in self.roots for tensor in root.parameters() if tensor.grad is not None
         }
@@ -307,7 +306,6 @@ class Facts:
         return hook
 
     def _look(self, path: str, kind: str, output: Any) -> None:
-        """Measure what a layer gives."""
         if not isinstance(output, torch.Tensor) or not output.is_floating_point() or output.numel() < 2:
             return
         recorder = self.host.recorder

@@ -129,7 +129,6 @@ LITERAL = frozenset(("lift_fresh", "lift_fresh_copy", "lift"))
 
 
 def name_of(func: Any) -> str:
-    """Return the plain name of an aten overload."""
     name = func._schema.name.rpartition("::")[2]
     return _OVERLOADS.get((name, func._overloadname)) or _NAMES.get(name, name)
 

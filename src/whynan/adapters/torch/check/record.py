@@ -211,7 +211,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         return index
 
     def _leaf(self, tensor: Any, places: tuple[Place, ...]) -> int:
-        """Return a new node for a tensor that no recorded operation has made."""
         base = self._binding.base(tensor)
         if base is not None:  # a view that was made out of sight
             node = self._add("alias", tensor, inputs=(base,), stack=places)

@@ -81,7 +81,6 @@ def is_remote(search: Any, hazard: Hazard, phase: str, wanted: set[int], values:
 
 
 def _left(search: Any, hazard: Hazard, needed: set[int], values: Values) -> float | None:
-    """Return how much is left of what must not be empty."""
     node = search.graph.nodes[hazard.node]
     operand = node.inputs[hazard.operand]
     try:

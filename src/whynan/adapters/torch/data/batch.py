@@ -83,7 +83,6 @@ def rebuild_fields(value: Any, parts: list[Any]) -> Any:
 
 
 def rebuild_sequence(value: Any, parts: list[Any]) -> Any:
-    """Return a sequence of the same type with other parts."""
     if type(value) in (list, tuple):
         return type(value)(parts)
     try:
@@ -117,7 +116,6 @@ def map_leaves(value: Any, change: Callable[[Any], Any], depth: int = DEPTH) -> 
 
 
 def leading(value: Any) -> int | None:
-    """Return the size of a tensor's or an array's first dimension."""
     return int(value.shape[0]) if is_leaf(value) and value.ndim else None
 
 
@@ -204,7 +202,6 @@ def keep_samples(item: Any, positions: Sequence[int], size: int | None = None) -
 
 
 def drop_sample(item: Any, k: int, size: int | None = None) -> Any:
-    """Return the batch without sample k."""
     size = batch_size(item) if size is None else size
     return keep_samples(item, [position for position in range(size or 0) if position != k], size)
 

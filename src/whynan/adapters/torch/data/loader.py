@@ -259,7 +259,6 @@ def _is_iterable(iterator: Any) -> bool:
 
 
 def _is_over(iterator: Any, draws: _Draws, n_holders: int) -> bool:
-    """Tell whether nobody is looping over the iterator any more."""
     if iterator._num_workers == 0:
         # An iterable's end shows only in a draw that yielded nothing: its sampler is endless.
         return draws.ended or (_is_iterable(iterator) and draws.n_drawn > iterator._num_yielded)

@@ -143,7 +143,6 @@ def _fetch(dataset: Any, index: Any) -> Any:
 
 
 def _drew(before: loader.RandomStates) -> bool:
-    """Tell whether a random stream has moved since `before`."""
     now = loader.take()
     if now.python != before.python or not bool((now.torch == before.torch).all()):
         return True
@@ -202,7 +201,6 @@ def _same(part: Any, row: Any, position: int, size: int) -> bool:
 
 
 def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Yield the numbers in a sample or a batch as tensors."""
     if isinstance(value, torch.Tensor):
         if not value.is_complex():
             yield value

@@ -356,8 +356,6 @@ class _Reducer:
 
 
 class _Done:
-    """A collective that is over."""
-
     def wait(self, *args: Any) -> bool:
         return True
 

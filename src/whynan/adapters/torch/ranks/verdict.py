@@ -122,7 +122,6 @@ class Ranks:
 
     @property
     def is_joint(self) -> bool:
-        """Whether the ranks decide together."""
         return self.job is not None
 
     @property
