@@ -230,12 +230,6 @@ class KnownState:
             self.optimizers.append(optimizer)
             self._parameters = None
 
-    def add_leaves(self, leaves: Iterable[Any]) -> None:
-        for leaf in leaves:
-            if id(leaf) not in self.leaves:
-                self.leaves[id(leaf)] = leaf
-                self._parameters = None
-
     def add_buffers(self, tensors: Iterable[Any]) -> None:
         """Take in running statistics that a module does not hold as buffers."""
         for tensor in tensors:

@@ -143,7 +143,6 @@ class Facts:
         self.layers: dict[str, LayerFacts] = {}
         self.gradients: dict[str, float] = {}
         self.is_scaled = False
-        self.is_autocast_half = False
         self.is_unscaled = False
         self.clipped_before_unscale: Place | None = None
         self.n_clipped = 0

@@ -105,7 +105,6 @@ _LENGTH = re.compile(r"len|length|width|n_frames|num_", re.I)
 _NO_LABEL = re.compile(r"len|size|area|(^|[^a-z])id|idx|index|crowd|shape|orig|width|height|box|count|num_", re.I)
 _BOX = re.compile(r"box|roi", re.I)
 
-_IGNORED = (-100, -1, 255)
 _MIN_CONSTANT = 8
 """A sample of fewer values may well be constant by chance."""
 _MIN_MASK = 16

@@ -242,8 +242,12 @@ def _div(call: Call) -> Any:
     divisor = call.argument(1, "other")
     if not isinstance(divisor, torch.Tensor):
         return None
+    return _zero_where_undefined(call, call.args[0], divisor)
+
+
+def _zero_where_undefined(call: Call, x: Any, divisor: Any) -> Any:
     ok = divisor != 0
-    result = call.run(call.args[0], torch.where(ok, divisor, torch.ones_like(divisor)))
+    result = call.run(x, torch.where(ok, divisor, torch.ones_like(divisor)))
     return torch.where(ok, result, torch.zeros_like(result))
 
 
@@ -406,9 +410,7 @@ def _mean_by_hand(call: Call) -> Any:
     divisor = call.argument(1, "other")
     if not isinstance(divisor, torch.Tensor) or not _may_count(divisor):
         return None
-    ok = divisor != 0
-    result = call.run(torch.as_tensor(call.args[0]), torch.where(ok, divisor, torch.ones_like(divisor)))
-    return torch.where(ok, result, torch.zeros_like(result))
+    return _zero_where_undefined(call, torch.as_tensor(call.args[0]), divisor)
 
 
 def _nanmean(call: Call) -> Any:
