@@ -284,7 +284,6 @@ class InlineTrace:
             self.tracer.__enter__()
 
     def is_it(self, event: Event) -> bool:
-        """Whether this is the event for which the script was started again."""
         return self.tracer is not None and event.what == self.request.what
 
     def explain(self, event: Event, pending: Pending, frame: Any) -> Incident:

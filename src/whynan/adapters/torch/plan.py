@@ -233,7 +233,6 @@ class Plan:
         return True
 
     def is_attempt_over(self) -> bool:
-        """Whether the attempt under way has made the steps it was to make, or used its time."""
         attempt = self._attempt
         if attempt is None or attempt.window is None:
             return False
@@ -374,7 +373,6 @@ class Plan:
 
     @property
     def looks_at_buffers(self) -> bool:
-        """Whether running statistics count for the attempt under way."""
         return self.pending.what == "buffer" or self.is_experiment
 
     def ended_quietly(self, event: Event | None) -> None:

@@ -80,7 +80,6 @@ class Snapshot:
         self.names.restore(frame, changed)
 
     def tensors_changed(self) -> list[Any]:
-        """Return the copied tensors which the body wrote in place."""
         return [tensor for tensor, copy in self.tensors.pairs if not torch.equal(tensor.detach(), copy)]
 
     def changed_in_place(self) -> list[Any]:

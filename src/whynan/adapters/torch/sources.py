@@ -28,7 +28,6 @@ LAYERS = {"addmm", "mm", "bmm", "mv", "addmv", "dot", "convolution", "baddbmm", 
 
 
 def values_at_start(plan: "Plan") -> dict[str, Any]:
-    """Return what the frame's names stood for when the iteration began, as far as it is known."""
     values = frame_values(plan.target.frame) or {}
     snapshot = plan.target.snapshot
     if snapshot is not None:
@@ -76,7 +75,6 @@ def _is_data(value: Any) -> bool:
 
 
 def storage_key(value: Any) -> int | None:
-    """Return the address of a tensor's storage or of an array's memory."""
     if isinstance(value, torch.Tensor):
         try:
             return int(value.untyped_storage().data_ptr()) or id(value)

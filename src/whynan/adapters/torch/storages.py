@@ -113,7 +113,6 @@ class Storages:
         return key in self._writes and self.is_same(key)
 
     def is_same(self, key: int) -> bool:
-        """Whether the storage is still the one that the trace has seen at this address."""
         alive = self._alive.get(key)
         if alive is None or not alive.expired():
             return True

@@ -361,7 +361,6 @@ class Poisoned:
         return changing, smallest(changing)
 
     def poisoned_parameter(self) -> Event | None:
-        """Return an event where a parameter that is updated by hand has become non-finite."""
         parameters = dense(p for p in self.known.parameters() if p.grad is not None)
         bad, _ = self._parameters.check(parameters, thorough=self.thorough)
         if not bad:

@@ -122,7 +122,6 @@ def patch_ignite(host: "TorchHost", module: Any, patches: Patches) -> None:
 
 
 def repeatable(host: "TorchHost", original: Any) -> Any:
-    """Return a process function whose calls can be run again."""
     closure = StepClosure(host, getattr(original, "__name__", "process_function"))
 
     @functools.wraps(original)

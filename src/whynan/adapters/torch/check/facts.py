@@ -19,7 +19,6 @@ from whynan.launch.host import is_user_file
 
 
 def place_of(frame: Any) -> Place:
-    """Return a frame's line as a place, with its source text."""
     return Place(frame.file, frame.line, frame.function, linecache.getline(frame.file, frame.line).strip())
 
 
@@ -194,7 +193,6 @@ class Facts:
         return found
 
     def names(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Return the names of parameters and buffers by the address of their memory."""
         parameters: dict[int, str] = {}
         buffers: dict[int, str] = {}
         for root in self.roots:
@@ -250,7 +248,6 @@ class Facts:
         )
 
     def has_failed(self) -> bool:
-        """Whether a loss or a parameter of these steps is non-finite."""
         if any(not math.isfinite(loss) for loss in self.losses):
             return True
         tensors = [

@@ -67,7 +67,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         return graph, program
 
     def node_of(self, tensor: Any) -> int | None:
-        """Return the node that a tensor of the recording is of."""
         return self._binding.find(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

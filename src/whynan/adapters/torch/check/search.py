@@ -43,7 +43,6 @@ def is_of_a_whole_batch(hazard: Hazard, graph: Graph) -> bool:
 
 
 def is_count(graph: Graph, index: int) -> bool:
-    """Whether an operand is a count of what a mask picks."""
     for _ in range(4):
         node = graph.nodes[index]
         if node.dtype.startswith(("int", "uint")) and node.op in ("sum", "count_nonzero"):

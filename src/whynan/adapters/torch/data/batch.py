@@ -104,7 +104,6 @@ def leaves(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str
 
 
 def map_leaves(value: Any, change: Callable[[Any], Any], depth: int = DEPTH) -> Any:
-    """Return a copy of the structure with every tensor and array replaced by what `change` makes of it."""
     if is_leaf(value):
         return change(value)
     if depth and is_sequence(value):
@@ -233,7 +232,6 @@ def n_bytes(item: Any) -> int:
 
 
 def versions(item: Any) -> tuple[int, ...]:
-    """Return the version of each tensor, which every in-place operation on it raises; -1 where there is none."""
     with torch._C.DisableTorchFunction():
         return tuple(_version(leaf) for _, leaf in leaves(item))
 
@@ -279,8 +277,6 @@ def _starts(item: Any, size: int) -> dict[int, list[int]]:
 
 
 class _Selection:
-    """Takes the same samples from every part of a batch."""
-
     def __init__(
         self, size: int, positions: list[int], lengths: dict[int, list[int]], starts: dict[int, list[int]]
     ) -> None:

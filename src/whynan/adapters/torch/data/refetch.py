@@ -30,8 +30,6 @@ class LineWatch(lines.LineWatch):
 
 
 class _Operations(TorchFunctionMode):  # type: ignore[misc]
-    """Sees torch functions that turn finite tensors into a bad one."""
-
     def __init__(self, watch: LineWatch) -> None:
         super().__init__()
         self.watch = watch

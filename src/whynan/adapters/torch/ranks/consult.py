@@ -118,7 +118,6 @@ class Orders:
 
 
 def _change(plan: "Plan", order: Order) -> Change | None:
-    """Return the same change that the rank has which ordered it."""
     if not order.slug:
         return None
     known: Any = SimpleNamespace(history=SimpleNamespace(grad_norm=order.norms))

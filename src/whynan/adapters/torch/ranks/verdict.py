@@ -109,7 +109,6 @@ class Ranks:
         return all_reduce
 
     def is_gradient(self, tensor: Any) -> bool:
-        """Whether a tensor is a parameter's gradient, or all of them in one."""
         if not isinstance(tensor, torch.Tensor):
             return False
         gradients = [p.grad for p in self.host.known.parameters() if p.grad is not None]
