@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from whynan.adapters.torch.experiments.guarded import GuardMode, WiderOp
-from whynan.adapters.torch.experiments.guards import clamp, double_where, mask, parts, skip_empty
-from whynan.adapters.torch.experiments.stable import StableMode
+from whynan.adapters.torch.experiments import clamp, guards
+from whynan.adapters.torch.experiments.change import GuardMode, WiderOp
+from whynan.adapters.torch.experiments.operations import StableMode
 
 F = torch.nn.functional
 
@@ -44,7 +44,7 @@ SINGULAR = {
 }
 
 
-GUARDS = {"clamp": clamp.GUARDS, "part": parts.OPS}
+GUARDS = {"clamp": clamp.GUARDS, "part": guards.OPS}
 
 
 @pytest.mark.parametrize("kind", GUARDS)
@@ -85,7 +85,7 @@ def test_a_second_where_stops_the_infinite_slope() -> None:
 
     x = torch.tensor([0.0, 2.0])
     assert not torch.isfinite(gradient_of(hurdle, x)[1]).all()
-    with GuardMode(double_where.GUARDS, everywhere):
+    with GuardMode(guards.DOUBLE_WHERE, everywhere):
         value, slope = gradient_of(hurdle, x)
     torch.testing.assert_close(value, torch.tensor([0.0, 2.0]).clamp(min=1).log())
     torch.testing.assert_close(slope, torch.tensor([0.0, 0.5]))
@@ -98,7 +98,7 @@ def test_a_row_that_is_masked_throughout_gets_equal_weights() -> None:
         return torch.softmax(x.masked_fill(~keep, float("-inf")), dim=-1)
 
     x = torch.randn(2, 2)
-    with GuardMode(mask.GUARDS, everywhere, mask.ANYWHERE) as mode:
+    with GuardMode(guards.MASK_FIX, everywhere, guards.MASKS_ANYWHERE) as mode:
         value, slope = gradient_of(attention, x)
     assert mode.n_applied
     torch.testing.assert_close(value[0], torch.softmax(x[0], -1))
@@ -116,7 +116,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_nothing_to_learn_from_gives_0(name: str) -> None:
-    with GuardMode(skip_empty.GUARDS, everywhere):
+    with GuardMode(guards.SKIP_EMPTY, everywhere):
         value, slope = gradient_of(EMPTY[name], torch.tensor([1.0, 2.0]))
     assert value == 0 and torch.isfinite(slope).all() and (slope == 0).all()
 
@@ -124,7 +124,7 @@ def test_nothing_to_learn_from_gives_0(name: str) -> None:
 def test_a_mean_over_something_is_the_plain_one() -> None:
     x = torch.randn(3, 4)
     target = torch.tensor([0, -100, 2])
-    with GuardMode(skip_empty.GUARDS, everywhere):
+    with GuardMode(guards.SKIP_EMPTY, everywhere):
         got = F.cross_entropy(x, target), x.mean(), x.mean(dim=1)
     for value, expected in zip(got, (F.cross_entropy(x, target), x.mean(), x.mean(dim=1))):
         torch.testing.assert_close(value, expected)
@@ -143,7 +143,7 @@ WITH_ARGUMENTS = {
 @pytest.mark.parametrize("name", WITH_ARGUMENTS)
 def test_a_part_takes_the_arguments_of_the_function_that_it_stands_for(name: str) -> None:
     x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)) + 0.1
-    with GuardMode(parts.OPS, everywhere) as mode:
+    with GuardMode(guards.OPS, everywhere) as mode:
         guarded = gradient_of(WITH_ARGUMENTS[name], x)
     assert mode.n_applied
     for got, expected in zip(guarded, gradient_of(WITH_ARGUMENTS[name], x)):

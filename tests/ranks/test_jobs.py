@@ -102,7 +102,7 @@ def test_a_rank_killed_in_its_replay(tmp_path: Path) -> None:
 
 
 def test_who_waits_in_step_for_a_rank_that_hangs_ends() -> None:
-    script = "import time\nfrom whynan.adapters.torch.ranks.job import Patience\nPatience(0.2)\ntime.sleep(60)"
+    script = "import time\nfrom whynan.adapters.torch.ranks.alone import Patience\nPatience(0.2)\ntime.sleep(60)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 3 and "another rank has not answered" in done.stderr
 

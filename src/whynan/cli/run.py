@@ -1,5 +1,6 @@
 """`whynan run` and `whynan replay`, and `whynan report`: a saved report again, without a run."""
 
+import json
 import os
 import sys
 import webbrowser
@@ -9,7 +10,7 @@ from typing import Any, get_args
 
 import click
 
-from whynan.errors import CapsuleError, NoScriptError, OutputError, ReportError
+from whynan.errors import NoScriptError, OutputError, ReportError
 from whynan.launch import execfile, host
 from whynan.launch.imports import own_imports
 from whynan.launch.options import Policy, RunOptions
@@ -213,6 +214,20 @@ def _check_launcher(options: RunOptions) -> None:
         )
 
 
+def _check_capsule(place: Path) -> None:
+    """Raise UsageError where a folder does not hold a capsule."""
+    step = place / "capsule.json"
+    missing = [path.name for path in (step, place / "state.safetensors") if not path.is_file()]
+    if missing:
+        raise click.UsageError(
+            f"{place} holds no {' and no '.join(missing)}; `whynan run --capsule train.py` writes a capsule"
+        )
+    try:
+        json.loads(step.read_text())
+    except ValueError as error:
+        raise click.UsageError(f"{step} is not JSON: {error}") from None
+
+
 def _check_out(out: Path) -> None:
     """Say before the run, and not after hours of it, that the report has no place to go."""
     place = out
@@ -252,12 +267,7 @@ def replay(
 
     Exit status: 3 where the step was explained or did not reproduce, 2 where the capsule cannot be read.
     """
-    from whynan.adapters.torch.capsule import check
-
-    try:
-        check(capsule)
-    except CapsuleError as error:
-        raise click.UsageError(str(error)) from None
+    _check_capsule(capsule)
     options = RunOptions(
         out=out.absolute(),
         prove=prove,

@@ -200,12 +200,12 @@ def test_a_seeded_run_is_bit_identical_with_and_without():
 
 
 def test_states_are_those_before_the_first_sample():
-    from whynan.adapters.torch.data import streams
+    from whynan.adapters.torch.data import loader as recording
 
     for batch in DataLoader(Noisy(), batch_size=4, shuffle=True):
         origin = recording.recent()[0]
-        with streams.preserved():
-            streams.put_back(origin.rng_before)
+        with recording.preserved():
+            recording.put_back(origin.rng_before)
             assert torch.equal(torch.stack([origin.dataset[i] for i in origin.indices]), batch)
 
 

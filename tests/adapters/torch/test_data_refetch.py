@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from whynan.adapters.common.arrays import is_bad
 from whynan.adapters.torch.data import loader as recording
-from whynan.adapters.torch.data import streams
 from whynan.adapters.torch.data.refetch import find_data_origin
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -305,9 +304,9 @@ def test_nothing_is_heard_and_no_stream_moves(capsys, caplog, recwarn):
     loader = iter(DataLoader(Items(noisy), batch_size=3))
     next(loader)
     capsys.readouterr(), caplog.clear(), recwarn.clear()
-    before = streams.take()
+    before = recording.take()
     assert find_data_origin(recording.recent()[0], 1, is_user_file).op == "log"
-    after = streams.take()
+    after = recording.take()
     assert before.python == after.python and torch.equal(before.torch, after.torch)
     assert (before.numpy[1] == after.numpy[1]).all() and before.numpy[2:] == after.numpy[2:]
     assert capsys.readouterr() == ("", "") and not caplog.records and not recwarn.list

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from whynan.adapters.torch.data.batch import batch_size, clone_batch, keep_samples, n_bytes, versions
 from whynan.adapters.torch.data.facts import describe
-from whynan.adapters.torch.data.summary import DISTINCT_LIMIT, is_finite, summarize
+from whynan.adapters.torch.opfacts import DISTINCT_LIMIT, is_finite, summarize
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
 special = st.sampled_from([0.0, -0.0, 1.0, -2.0, math.nan, math.inf, -math.inf])

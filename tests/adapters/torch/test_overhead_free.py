@@ -9,8 +9,8 @@ import torch
 from torch.optim import optimizer as optimizers
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from whynan.adapters.torch.attempt import Quiet
 from whynan.adapters.torch.frames import ModuleStack
-from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.watch import Watch
 

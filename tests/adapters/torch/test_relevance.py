@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from whynan.adapters.torch.relevance import aligned, argument, relevant_elements
+from whynan.adapters.torch.storages import aligned, argument, relevant_elements
 
 A = torch.ops.aten
 X = torch.arange(1.0, 13.0).reshape(3, 4)

@@ -180,7 +180,7 @@ def _is_bad(value: Any, depth: int) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
     if is_torch_tensor(value):
-        from whynan.adapters.torch.data.summary import is_finite
+        from whynan.adapters.torch.opfacts import is_finite
 
         return not is_finite(value)
     numpy = sys.modules.get("numpy")

@@ -93,12 +93,10 @@ class TorchAdapter:
         return self.host.looks.provisional
 
     def rank(self) -> int:
-        """Return which of a job's processes this is."""
         known = self.host.ranks.rank
         return known if known is not None else trainers.rank_of_environment()
 
     def is_joint(self) -> bool:
-        """Whether rank 0 reports for all."""
         return self.host.ranks.is_joint and not self.host.ranks.went_alone
 
     def claim_report(self) -> bool:

@@ -79,7 +79,6 @@ def any_nonfinite(tensors: list[Any]) -> bool:
 
 
 def first_nonfinite(tensors: list[Any]) -> list[Any]:
-    """Return the tensors which hold a non-finite element."""
     return [t for t in tensors if t is not None and not bool(torch.isfinite(t.detach()).all())]
 
 
@@ -227,7 +226,6 @@ def sampled_elements(tensor: Any) -> list[tuple[tuple[int, ...], Kind]]:
 
 
 def kind_of(value: float) -> Kind | None:
-    """Return what kind of non-finite a number is; None for a finite one."""
     if math.isnan(value):
         return "nan"
     if math.isinf(value):
@@ -236,7 +234,6 @@ def kind_of(value: float) -> Kind | None:
 
 
 def kind_at(tensor: Any, element: tuple[int, ...]) -> Kind | None:
-    """Return what kind of non-finite stands at one element; None where it is finite."""
     value = tensor.detach()[element] if element else tensor.detach().reshape(-1)[0]
     if value.is_complex():
         value = value.real + value.imag

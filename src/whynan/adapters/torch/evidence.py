@@ -13,12 +13,11 @@ from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
 from whynan.adapters.keras.places import fit_data
 from whynan.adapters.torch import handmade, sources
-from whynan.adapters.torch.data import streams
+from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.facts import describe, role_by_name
 from whynan.adapters.torch.data.lineage import held
 from whynan.adapters.torch.data.refetch import LineWatch, find_data_origin
-from whynan.adapters.torch.data.summary import summarize
-from whynan.adapters.torch.opfacts import forward_name
+from whynan.adapters.torch.opfacts import forward_name, summarize
 from whynan.adapters.torch.run_facts import filling_line, history_of, optimizer_of, precision_of, unwritten_line
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis.rewrite import assigned_above, named_numbers
@@ -65,7 +64,6 @@ def gather(
     leaf: Leaf | None,
     path: tuple[PathStep, ...],
 ) -> Evidence:
-    """Return everything measured on a replayed step."""
     record = traced.slice.origin if traced.slice is not None else None
     bad_leaf = _bad_leaf(plan, traced, leaf) if leaf is not None else None
     samples = search.samples
@@ -262,7 +260,7 @@ def _line_without_loader(plan: "Plan", search: SampleSearch) -> Op | None:
     """The same for a batch that a generator or a data set of the script's gave, or Keras' `fit` read from one."""
 
     parts = parts_of(list(sources.batch_items(plan, search.batch.names).items()))
-    with streams.preserved():
+    with loader.preserved():
         line = line_in(
             lambda: of_users(fit_data()), parts, search.position, time.monotonic() + _DATA_BUDGET_S, LineWatch
         )

@@ -10,22 +10,21 @@ from typing import Any
 import torch
 
 from whynan.adapters.torch import looks
-from whynan.adapters.torch.attempt import Pending
-from whynan.adapters.torch.capsule.step import CapsuleReplay
+from whynan.adapters.torch.attempt import Pending, Quiet
+from whynan.adapters.torch.capsule import CapsuleReplay
 from whynan.adapters.torch.driving import InlineTrace, explain_without_replay, go_on
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import live_user_frame
 from whynan.adapters.torch.lookback import with_trail
 from whynan.adapters.torch.looks import Looks
+from whynan.adapters.torch.pictures import FirstProposals
 from whynan.adapters.torch.plan import Plan
-from whynan.adapters.torch.poisoned import BY_HAND
-from whynan.adapters.torch.proposals import FirstProposals
-from whynan.adapters.torch.quiet import Quiet
 from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.run_facts import value_of_epoch
 from whynan.adapters.torch.sites import Event, Leaving, Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
+from whynan.adapters.torch.trail import BY_HAND
 from whynan.adapters.torch.watch import Watch
 from whynan.launch.host import Unwind, strip_frames, tell
 from whynan.launch.options import RunOptions

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whynan.adapters.torch import explain
+from whynan.adapters.torch.attempt import Attempt
 from whynan.adapters.torch.elements import dense
-from whynan.adapters.torch.pictures import sample_pictures
-from whynan.adapters.torch.proposals import ProposalHooks, picture_of
+from whynan.adapters.torch.pictures import ProposalHooks, picture_of, sample_pictures
 from whynan.adapters.torch.samples import SampleSearch
+from whynan.adapters.torch.sites import MOST_COPIED, FullCopy, Window
 from whynan.adapters.torch.trail import layers_of, own
 from whynan.adapters.torch.watch import unwrapped
-from whynan.adapters.torch.window import MOST_COPIED, FullCopy, Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
 from whynan.watching import MOST_STEPS, most_telling
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.attempt import Attempt
     from whynan.adapters.torch.host import TorchHost
     from whynan.adapters.torch.plan import Plan
 
@@ -43,8 +42,6 @@ class Looking:
 
     def attempts(self) -> "Generator[Attempt, None, None]":
         """Yield the attempts that are looked into: of a window if there is one that is short, else of the step."""
-        from whynan.adapters.torch.attempt import Attempt
-
         plan = self.plan
         left = plan.deadline - _now()
         windows = [w for w in plan.host.loops.windows.of(plan.target) if all(i.is_unchanged() for i in w.items)]

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.torch import course, explain
-from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending
+from whynan.adapters.torch import explain
+from whynan.adapters.torch.attempt import Attempt, Decision, Outcome, Pending, Quiet
 from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
-from whynan.adapters.torch.poisoned import BY_HAND
-from whynan.adapters.torch.quiet import Quiet
-from whynan.adapters.torch.ranks.alone import Gathered
-from whynan.adapters.torch.ranks.job import Patience
-from whynan.adapters.torch.sites import Event, Pass
+from whynan.adapters.torch.ranks.alone import Gathered, Patience
+from whynan.adapters.torch.sites import Event, Item, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
-from whynan.adapters.torch.window import Item
+from whynan.adapters.torch.trail import BY_HAND
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
 from whynan.records.recording import CauseFound, Method
@@ -70,10 +67,12 @@ class Plan:
         self._n_events = 0
         self.progress = Progress()
         self._generator: Generator[Attempt, None, Decision] | None = None
+        from whynan.adapters.torch import driving  # which needs this module first
+
         if experiments is not None:
-            self._generator = course.experiments_of(self, experiments)
+            self._generator = driving.experiments_of(self, experiments)
         elif target is not None:
-            self._generator = course.attempts(self)
+            self._generator = driving.attempts(self)
         self.after: Snapshot | None = None
         self._originals: dict[str, Any] = {}
         self.evidence: Evidence | None = None
@@ -204,7 +203,7 @@ class Plan:
             return
         self.host.n_capsules += 1
         try:
-            from whynan.adapters.torch.capsule.step import save
+            from whynan.adapters.torch.capsule import save
 
             save(self, self.host.options.out / "capsule", self.host.options.capsule_data)
         except Exception as error:
@@ -234,7 +233,6 @@ class Plan:
         return True
 
     def is_attempt_over(self) -> bool:
-        """Whether the attempt under way has made the steps it was to make, or used its time."""
         attempt = self._attempt
         if attempt is None or attempt.window is None:
             return False
@@ -266,11 +264,9 @@ class Plan:
         return max(watch.n_steps - self._n_steps, 0)
 
     def losses_before(self) -> list[float]:
-        """Return the losses of the run up to the failing step."""
         return list(self.host.watch.history.loss.values()[: self._losses])
 
     def losses_made(self) -> list[float]:
-        """Return the losses of the last attempt."""
         return list(self.host.watch.history.loss.values()[self._losses :])
 
     def _new_tracer(self) -> Tracer:
@@ -345,7 +341,6 @@ class Plan:
 
     @property
     def is_together(self) -> bool:
-        """Whether the attempt under way is run by all ranks in step."""
         return self._attempt is not None and self._attempt.together
 
     def _set_event(self, event: Event | None) -> None:
@@ -378,7 +373,6 @@ class Plan:
 
     @property
     def looks_at_buffers(self) -> bool:
-        """Whether running statistics count for the attempt under way."""
         return self.pending.what == "buffer" or self.is_experiment
 
     def ended_quietly(self, event: Event | None) -> None:
@@ -404,7 +398,6 @@ class Plan:
         return item
 
     def causes(self) -> tuple[CauseFound, ...]:
-        """Return the causes found so far."""
         return self.known.causes if self.known is not None else ()
 
     def is_to_be_proved(self, incident: Incident) -> bool:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from whynan.adapters.torch import handmade, sources
+from whynan.adapters.torch.attempt import Attempt, Outcome
 from whynan.adapters.torch.data.batch import batch_size, replace_sample
 from whynan.adapters.torch.handmade import drawn_rows
 from whynan.records import Sample
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.attempt import Attempt, Outcome
     from whynan.adapters.torch.plan import Plan
 
 _MAX_ATTEMPTS = 24
@@ -103,8 +103,6 @@ class SampleSearch:
 
     def _gathered(self) -> "Generator[Attempt, None, None]":
         """The script makes its batches itself: overwrite rows of the tables that it takes them from."""
-        from whynan.adapters.torch.attempt import Attempt
-
         if not self._may_be_a_sample():
             return
         for batch in itertools.islice(handmade.gathered_batches(self.plan, self.traced), 3):
@@ -147,8 +145,6 @@ class SampleSearch:
         return outcome.is_finite and (self.plan.pending.error is not None or not isinstance(outcome.error, Exception))
 
     def _without(self, positions: list[int], size: int, donor: int | None = None) -> "Attempt":
-        from whynan.adapters.torch.attempt import Attempt
-
         self.n_tried += 1
         healthy = [k for k in range(size) if k not in positions] if donor is None else [donor]
         donors = [healthy[i % len(healthy)] for i in range(len(positions))]
@@ -204,7 +200,6 @@ class SampleSearch:
 
 
 def batch_of(plan: "Plan") -> BatchItem:
-    """Return the batch that the iteration runs on."""
     target = plan.target
     values = sources.values_at_start(plan)
     names = {name: values[name] for name in target.site.targets if name in values and _holds_data(values[name])}

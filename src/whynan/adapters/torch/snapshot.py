@@ -82,7 +82,6 @@ class Snapshot:
         self.names.restore(frame, changed)
 
     def tensors_changed(self) -> list[Any]:
-        """Return the copied tensors which the body wrote in place."""
         return [tensor for tensor, copy in self.tensors.pairs if not torch.equal(tensor.detach(), copy)]
 
     def changed_in_place(self) -> list[Any]:
@@ -186,7 +185,6 @@ class OptimizerCopy:
 
     @staticmethod
     def n_bytes(optimizer: Any) -> int:
-        """Return how much memory a copy would take."""
         total = 0
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -232,12 +230,6 @@ class KnownState:
         if not any(known is optimizer for known in self.optimizers):
             self.optimizers.append(optimizer)
             self._parameters = None
-
-    def add_leaves(self, leaves: Iterable[Any]) -> None:
-        for leaf in leaves:
-            if id(leaf) not in self.leaves:
-                self.leaves[id(leaf)] = leaf
-                self._parameters = None
 
     def add_buffers(self, tensors: Iterable[Any]) -> None:
         """Take in running statistics that a module does not hold as buffers."""
@@ -289,7 +281,6 @@ class KnownState:
                 self._dull.add(type(value))
 
     def roots(self) -> dict[str, Any]:
-        """Return the outermost modules by name."""
         inner = {id(m) for root in self.modules.values() for m in root.modules() if m is not root}
         return {f"{self.names[key]}#{n}": m for n, (key, m) in enumerate(self.modules.items()) if key not in inner}
 
@@ -324,7 +315,6 @@ class KnownState:
         return self._parameters
 
     def parameter_names(self) -> dict[int, str]:
-        """Return dotted names by id."""
         found: dict[int, str] = {}
         for root in self.roots().values():
             for name, tensor in [*root.named_parameters(), *root.named_buffers()]:
@@ -333,7 +323,6 @@ class KnownState:
 
 
 def is_users_type(kind: type) -> bool:
-    """Whether a class was defined in the user's own code."""
     module = getattr(kind, "__module__", None)
     cached = _USERS_TYPES.get(kind)
     if cached is None:
@@ -354,7 +343,6 @@ def is_stateful_type(kind: type) -> bool:
 
 
 def _scales_of(roots: Iterable[Any]) -> list[Any]:
-    """Return the scales of gradient scalers, which are changed in place."""
     kind = torch.amp.GradScaler
     scalers = [value for value in roots if isinstance(value, kind)]
     scales = [getattr(scaler, name, None) for scaler in scalers for name in ("_scale", "_growth_tracker")]

@@ -27,7 +27,6 @@ LAYERS = {"addmm", "mm", "bmm", "mv", "addmv", "dot", "convolution", "baddbmm", 
 
 
 def values_at_start(plan: "Plan") -> dict[str, Any]:
-    """Return what the frame's names stood for when the iteration began, as far as it is known."""
     values = frame_values(plan.target.frame) or {}
     snapshot = plan.target.snapshot
     if snapshot is not None:
@@ -75,7 +74,6 @@ def _is_data(value: Any) -> bool:
 
 
 def storage_key(value: Any) -> int | None:
-    """Return the address of a tensor's storage or of an array's memory."""
     if isinstance(value, torch.Tensor):
         try:
             return int(value.untyped_storage().data_ptr()) or id(value)
@@ -223,7 +221,6 @@ def is_ragged(size: int) -> bool:
 
 
 def size_of(items: dict[str, Any]) -> int | None:
-    """Return the number of samples of a batch given as named items."""
     if not items:
         return None
     return batch_size(items if len(items) > 1 else next(iter(items.values())))

@@ -14,7 +14,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from whynan.adapters.torch.data.summary import summarize
 from whynan.adapters.torch.elements import (
     element_address,
     is_nonfinite,
@@ -29,10 +28,10 @@ from whynan.adapters.torch.opfacts import (
     birth_facts,
     gathered_rows,
     is_literal,
+    summarize,
     written_arguments,
 )
-from whynan.adapters.torch.relevance import aligned, relevant_elements
-from whynan.adapters.torch.storages import Storages, is_watched, key_of, values_of
+from whynan.adapters.torch.storages import Storages, aligned, is_watched, key_of, relevant_elements, values_of
 from whynan.records import Phase
 from whynan.trace import Edge, ForwardOp, Gather, Leaf, LossCall, OpRecord, ScalarOp, Trace
 

@@ -1,23 +1,35 @@
-"""Numbers of the last steps by name: gradients and updates by layer, terms of the loss.
+"""What the watch follows besides losses: numbers by name, gradient scalers, statistics that become non-finite.
 
-It stands in where the last steps can't be run once more (lookback.py): the copies of a detector would be too large, the
-run goes on. Gradient norms by tensor fall off the check that is made in any case; the rest keeps to a budget of time.
+The numbers of the last steps (gradients and updates by layer, terms of the loss) stand in where these can't be run once
+more (lookback.py): the copies of a detector would be too large, the run goes on. Gradient norms by tensor fall off the
+check that is made in any case; the rest keeps to a budget of time.
 """
 
+import functools
 import math
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.torch.elements import dense
+from whynan.adapters.torch.elements import TensorGroup, dense, first_nonfinite, kind_in, kind_of, smallest
 from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
+from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.snapshot import KnownState
+from whynan.adapters.torch.storages import values_of
 from whynan.records import LookBack
 from whynan.snapshot import frame_values
 from whynan.watching import MOST_STEPS, Budget, look_back
+
+if TYPE_CHECKING:
+    from whynan.adapters.torch.watch import Watch
+
+_COLLAPSED = 1.0
+_MANY_SKIPS = 10
+BY_HAND = "after an update by hand"
 
 
 def layers_of(roots: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +153,6 @@ class Trail:
         return look_back(last, tables, layers, said, terms, words, why)
 
     def _by_layer(self, layers: dict[str, Any], have: bytes, norms: list[float]) -> dict[str, float]:
-        """Return the gradient's norm of each layer."""
         parameters = self.known.parameters()
         present = [p for p, is_there in zip(parameters, have) if is_there] if have else parameters
         read = dense(present)
@@ -179,3 +190,182 @@ def _put(rows: deque[tuple[int, Any]], step: int, row: Any) -> None:
 def _part(parameter: Any) -> Any:
     rows = max(1, _PART * len(parameter) // max(1, parameter.numel()))
     return parameter.detach()[:: math.ceil(len(parameter) / rows)]
+
+
+class ScalerWatch:
+    """Follows `torch.amp.GradScaler`. A step that it skips is its way to find a scale, and no symptom."""
+
+    def __init__(self, watch: "Watch") -> None:
+        self.watch = watch
+        self.scale: float | None = None
+        self.n_skipped = 0
+        self.n_skipped_in_all = 0
+        self._scaled: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._scaled_ids: dict[int, Any] = {}
+        self._finding = False
+        self._holds_scaled = False
+        """Whether gradients are there that are still multiplied by the scale."""
+        self.clipped_scaled = False
+
+    def install(self, wrap: Callable[[Any, str, Callable[..., Any]], None]) -> None:
+        wrap(torch.amp.GradScaler, "scale", self._wrap_scale)
+        wrap(torch.amp.GradScaler, "step", self._wrap_step)
+        wrap(torch.amp.GradScaler, "update", self._wrap_update)
+        wrap(torch.amp.GradScaler, "unscale_", self._wrap_unscale)
+        for name in ("clip_grad_norm_", "clip_grad_value_"):
+            wrap(torch.nn.utils, name, self._wrap_clip)
+
+    def is_scaled(self, tensor: Any) -> bool:
+        kept = self._scaled_ids.get(id(tensor))
+        return kept is not None and kept() is tensor
+
+    def is_finding_scale(self) -> bool:
+        return self._finding
+
+    def _wrap_scale(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def scale(scaler: Any, outputs: Any) -> Any:
+            if self.watch._is_off() or not scaler.is_enabled():
+                return original(scaler, outputs)
+            if isinstance(outputs, torch.Tensor):
+                self.watch._guarded(self._look_at_loss, outputs)
+            result = original(scaler, outputs)
+            self._holds_scaled = True
+            self.scale = self.scale or _scale_of(scaler)
+            if isinstance(result, torch.Tensor):
+                self._scaled_ids = {id(result): weakref.ref(result)}
+            return result
+
+        return scale
+
+    def _look_at_loss(self, loss: Any) -> None:
+        self.watch.n_events += 1
+        if loss.numel() != 1 or not loss.is_floating_point():
+            return
+        value = float(torch._C.TensorBase.item(loss.detach()))
+        self.watch.last_loss = value
+        if not math.isfinite(value):
+            name = self.watch._name_in_frame(loss)
+            self.watch.notify(Event("loss", "backward", [loss], name, kind_of(value) or "nan"))
+
+    def _wrap_unscale(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def unscale_(scaler: Any, optimizer: Any) -> Any:
+            self._holds_scaled = False
+            return original(scaler, optimizer)
+
+        return unscale_
+
+    def _wrap_clip(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def clip(*args: Any, **kwargs: Any) -> Any:
+            if self._holds_scaled and not self.clipped_scaled and not self.watch._is_off():
+                self.clipped_scaled = True
+                self.watch.on_remark(
+                    f"step {self.watch.n_steps}: {original.__name__} clips gradients that are multiplied by the scale "
+                    f"{self.scale or 0:g}: call scaler.unscale_(optimizer) before it"
+                )
+            return original(*args, **kwargs)
+
+        return clip
+
+    def _wrap_step(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            self._finding = True
+            if not self.watch._is_off():
+                self.watch._guarded(self.watch.ranks.before_update)
+            try:
+                return original(scaler, optimizer, *args, **kwargs)
+            finally:
+                self._finding = False
+
+        return step
+
+    def _wrap_update(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def update(scaler: Any, *args: Any, **kwargs: Any) -> Any:
+            before = _scale_of(scaler)
+            self._holds_scaled = False
+            original(scaler, *args, **kwargs)
+            if not self.watch._is_off() and scaler.is_enabled():
+                self.watch._guarded(self._look_at_scale, before, _scale_of(scaler))
+
+        return update
+
+    def _look_at_scale(self, before: float | None, after: float | None) -> None:
+        self.scale = after
+        if before is None or after is None:
+            return
+        if after < before:
+            self.n_skipped += 1
+            self.n_skipped_in_all += 1
+        else:
+            self.n_skipped = 0
+        if self.n_skipped >= _MANY_SKIPS and after < _COLLAPSED:
+            broken = [
+                p
+                for p in self.watch.known.parameters()
+                if p.grad is not None and not torch.isfinite(values_of(p.grad)).all()
+            ]
+            if broken:
+                self.watch._tell_gradient(broken, [p.grad for p in broken], "the gradient scale collapsed")
+
+
+def _scale_of(scaler: Any) -> float | None:
+    scale = getattr(scaler, "_scale", None)
+    return None if scale is None else float(torch._C.TensorBase.item(scale))
+
+
+class Poisoned:
+    """What no backward pass and no optimizer step tells of, looked at when an iteration ends."""
+
+    def __init__(self, known: KnownState) -> None:
+        self.known = known
+        self.thorough = False
+        """Read every gradient and parameter at every check, whatever that costs."""
+        self._parameters = TensorGroup(share=0.003, free_s=5e-5)
+        self._buffers = TensorGroup(share=0.001, free_s=1e-4)
+        self._statistics: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self._innocent_buffers: set[int] = set()
+        self._seen_buffers: set[int] = set()
+
+    def poisoned_buffer(self, before: Sequence[tuple[Any, Any]] = ()) -> Event | None:
+        """Return an event where a running statistic has become non-finite.
+
+        `before` are buffers and their copies from the beginning of the iteration.
+        """
+        known = self.known.buffers()
+        if self._statistics[0] is not known:
+            self._statistics = (known, *self._changing([b for b in known if b.is_floating_point()], before))
+        _, changing, small = self._statistics
+        bad, _ = self._buffers.check(changing, small)
+        if bad:
+            broken = first_nonfinite(changing)
+            names = self.known.parameter_names()
+            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
+            return Event("buffer", "forward", broken, name, kind_in(broken[0]), len(broken))
+        return None
+
+    def _changing(self, buffers: list[Any], before: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+        new = [b for b in buffers if id(b) not in self._seen_buffers]
+        if new:
+            # A mask of -inf may be a buffer: only those that turn non-finite count. Modules may be met later, too.
+            is_first = not self._seen_buffers
+            clean = {id(b) for b, copy in before if not first_nonfinite([copy])}
+            self._innocent_buffers |= {
+                id(b) for b in first_nonfinite(new) if id(b) not in clean and (is_first or kind_in(b) == "-inf")
+            }
+            self._seen_buffers |= {id(b) for b in new}
+        changing = dense(b for b in buffers if id(b) not in self._innocent_buffers)
+        return changing, smallest(changing)
+
+    def poisoned_parameter(self) -> Event | None:
+        parameters = dense(p for p in self.known.parameters() if p.grad is not None)
+        bad, _ = self._parameters.check(parameters, thorough=self.thorough)
+        if not bad:
+            return None
+        broken = first_nonfinite(parameters)
+        names = self.known.parameter_names()
+        name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
+        return Event("parameter", BY_HAND, broken, name, kind_in(broken[0]), len(broken))

@@ -122,7 +122,6 @@ def patch_ignite(host: "TorchHost", module: Any, patches: Patches) -> None:
 
 
 def repeatable(host: "TorchHost", original: Any) -> Any:
-    """Return a process function whose calls can be run again."""
     closure = StepClosure(host, getattr(original, "__name__", "process_function"))
 
     @functools.wraps(original)
@@ -202,7 +201,6 @@ def patch_manual(host: "TorchHost", module: Any, patches: Patches) -> None:
 
 
 def _meet(host: "TorchHost", trainer: Any) -> None:
-    """Make the model and its optimizers known before the first step."""
     host.known.meet({"model": trainer.lightning_module})
     for optimizer in trainer.optimizers:
         host.known.add_optimizer(optimizer)

@@ -26,13 +26,11 @@ from whynan.adapters.torch.elements import (
     smallest,
 )
 from whynan.adapters.torch.frames import live_user_frame, name_of_tensor, reading_frame, with_warnings_of
-from whynan.adapters.torch.poisoned import Poisoned
-from whynan.adapters.torch.ranks.job import Single
+from whynan.adapters.torch.ranks.alone import Single
 from whynan.adapters.torch.run_facts import WeightScales
-from whynan.adapters.torch.scaler import ScalerWatch
 from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.snapshot import KnownState, is_capturing
-from whynan.adapters.torch.trail import Trail
+from whynan.adapters.torch.trail import Poisoned, ScalerWatch, Trail
 from whynan.launch.host import tell
 from whynan.watching import GrowthWatch, RunHistory
 

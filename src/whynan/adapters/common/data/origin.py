@@ -165,9 +165,9 @@ def _summary(value: Any) -> TensorSummary | None:
     if isinstance(value, (bool, str, slice, type(None))):
         return None
     if is_torch_tensor(value):
-        from whynan.adapters.torch.data import summary
+        from whynan.adapters.torch import opfacts
 
-        known = summary.summarize(value, role="batch")
+        known = opfacts.summarize(value, role="batch")
         return None if "unread" in known.extra else known
     array = to_numpy(value)
     return None if array is None else summarize(array, role="batch")

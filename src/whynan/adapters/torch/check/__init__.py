@@ -1,1 +1,0 @@
-"""How PyTorch's first steps are recorded, searched for witnesses and reviewed."""

@@ -11,9 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from whynan.adapters.torch.check.lineage import Binding, Lineage
-from whynan.adapters.torch.check.lower import CONSTANT, LITERAL, RANDOM, attributes, name_of, operands
-from whynan.adapters.torch.check.measure import asking_place, dtype_of, is_library, measure, place_of, pointer_of
+from whynan.adapters.torch.check.facts import asking_place, dtype_of, is_library, measure, place_of, pointer_of
+from whynan.adapters.torch.check.lineage import (
+    CONSTANT,
+    LITERAL,
+    RANDOM,
+    Binding,
+    Lineage,
+    attributes,
+    name_of,
+    operands,
+)
 from whynan.adapters.torch.check.program import Call, Program, Ref
 from whynan.adapters.torch.frames import ModuleStack, custom_backward_frames, is_optimizer_innermost, user_frames
 from whynan.adapters.torch.opfacts import written_arguments
@@ -59,7 +67,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         return graph, program
 
     def node_of(self, tensor: Any) -> int | None:
-        """Return the node that a tensor of the recording is of."""
         return self._binding.find(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -203,7 +210,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         return index
 
     def _leaf(self, tensor: Any, places: tuple[Place, ...]) -> int:
-        """Return a new node for a tensor that no recorded operation has made."""
         base = self._binding.base(tensor)
         if base is not None:  # a view that was made out of sight
             node = self._add("alias", tensor, inputs=(base,), stack=places)

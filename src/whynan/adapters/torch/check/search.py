@@ -43,7 +43,6 @@ def is_of_a_whole_batch(hazard: Hazard, graph: Graph) -> bool:
 
 
 def is_count(graph: Graph, index: int) -> bool:
-    """Whether an operand is a count of what a mask picks."""
     for _ in range(4):
         node = graph.nodes[index]
         if node.dtype.startswith(("int", "uint")) and node.op in ("sum", "count_nonzero"):
@@ -81,7 +80,6 @@ def is_remote(search: Any, hazard: Hazard, phase: str, wanted: set[int], values:
 
 
 def _left(search: Any, hazard: Hazard, needed: set[int], values: Values) -> float | None:
-    """Return how much is left of what must not be empty."""
     node = search.graph.nodes[hazard.node]
     operand = node.inputs[hazard.operand]
     try:

@@ -1,1 +1,0 @@
-"""Where a batch came from: its dataset indices, its samples, and the line of the user's code that made a value bad."""

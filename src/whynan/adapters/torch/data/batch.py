@@ -1,21 +1,184 @@
-"""A batch with other samples: one replaced by another, only some kept, all cloned; the original is never changed."""
+"""A batch: how it is built, and the same with other samples; the original is never changed.
+
+Containers have parts that are fields or samples; tensors are leaves. One sample is replaced by another, only some are
+kept, all are cloned.
+"""
 
 import copy
+import dataclasses
 import itertools
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from whynan.adapters.torch.data import structure
-from whynan.adapters.torch.data.summary import unseen
+from whynan.adapters.torch.opfacts import unseen
+
+DEPTH = 8
+"""Nesting that is followed; what lies deeper is kept as one object."""
+_IMAGE_CHANNELS = (1, 3, 4)
+
+
+def is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def is_leaf(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or is_array(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Lists and tuples; a named tuple is a record, a packed sequence has its own order of rows and stays whole."""
+    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and not isinstance(value, torch.Size)
+
+
+def fields_of(value: Any) -> list[tuple[str, Any]] | None:
+    """Return a record's parts by the text that leads to them (".boxes", "['a b']"), None for what is no record."""
+    if isinstance(value, Mapping):
+        return [(_key(key), part) for key, part in value.items()]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+            return None
+        return [(f".{name}", part) for name, part in zip(value._fields, value)]
+    held = _record_attributes(value)
+    return None if held is None else [(f".{name}", part) for name, part in held.items()]
+
+
+def _key(key: Any) -> str:
+    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
+
+
+def _record_attributes(value: Any) -> dict[str, Any] | None:
+    """What a dataclass or a plain batch object holds; objects that hold no tensor are none of our business."""
+    if is_leaf(value) or isinstance(value, (type, torch.nn.Module, list, tuple)) or callable(value):
+        return None
+    held = getattr(value, "__dict__", None)
+    if not isinstance(held, dict):
+        if not dataclasses.is_dataclass(value):
+            return None
+        held = {
+            field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
+        }
+    has_parts = any(
+        is_leaf(part) or (isinstance(part, (list, tuple)) and part and is_leaf(part[0])) for part in held.values()
+    )
+    return held if has_parts else None
+
+
+def rebuild_fields(value: Any, parts: list[Any]) -> Any:
+    """Return a shallow copy of a record with other parts, given in the order of `fields_of`."""
+    if isinstance(value, tuple):
+        return type(value)(*parts)
+    made = copy.copy(value)
+    if isinstance(value, Mapping):
+        for key, part in zip(list(value), parts):
+            made[key] = part
+        return made
+    for name, part in zip(list(_record_attributes(value) or ()), parts):
+        object.__setattr__(made, name, part)
+    return made
+
+
+def rebuild_sequence(value: Any, parts: list[Any]) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(parts)
+    try:
+        return type(value)(parts)
+    except Exception:
+        return tuple(parts) if isinstance(value, tuple) else parts
+
+
+def leaves(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yield every tensor and array with the text that leads to it from `name`."""
+    if is_leaf(value):
+        yield name, value
+    elif depth and is_sequence(value):
+        for place, part in enumerate(value):
+            yield from leaves(part, f"{name}[{place}]", depth - 1)
+    elif depth:
+        for step, part in fields_of(value) or ():
+            yield from leaves(part, f"{name}{step}" if name else step.lstrip("."), depth - 1)
+
+
+def map_leaves(value: Any, change: Callable[[Any], Any], depth: int = DEPTH) -> Any:
+    if is_leaf(value):
+        return change(value)
+    if depth and is_sequence(value):
+        return rebuild_sequence(value, [map_leaves(part, change, depth - 1) for part in value])
+    fields = fields_of(value) if depth else None
+    if fields is None:
+        return value
+    return rebuild_fields(value, [map_leaves(part, change, depth - 1) for _, part in fields])
+
+
+def leading(value: Any) -> int | None:
+    return int(value.shape[0]) if is_leaf(value) and value.ndim else None
+
+
+def is_list_of_samples(value: Any, top: bool, size: int | None) -> bool:
+    """Tell whether a list's elements are samples, and not the fields (images, targets, ...) of a batch.
+
+    Below the top a list with one element per sample holds samples, unless its elements are batched tensors
+    themselves. At the top there is no size to go by, and the form of the elements decides.
+    """
+    if not value:
+        return False
+    if not top:
+        return len(value) == size and not all(leading(part) == size for part in value)
+    if all(isinstance(part, Mapping) for part in value):
+        return all(list(part) == list(value[0]) for part in value) and (len(value) > 1 or isinstance(value, list))
+    if all(is_leaf(part) for part in value):
+        return _are_images(value)
+    if all(isinstance(part, (list, tuple)) and part for part in value):
+        return any(len({_form(element) for element in part}) > 1 for part in value) and (
+            len({len(part) for part in value}) == 1 and len({tuple(map(_form, part)) for part in value}) == 1
+        )
+    return False
+
+
+def _are_images(parts: Any) -> bool:
+    return all(part.ndim == 3 and part.dtype == parts[0].dtype and leading(part) in _IMAGE_CHANNELS for part in parts)
+
+
+def _form(value: Any) -> Any:
+    return ("leaf", value.ndim, str(value.dtype)) if is_leaf(value) else type(value)
+
+
+def count_samples(value: Any) -> int | None:
+    """Return how many samples a batch has: what most of its fields agree on, the first of them where they do not."""
+    if is_leaf(value):
+        return leading(value)
+    if is_sequence(value) and is_list_of_samples(value, top=True, size=None):
+        return len(value)
+    votes = Counter(_votes(value, top=True, depth=DEPTH))
+    return max(votes, key=lambda size: votes[size]) if votes else None
+
+
+def _votes(value: Any, top: bool, depth: int) -> Iterator[int]:
+    size = leading(value)
+    if size is not None:
+        yield size
+    elif depth and is_sequence(value):
+        if not top and value:
+            yield len(value)
+        if top:
+            for part in value:
+                yield from _votes(part, False, depth - 1)
+        elif value and all(leading(part) is not None and leading(part) == leading(value[0]) for part in value):
+            yield leading(value[0]) or 0
+    elif depth and (fields := fields_of(value)) is not None:
+        for _, part in fields:
+            yield from _votes(part, False, depth - 1)
 
 
 def batch_size(item: Any) -> int | None:
     """Return the number of samples, None where it cannot be told."""
     try:
         with torch._C.DisableTorchFunction():
-            return structure.count_samples(item)
+            return count_samples(item)
     except Exception:
         return None
 
@@ -34,11 +197,10 @@ def keep_samples(item: Any, positions: Sequence[int], size: int | None = None) -
         lengths, starts = _lengths(item, size), _starts(item, size)
         for of_bags in starts.values():
             lengths.setdefault(sum(of_bags), of_bags)
-        return _Selection(size, list(positions), lengths, starts).of(item, True, structure.DEPTH)
+        return _Selection(size, list(positions), lengths, starts).of(item, True, DEPTH)
 
 
 def drop_sample(item: Any, k: int, size: int | None = None) -> Any:
-    """Return the batch without sample k."""
     size = batch_size(item) if size is None else size
     return keep_samples(item, [position for position in range(size or 0) if position != k], size)
 
@@ -59,20 +221,19 @@ def clone_batch(item: Any) -> Any:
         return made[id(leaf)]
 
     with unseen():
-        return structure.map_leaves(item, clone)
+        return map_leaves(item, clone)
 
 
 def n_bytes(item: Any) -> int:
     """Return the memory of all tensors and arrays, each counted once."""
     with torch._C.DisableTorchFunction():
-        sizes = {id(leaf): _leaf_bytes(leaf) for _, leaf in structure.leaves(item)}
+        sizes = {id(leaf): _leaf_bytes(leaf) for _, leaf in leaves(item)}
     return sum(sizes.values())
 
 
 def versions(item: Any) -> tuple[int, ...]:
-    """Return the version of each tensor, which every in-place operation on it raises; -1 where there is none."""
     with torch._C.DisableTorchFunction():
-        return tuple(_version(leaf) for _, leaf in structure.leaves(item))
+        return tuple(_version(leaf) for _, leaf in leaves(item))
 
 
 def _leaf_bytes(leaf: Any) -> int:
@@ -92,8 +253,8 @@ def _version(leaf: Any) -> int:
 def _lengths(item: Any, size: int) -> dict[int, list[int]]:
     """Return the integer vectors that hold one length per sample, by their sum: the rows of concatenated samples."""
     found: dict[int, list[int]] = {}
-    totals = {structure.leading(leaf) for _, leaf in structure.leaves(item)}
-    for _, leaf in structure.leaves(item):
+    totals = {leading(leaf) for _, leaf in leaves(item)}
+    for _, leaf in leaves(item):
         if leaf.ndim == 1 and len(leaf) == size and "int" in str(leaf.dtype):
             lengths = leaf.tolist()
             total = sum(lengths)
@@ -104,10 +265,10 @@ def _lengths(item: Any, size: int) -> dict[int, list[int]]:
 
 def _starts(item: Any, size: int) -> dict[int, list[int]]:
     """Return the lengths that the offsets of bags tell (`EmbeddingBag`), by the id of the vector that holds them."""
-    leaves = [leaf for _, leaf in structure.leaves(item)]
-    totals = {structure.leading(leaf) for leaf in leaves if leaf.ndim == 1} - {size, None}
+    tensors = [leaf for _, leaf in leaves(item)]
+    totals = {leading(leaf) for leaf in tensors if leaf.ndim == 1} - {size, None}
     found: dict[int, list[int]] = {}
-    for leaf in leaves if len(totals) == 1 else ():
+    for leaf in tensors if len(totals) == 1 else ():
         if leaf.ndim == 1 and len(leaf) == size and "int" in str(leaf.dtype):
             bounds = [*leaf.tolist(), *totals]
             if bounds[0] == 0 and bounds == sorted(bounds):
@@ -116,8 +277,6 @@ def _starts(item: Any, size: int) -> dict[int, list[int]]:
 
 
 class _Selection:
-    """Takes the same samples from every part of a batch."""
-
     def __init__(
         self, size: int, positions: list[int], lengths: dict[int, list[int]], starts: dict[int, list[int]]
     ) -> None:
@@ -127,21 +286,21 @@ class _Selection:
         self.starts = starts
 
     def of(self, value: Any, top: bool, depth: int) -> Any:
-        if structure.is_leaf(value):
+        if is_leaf(value):
             return self.rows(value)
         if depth == 0:
             return value
-        if structure.is_sequence(value):
-            if structure.is_list_of_samples(value, top, self.size):
-                return structure.rebuild_sequence(value, self.elements(value))
-            return structure.rebuild_sequence(value, [self.of(part, False, depth - 1) for part in value])
-        fields = structure.fields_of(value)
+        if is_sequence(value):
+            if is_list_of_samples(value, top, self.size):
+                return rebuild_sequence(value, self.elements(value))
+            return rebuild_sequence(value, [self.of(part, False, depth - 1) for part in value])
+        fields = fields_of(value)
         if fields is None:
             return value
         numbers = self.numbers(dict(fields))
         if numbers is not None:
-            return structure.rebuild_fields(value, [self.of_numbered(*field, numbers, depth) for field in fields])
-        return structure.rebuild_fields(value, [self.of(part, False, depth - 1) for _, part in fields])
+            return rebuild_fields(value, [self.of_numbered(*field, numbers, depth) for field in fields])
+        return rebuild_fields(value, [self.of(part, False, depth - 1) for _, part in fields])
 
     def numbers(self, fields: dict[str, Any]) -> list[int] | None:
         """Return the image that each row of a record's tables belongs to, where one vector says so, as Ultralytics'."""
@@ -156,7 +315,7 @@ class _Selection:
         rows = [(new, row) for new, old in enumerate(self.positions) for row, n in enumerate(numbers) if n == old]
         if name == ".batch_idx":
             return torch.tensor([new for new, _ in rows], dtype=part.dtype, device=part.device)
-        is_table = structure.leading(part) == len(numbers) and (len(numbers) != self.size or name in _TABLES)
+        is_table = leading(part) == len(numbers) and (len(numbers) != self.size or name in _TABLES)
         return _take(part, [row for _, row in rows]) if is_table else self.of(part, False, depth - 1)
 
     def elements(self, samples: Any) -> list[Any]:
@@ -177,7 +336,7 @@ class _Selection:
             starts = [0, *itertools.accumulate(of_bags)][: len(of_bags)]
             made = torch.tensor(starts, dtype=torch.long)
             return made.to(leaf) if isinstance(leaf, torch.Tensor) else made.numpy().astype(leaf.dtype)
-        n = structure.leading(leaf)
+        n = leading(leaf)
         if n == self.size:
             return _take(leaf, self.positions)
         lengths = self.lengths.get(n) if n is not None else None

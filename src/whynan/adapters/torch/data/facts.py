@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from whynan.adapters.torch.data import structure
+from whynan.adapters.torch.data import batch
 from whynan.adapters.torch.data.batch import batch_size
-from whynan.adapters.torch.data.summary import summarize, unseen
+from whynan.adapters.torch.opfacts import summarize, unseen
 from whynan.data.finding import box_flaw, ordinal
 from whynan.records.evidence import BatchFacts
 from whynan.records.op import Role, TensorSummary
@@ -105,7 +105,6 @@ _LENGTH = re.compile(r"len|length|width|n_frames|num_", re.I)
 _NO_LABEL = re.compile(r"len|size|area|(^|[^a-z])id|idx|index|crowd|shape|orig|width|height|box|count|num_", re.I)
 _BOX = re.compile(r"box|roi", re.I)
 
-_IGNORED = (-100, -1, 255)
 _MIN_CONSTANT = 8
 """A sample of fewer values may well be constant by chance."""
 _MIN_MASK = 16
@@ -124,7 +123,7 @@ class _Part(NamedTuple):
     def samples(self, size: int) -> list[tuple[int, Any]]:
         if self.position is not None:
             return [(self.position, self.values)]
-        return list(enumerate(self.values)) if structure.leading(self.values) == size else []
+        return list(enumerate(self.values)) if batch.leading(self.values) == size else []
 
 
 def describe(named_items: dict[str, Any], num_classes: int | None = None) -> BatchFacts:
@@ -211,23 +210,23 @@ def role_by_name(name: str) -> Role | None:
 
 def _walk(named_items: dict[str, Any], size: int | None) -> Iterator[tuple[str, Any, int | None]]:
     for name, item in named_items.items():
-        yield from _walk_one(name, item, size, top=len(named_items) == 1, position=None, depth=structure.DEPTH)
+        yield from _walk_one(name, item, size, top=len(named_items) == 1, position=None, depth=batch.DEPTH)
 
 
 def _walk_one(
     name: str, value: Any, size: int | None, top: bool, position: int | None, depth: int
 ) -> Iterator[tuple[str, Any, int | None]]:
-    if structure.is_leaf(value):
+    if batch.is_leaf(value):
         yield name, value, position
         return
     if depth == 0:
         return
-    if structure.is_sequence(value):
-        each = position is None and structure.is_list_of_samples(value, top, size)
+    if batch.is_sequence(value):
+        each = position is None and batch.is_list_of_samples(value, top, size)
         for place, part in enumerate(value):
             yield from _walk_one(f"{name}[{place}]", part, size, False, place if each else position, depth - 1)
         return
-    for step, part in structure.fields_of(value) or ():
+    for step, part in batch.fields_of(value) or ():
         yield from _walk_one(f"{name}{step}", part, size, False, position, depth - 1)
 
 

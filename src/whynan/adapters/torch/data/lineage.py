@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, StackDataset, Subset
 
-from whynan.adapters.torch.data.summary import unseen
+from whynan.adapters.torch.opfacts import unseen
 
 _DEPTH = 16
 """Wrappers within wrappers that are followed; real programs have two or three."""
@@ -93,7 +93,6 @@ def _detail(dataset: Any, index: Any) -> str | None:
 
 
 def _part(dataset: Any, index: Any) -> tuple[int, Any, int] | None:
-    """Return which part of a concatenation holds `index`, and the index there."""
     index = index + dataset.cumulative_sizes[-1] if index < 0 else index
     start = 0
     for place, end in enumerate(dataset.cumulative_sizes):
@@ -119,7 +118,6 @@ def _path(dataset: Any, index: Any, depth: int) -> str | None:
 
 
 def _coco_file(held: dict[str, Any], index: int) -> str | None:
-    """The file of image `ids[index]` in an annotation file read by pycocotools."""
     images = getattr(held.get("coco"), "imgs", None)
     if not isinstance(images, dict) or "ids" not in held:
         return None

@@ -2,28 +2,74 @@
 
 Only `_BaseDataLoaderIter._next_index` is replaced. It has returned before the dataset is asked, so no frame of ours
 stands on the stack while the user's dataset or collate function runs; a user's sampler sees torch's own file, line
-and function name in the frame that calls it.
+and function name in the frame that calls it. Besides: the random streams that data may draw from.
 """
 
 import ast
+import contextlib
 import itertools
+import random
 import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch.utils.data import dataloader as torch_dataloader
-
-from whynan.adapters.torch.data import streams
 
 LoaderKind = Literal["map", "single", "iterable"]
 """map: batches of indices; single: `batch_size=None`, one index makes an item; iterable: no indices at all."""
-
 _KEPT = 4
 """Records beyond those that prefetching keeps in flight: the current batch and a few before it."""
+
+
+class RandomStates(NamedTuple):
+    """The three states at one moment; `numpy` is None where NumPy had not been imported."""
+
+    python: Any
+    numpy: Any
+    torch: Any
+
+
+def take() -> RandomStates:
+    """Copy the states; draws nothing. NumPy is not imported by this."""
+    numpy_random = sys.modules.get("numpy.random")
+    numpy_state = None if numpy_random is None else numpy_random.get_state()
+    return RandomStates(random.getstate(), numpy_state, torch.default_generator.get_state())
+
+
+def put_back(states: RandomStates) -> None:
+    """Set the streams to `states`."""
+    random.setstate(states.python)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None and states.numpy is not None:
+        numpy_random.set_state(states.numpy)
+    torch.default_generator.set_state(states.torch)
+
+
+def seed_as_worker(base_seed: int, worker_id: int) -> None:
+    """Seed the streams as a loader's worker process does when it starts."""
+    seed = base_seed + worker_id
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        from torch.utils.data._utils.worker import _generate_state
+
+        numpy_random.seed(_generate_state(base_seed, worker_id))
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Leave the streams as they were found, whatever the body draws."""
+    states = take()
+    try:
+        yield
+    finally:
+        put_back(states)
 
 
 @dataclass(frozen=True)
@@ -39,7 +85,7 @@ class BatchOrigin:
     dataset: Any
     indices: tuple[Any, ...]
     collate_fn: Any
-    rng_before: streams.RandomStates | None
+    rng_before: RandomStates | None
     loader_kind: LoaderKind
     n_workers: int
     ordinal: int | None
@@ -62,7 +108,7 @@ class _Draws:
 
     def __init__(self, iterator: Any) -> None:
         in_flight = iterator._num_workers * (getattr(iterator, "_prefetch_factor", None) or 0)
-        self.records: deque[tuple[Any, streams.RandomStates | None]] = deque(maxlen=in_flight + _KEPT)
+        self.records: deque[tuple[Any, RandomStates | None]] = deque(maxlen=in_flight + _KEPT)
         self.n_drawn = 0
         self.tick = 0
         self.ended = False
@@ -121,7 +167,7 @@ def _note(iterator: Any, index: Any) -> Any:
         draws = _of(iterator)
         in_process = iterator._num_workers == 0
         drawn = _Listed(index) if type(index) is list else index  # a sampler may reuse its list
-        draws.records.append((drawn, streams.take() if in_process else None))
+        draws.records.append((drawn, take() if in_process else None))
         draws.n_drawn += 1
         draws.tick = next(_ticks)
     except Exception:  # a record lost is no reason to end a training run
@@ -213,7 +259,6 @@ def _is_iterable(iterator: Any) -> bool:
 
 
 def _is_over(iterator: Any, draws: _Draws, n_holders: int) -> bool:
-    """Tell whether nobody is looping over the iterator any more."""
     if iterator._num_workers == 0:
         # An iterable's end shows only in a draw that yielded nothing: its sampler is endless.
         return draws.ended or (_is_iterable(iterator) and draws.n_drawn > iterator._num_yielded)

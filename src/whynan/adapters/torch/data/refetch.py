@@ -15,7 +15,7 @@ from whynan.adapters.common.arrays import is_bad
 from whynan.adapters.common.data import lines
 from whynan.adapters.common.data.lines import Operation, OutOfTime
 from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
-from whynan.adapters.torch.data import loader, streams
+from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.loader import BatchOrigin
 
 
@@ -30,8 +30,6 @@ class LineWatch(lines.LineWatch):
 
 
 class _Operations(TorchFunctionMode):  # type: ignore[misc]
-    """Sees torch functions that turn finite tensors into a bad one."""
-
     def __init__(self, watch: LineWatch) -> None:
         super().__init__()
         self.watch = watch
@@ -66,7 +64,7 @@ def find_data_origin(
     where its `__iter__` is a generator, which starts afresh.
     """
     try:
-        with alone(streams.preserved()):
+        with alone(loader.preserved()):
             if origin.places is not None and inspect.isgeneratorfunction(type(origin.dataset).__iter__):
                 return _search_stream(origin, origin.places, position, is_user_file, time.monotonic() + budget_s)
             if origin.loader_kind == "iterable" or not origin.indices:
@@ -85,7 +83,7 @@ def _search(
     for place, index in enumerate(origin.indices):
         wanted = position is None or place == position
         for _ in range(_N_TRIES if wanted and origin.rng_before is None else 1):
-            before = streams.take()
+            before = loader.take()
             watch = LineWatch(is_user_file, deadline, record=wanted)
             sample = run(watch, lambda index=index: _fetch(origin.dataset, index))  # type: ignore[misc]
             exact = origin.rng_before is not None or not _drew(before)
@@ -131,9 +129,9 @@ def _collated(
 def _start_streams(origin: BatchOrigin) -> None:
     """Worker processes have streams of their own; their seed is known, how far they were drawn from is not."""
     if origin.rng_before is not None:
-        streams.put_back(origin.rng_before)
+        loader.put_back(origin.rng_before)
     elif origin.base_seed is not None and origin.worker is not None:
-        streams.seed_as_worker(origin.base_seed, origin.worker)
+        loader.seed_as_worker(origin.base_seed, origin.worker)
 
 
 def _fetch(dataset: Any, index: Any) -> Any:
@@ -142,9 +140,8 @@ def _fetch(dataset: Any, index: Any) -> Any:
     return dataset.__getitems__([index])[0]
 
 
-def _drew(before: streams.RandomStates) -> bool:
-    """Tell whether a random stream has moved since `before`."""
-    now = streams.take()
+def _drew(before: loader.RandomStates) -> bool:
+    now = loader.take()
     if now.python != before.python or not bool((now.torch == before.torch).all()):
         return True
     if now.numpy is None or before.numpy is None:
@@ -176,7 +173,7 @@ def matching(batch: Any, size: int | None) -> BatchOrigin | None:
 def _is_it(origin: BatchOrigin, rows: list[Any]) -> bool:
     """Whether the first and the last sample are found in the batch, each at its own place."""
     try:
-        with alone(streams.preserved()):
+        with alone(loader.preserved()):
             _start_streams(origin)
             samples = [_fetch(origin.dataset, index) for index in origin.indices]
     except Exception:
@@ -202,7 +199,6 @@ def _same(part: Any, row: Any, position: int, size: int) -> bool:
 
 
 def _tensors(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Yield the numbers in a sample or a batch as tensors."""
     if isinstance(value, torch.Tensor):
         if not value.is_complex():
             yield value

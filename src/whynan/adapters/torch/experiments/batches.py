@@ -9,8 +9,15 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from whynan.adapters.torch import handmade
-from whynan.adapters.torch.data import structure
-from whynan.adapters.torch.data.batch import keep_samples
+from whynan.adapters.torch.attempt import Attempt, Outcome
+from whynan.adapters.torch.data.batch import (
+    fields_of,
+    is_leaf,
+    is_sequence,
+    keep_samples,
+    rebuild_fields,
+    rebuild_sequence,
+)
 from whynan.adapters.torch.data.facts import are_corners, mended
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
@@ -18,7 +25,6 @@ from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.attempt import Attempt, Outcome
     from whynan.adapters.torch.plan import Plan
 
 
@@ -92,12 +98,12 @@ def _mapped(search: SampleSearch, change: Callable[[str, Any], Any]) -> tuple[di
             n_changed += made is not part
             return made
 
-        fields = structure.fields_of(value)
-        if fields is not None and not structure.is_leaf(value) and not structure.is_sequence(value):
-            return structure.rebuild_fields(value, [of(part, f"{name}.{key}") for key, part in fields])
-        if structure.is_sequence(value):
-            return structure.rebuild_sequence(value, [of(part, f"{name}[{k}]") for k, part in enumerate(value)])
-        return leaf(value) if structure.is_leaf(value) else value
+        fields = fields_of(value)
+        if fields is not None and not is_leaf(value) and not is_sequence(value):
+            return rebuild_fields(value, [of(part, f"{name}.{key}") for key, part in fields])
+        if is_sequence(value):
+            return rebuild_sequence(value, [of(part, f"{name}[{k}]") for k, part in enumerate(value)])
+        return leaf(value) if is_leaf(value) else value
 
     names = {name: of(value, name) for name, value in search.batch.names.items()}
     drawn = [of(value, "batch") for value in search.batch.drawn]
@@ -383,8 +389,6 @@ class Shrinking:
 
     def _fails(self, positions: list[int]) -> "Generator[Attempt, None, bool]":
         """Run the step on these samples alone; return whether it fails as the whole batch did."""
-        from whynan.adapters.torch.attempt import Attempt
-
         batch, size = self.search.batch, self.search.batch.size
         try:
             names = {name: keep_samples(value, positions, size) for name, value in batch.names.items()}

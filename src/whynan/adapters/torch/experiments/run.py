@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from whynan.adapters.torch.attempt import Attempt, Outcome
 from whynan.adapters.torch.experiments import batches, operations, training
 from whynan.adapters.torch.experiments.batches import Shrinking
 from whynan.adapters.torch.experiments.change import Change, patched_function
@@ -30,10 +31,8 @@ from whynan.records import Incident
 from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
-    from whynan.adapters.torch.attempt import Attempt, Outcome
     from whynan.adapters.torch.plan import Plan
-    from whynan.adapters.torch.sites import Event
-    from whynan.adapters.torch.window import Window
+    from whynan.adapters.torch.sites import Event, Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
     "double-where": operations.double_wheres,
@@ -91,8 +90,6 @@ class Experiments:
 
     def step_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield attempts on the failing step alone; what needs more steps is put aside for a window."""
-        from whynan.adapters.torch.attempt import Attempt
-
         began = time.monotonic()
         slugs = [remedy.slug for remedy in self.incident.remedies]
         for number, slug in enumerate(slugs):
@@ -128,8 +125,6 @@ class Experiments:
 
     def _patch_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield an attempt for each confirmed remedy that is one new line of a function: with that very line."""
-        from whynan.adapters.torch.attempt import Attempt
-
         record = self.traced.slice.origin if self.traced.slice is not None else None
         frame = record.stack[0] if record is not None and record.stack else None
         running = [f.f_code for f in self._frames_around()]
@@ -147,8 +142,6 @@ class Experiments:
 
     def _part_attempts(self) -> "Generator[Attempt, None, None]":
         """Yield an attempt for each confirmed remedy that a part of whynan may stand for: with that part."""
-        from whynan.adapters.torch.attempt import Attempt
-
         for remedy in self.incident.remedies:
             part = part_for("torch", remedy.slug, facts.op_of(self.evidence))
             if part is None or not self._is_settled(remedy.slug) or self.plan.is_out_of_time():
@@ -255,8 +248,6 @@ class Experiments:
 
     def _control(self, window: "Window") -> "Generator[Attempt, None, tuple[int, float] | None]":
         """Run the steps unchanged: they must fail as they did. Return how many steps that takes, and seconds."""
-        from whynan.adapters.torch.attempt import Attempt
-
         plan = self.plan
         plan.progress.stage(f"replaying the last {max(plan.pending.step - window.n_steps, 0) + 1} steps")
         began = time.monotonic()
@@ -295,8 +286,6 @@ class Experiments:
     def _try_over(
         self, window: "Window", change: Change, n_steps: int, seconds: float
     ) -> "Generator[Attempt, None, None]":
-        from whynan.adapters.torch.attempt import Attempt
-
         plan = self.plan
         goal = n_steps + max(_EXTRA_STEPS, n_steps)
         plan.progress.stage("trying remedies", f"({change.slug}: {change.words})")

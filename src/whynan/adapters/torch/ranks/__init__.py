@@ -1,1 +1,0 @@
-"""One verdict for all processes of a job: `torch.distributed` with DistributedDataParallel or `fully_shard`."""

@@ -15,8 +15,7 @@ import torch.distributed as dist
 
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.torch.elements import first_nonfinite
-from whynan.adapters.torch.ranks.alone import Alone, Gathered
-from whynan.adapters.torch.ranks.job import Flag, Job
+from whynan.adapters.torch.ranks.alone import Alone, Flag, Gathered, Job
 from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.storages import values_of
 from whynan.launch.host import tell
@@ -110,7 +109,6 @@ class Ranks:
         return all_reduce
 
     def is_gradient(self, tensor: Any) -> bool:
-        """Whether a tensor is a parameter's gradient, or all of them in one."""
         if not isinstance(tensor, torch.Tensor):
             return False
         gradients = [p.grad for p in self.host.known.parameters() if p.grad is not None]
@@ -123,7 +121,6 @@ class Ranks:
 
     @property
     def is_joint(self) -> bool:
-        """Whether the ranks decide together."""
         return self.job is not None
 
     @property

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whynan.adapters.torch.experiments.guards.parts import (
+from whynan.adapters.torch.experiments.guards import (
     EXP_LIMIT,
     UNDER_ROOT,
     Call,
