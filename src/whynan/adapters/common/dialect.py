@@ -300,7 +300,7 @@ def skip_empty(evidence: Evidence, place: _Place) -> Made:
             yield call, f"tf.reduce_sum({x}) / {count}", "the sum over the count, at least 1"
         else:
             yield call, f"{lib}.sum({x}) / max({_bracketed(x)}.size, 1)", "the sum over the count, at least 1"
-    if op in ("div", "reciprocal"):
+    if op in ("div", "reciprocal") and not _has_fractions(evidence):
         for node in place.nodes(ast.BinOp):
             if (
                 isinstance(node, ast.BinOp)
@@ -310,6 +310,13 @@ def skip_empty(evidence: Evidence, place: _Place) -> Made:
             ):
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1)", "a count of at least 1"
                 yield node.right, f"{lib}.maximum({place.text_of(node.right)}, 1.0)", "a count of at least 1"
+
+
+def _has_fractions(evidence: Evidence) -> bool:
+    """Whether what was divided by holds numbers that count nothing."""
+    given = evidence.origin.inputs if evidence.origin is not None else ()
+    divisor = given[1:2] if facts.op_of(evidence) == "div" else given[:1]
+    return any(tensor.max is not None and tensor.max % 1 != 0 for tensor in divisor)
 
 
 def larger_eps(evidence: Evidence, place: _Place) -> Made:
