@@ -43,6 +43,7 @@ class Order:
     number: int = 0
     goal: int | None = None
     norms: tuple[float, ...] = ()
+    momentum: float | None = None
 
 
 def windows_of(plan: "Plan") -> dict[Key, "Window"]:
@@ -76,12 +77,14 @@ class Orders:
             return
         self.job.put(f"{self.place}/so-far", plan.known)
         self._write_down(plan.known)
-        norms = tuple(experiments.evidence.history.grad_norm)
+        norms, optimizer = tuple(experiments.evidence.history.grad_norm), experiments.evidence.optimizer
+        momentum = optimizer.momentum if optimizer is not None else None
         attempts = experiments.window_attempts(sorted(self.windows.values(), key=lambda window: len(window.items)))
         for attempt in attempts:
             key = next(key for key, window in self.windows.items() if window is attempt.window)
             change = attempt.change
-            self._put(Order(key, change.slug, change.number, attempt.goal, norms) if change else Order(key))
+            named = (change.slug, change.number) if change else ("", 0)
+            self._put(Order(key, *named, attempt.goal, norms, momentum))
             yield replace(attempt, together=True, ordered=True)
             plan.known = experiments.concluded()
             if plan.outcome.error is not None:
@@ -120,7 +123,8 @@ class Orders:
 def _change(plan: "Plan", order: Order) -> Change | None:
     if not order.slug:
         return None
-    known: Any = SimpleNamespace(history=SimpleNamespace(grad_norm=order.norms))
+    optimizer = SimpleNamespace(momentum=order.momentum)
+    known: Any = SimpleNamespace(history=SimpleNamespace(grad_norm=order.norms), optimizer=optimizer)
     return next(itertools.islice(run.TRAINING[order.slug](plan, known), order.number, None))
 
 
