@@ -41,7 +41,7 @@ def test_a_remedy_is_proved_on_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_what_takes_several_steps_is_proved_by_all_ranks_in_step(is_sharded: bool, tmp_path: Path) -> None:
-    script = scripts.DIVERGING
+    script = scripts.DIVERGING.replace("torch.rand(64", "torch.rand(256")  # it fails within the first epoch
     if is_sharded:
         script = script.replace(
             "from torch import nn", "from torch import nn\nfrom torch.distributed.fsdp import fully_shard"

@@ -126,11 +126,14 @@ class Watch(Poisoned):
 
     def was_calm(self, step: int) -> bool:
         """Whether the loss at a step was still of the size that it had in the beginning."""
+        losses = self.history.loss.values()
+        return not losses or (step < len(losses) and self.is_calm(losses[step]))
+
+    def is_calm(self, loss: float) -> bool:
+        """Whether a loss is of the size that the run's had in the beginning."""
         losses = [abs(loss) for loss in self.history.loss.values()]
-        if not losses:
-            return True
         early = sorted(losses[: max(3, min(20, len(losses) // 5))])
-        return step < len(losses) and losses[step] <= 10 * early[len(early) // 2]
+        return not early or abs(loss) <= 10 * early[len(early) // 2]
 
     # Losses and gradients ------------------------------------------------------------------------------------------
 

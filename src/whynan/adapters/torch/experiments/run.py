@@ -302,6 +302,12 @@ class Experiments:
         if measured.failure is None and measured.error is None and made < min(n_steps + 1, goal):
             self.verdicts.append(Verdict(change.slug, "inconclusive", f"{change.words}: not enough time", change.words))
             return
+        watch = plan.host.watch
+        if measured.failure is None and losses and not (watch.was_calm(window.n_steps) or watch.is_calm(losses[-1])):
+            # The weights had grown before the window began, and nothing brought them back.
+            said = f"{change.words}: finite over {made} steps, but the loss was far too large already and still is"
+            self.verdicts.append(Verdict(change.slug, "inconclusive", said, change.words, None, measured))
+            return
         self._note(change, measured)
 
     # What follows -------------------------------------------------------------------------------------------------
