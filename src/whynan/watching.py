@@ -39,10 +39,14 @@ class Budget:
 
     def end(self) -> None:
         now = time.perf_counter()
-        took = now - self._began
         self.n_runs += 1
+        self.took(now - self._began, now)
+
+    def took(self, seconds: float, now: float | None = None) -> None:
+        """Say what the latest check has cost, where that is known only later: `now` is then the present time."""
         # The cheapest checks are not worth thinning: they would only be missed on small models.
-        self._next = 0.0 if took <= self.free_s else now + took / self.share
+        free = seconds <= self.free_s
+        self._next = 0.0 if free else (time.perf_counter() if now is None else now) + seconds / self.share
 
 
 _RECENT = 2048
@@ -68,6 +72,11 @@ class Series:
             if len(self._old) > _OLD:
                 self._old = self._old[::2]
                 self._stride *= 2
+
+    def amend(self, back: int, value: float) -> None:
+        """Put a value in place of the one appended `back` values ago, 1 being the last; where it is still recent."""
+        if 0 < back <= len(self._recent):
+            self._recent[-back] = value
 
     def cut(self, length: int) -> None:
         """Take back what was appended beyond `length` recent values."""

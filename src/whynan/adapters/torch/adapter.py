@@ -90,6 +90,7 @@ class TorchAdapter:
         return tuple(self.host.looks.skipped)
 
     def pending_incident(self) -> Incident | None:
+        self.host.belated.hear_the_rest()
         return self.host.looks.provisional
 
     def rank(self) -> int:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from whynan.adapters.torch.sites import Event, Pass, Window
+from whynan.adapters.torch.sites import Event, Moment, Pass
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import Watch
+from whynan.adapters.torch.windows import Window
 from whynan.launch.host import set_replaying
 from whynan.records import Incident, Symptom
 from whynan.records.recording import Stage, What
@@ -53,6 +54,8 @@ class Pending:
     """The other ranks of the job do not hear of it: this one looks into it by itself."""
     is_early: bool = False
     """A micro-batch of this rank alone: it is explained at once, and all leave with the update."""
+    moment: Moment | None = None
+    """When it happened, where that was not just before it was noticed."""
     inner: Incident | None = None
     """What the iteration inside told that was run again before this one."""
 
@@ -64,10 +67,14 @@ class Pending:
         if target is not None and (event.stage == "validation" or (step == 0 and not watch.known.optimizers)):
             step = target.owner.n_passes - 1  # updates by hand are as many as iterations
         n_events = watch.n_events - target.n_events if target is not None else 0
+        moment = event.moment
+        if moment is not None:
+            step = moment.step
+            n_events = moment.n_events - target.began_at(moment) if target is not None else 0
         return Pending(
             event.what, event.name, event.kind, event.when, step, epoch, event.stage, target, event.n_tensors, n_events,
             event.line, event.differentiable, event.was_skipped, error=event.error, grad_norm=watch.grad_norm,
-            is_loss=event.is_loss,
+            is_loss=event.is_loss, moment=moment,
         )  # fmt: skip
 
     def symptom(self) -> Symptom:

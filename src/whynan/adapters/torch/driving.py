@@ -245,7 +245,7 @@ def act(host: "TorchHost", decision: Decision, plan: Plan, current: Pass) -> boo
         plan.quiet.enter()
         return True
     host.note_end(current)
-    return False
+    return host.belated.goes_on(current, plan.undid_step)
 
 
 def explain_without_replay(host: "TorchHost", pending: Pending, is_in_loop: bool) -> None:

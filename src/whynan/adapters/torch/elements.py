@@ -58,7 +58,11 @@ class TensorGroup:
         return _any_suspect(small) and any_nonfinite(small), None
 
     def _norm(self, tensors: list[Any]) -> float:
-        self.norms = torch.stack(torch._foreach_norm(tensors)).tolist()
+        norms = torch._foreach_norm(tensors)
+        try:
+            self.norms = torch.stack(norms).tolist()
+        except RuntimeError:  # they lie on several devices
+            self.norms = [float(norm) for norm in norms]
         return math.sqrt(math.fsum(min(n**2, 1e300) if math.isfinite(n) else n for n in self.norms))
 
 

@@ -159,7 +159,10 @@ def _action(plan: "Plan") -> str:
         return "nothing was changed; the script went on"
     if policy == "recover":
         return "nothing was changed; the script goes on"
-    if plan.pending.when == "after optimizer.step()":
+    if plan._target is None and plan.pending.moment is not None:
+        return "the run was over when this was known"
+    is_late = plan._target is not None and plan._target.own is not None
+    if plan.pending.when == "after optimizer.step()" or is_late:
         return "stopped; the parameters are those from before the step" if plan._target else "stopped"
     return "stopped before the optimizer could use it"
 

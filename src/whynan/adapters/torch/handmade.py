@@ -53,12 +53,13 @@ class DrawnRows:
 
 def drawn_rows(plan: "Plan", outcome: "Outcome") -> DrawnRows | None:
     """Return what the iteration drew: by the source of the loop, by the trace's gathers, or by the loader."""
-    return _by_loader(running=True) or _by_source(plan) or _by_gathers(outcome) or _by_loader()
+    back = int(plan.target.own is not None)
+    return _by_loader(back, running=True) or _by_source(plan) or _by_gathers(outcome) or _by_loader(back)
 
 
-def _by_loader(running: bool = False) -> DrawnRows | None:
-    """What the loader that was asked last has drawn; `running`: only if its loop is surely under way."""
-    for origin in loader.recent()[:1]:
+def _by_loader(back: int, running: bool = False) -> DrawnRows | None:
+    """What the loader that was asked last drew `back` batches ago; `running`: only if its loop is surely under way."""
+    for origin in loader.recent(back)[:1]:
         if origin.indices and not (running and origin.exhausted):
             return DrawnRows(origin.indices, origin.dataset)
     return None

@@ -11,6 +11,7 @@ import torch
 
 from whynan.adapters.torch import looks
 from whynan.adapters.torch.attempt import Pending, Quiet
+from whynan.adapters.torch.belated import Belated
 from whynan.adapters.torch.capsule import CapsuleReplay
 from whynan.adapters.torch.driving import InlineTrace, explain_without_replay, go_on
 from whynan.adapters.torch.experiments.run import Experiments
@@ -80,6 +81,7 @@ class TorchHost:
             self.capsule = CapsuleReplay(self, options.replay)
             self.loops.begins = self.capsule.begins
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
+        self.belated = Belated(self)
 
     @property
     def is_replaying(self) -> bool:
@@ -221,7 +223,7 @@ class TorchHost:
             if targets and event.line not in self.looks.innocent_lines:
                 self.looks.read = (event, targets[0])
             return
-        target = next((t for t in targets if t.snapshot is not None), None)
+        target = self.belated.target_of(event, targets)
         if self.looks.leaves_to_script(event, target):
             return
         self.set_pending(event, target)
@@ -276,6 +278,11 @@ class TorchHost:
         if self.known.is_sharded:
             return  # nothing of it is looked at after the update
         alive = self.loops.alive()
+        self.belated.forget_past()
+        self._copy(optimizer, alive)
+        self.belated.before_update(optimizer, alive)
+
+    def _copy(self, optimizer: Any, alive: list[Pass]) -> None:
         lacking = [c for c in alive[:2] if c.snapshot is not None and id(optimizer) not in c.snapshot.optimizers]
         if self.plan is not None:
             snapshot = self.plan.target.snapshot
@@ -287,13 +294,12 @@ class TorchHost:
         # An update that is going to be undone, since something is non-finite before it, is worth any time.
         if self.pending is None and not self._copies.is_due():
             return
-        self._copies.begin()
-        if OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
-            copy = OptimizerCopy(optimizer)
-            for current in lacking:
-                if current.snapshot is not None:
-                    current.snapshot.save_before_step(optimizer, copy)
-        self._copies.end()
+        with self.watch.late.charged(self._copies, optimizer.param_groups[0]["params"][0]):
+            if OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
+                copy = OptimizerCopy(optimizer)
+                for current in lacking:
+                    if current.snapshot is not None:
+                        current.snapshot.save_before_step(optimizer, copy)
 
     def after_step(self) -> None:
         """End an attempt that has come past the symptom without meeting it."""
@@ -322,6 +328,7 @@ class TorchHost:
         if target is not None and target.snapshot is None:
             # None was affordable when it began. A loop that only evaluates changes little: its end will do.
             self.loops.take_snapshot(target)
+        event = self.belated.earlier(event, target)
         self.pending = Pending.of(event, target, self.watch, value_of_epoch(target.frame if target else None))
         if self.inline is not None and self.inline.is_it(event):
             self._explain_inline(self.inline, event, self.pending)
@@ -390,14 +397,17 @@ class TorchHost:
         elif self.ranks.is_joint and current.trained:
             self._read_flags(current)
         elif self.pending is None:
-            self.looks.at_end(current)
+            self.belated.at_end(current)
+            if self.pending is None:
+                self.looks.at_end(current)
             if self.pending is not None:
                 self.pending.is_alone = self.ranks.is_joint
         if self.capsule is not None and self.capsule.ended(current):
             return True
         if self.pending is not None and self.pending.target is current:
+            self.belated.go_back(current)
             if self._is_skipped_at_once(current, self.pending):
-                return False
+                return self.belated.goes_on(current, is_undone=True)
             self.plan = Plan(self, current, self.pending, self.left_to_do)
             self.left_to_do = None
             return go_on(self, current)
@@ -428,6 +438,8 @@ class TorchHost:
 
     def note_end(self, current: Pass) -> None:
         trained = current.trained
+        if self.watch.late.n_waiting and trained:
+            current.owner.past = current.past()
         if trained:
             current.owner.last_trained = current.serial
         current.owner.note_end(current.elapsed, trained)

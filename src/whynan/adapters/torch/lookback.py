@@ -16,9 +16,9 @@ from whynan.adapters.torch.attempt import Attempt
 from whynan.adapters.torch.elements import dense
 from whynan.adapters.torch.pictures import ProposalHooks, picture_of, sample_pictures
 from whynan.adapters.torch.samples import SampleSearch
-from whynan.adapters.torch.sites import MOST_COPIED, FullCopy, Window
 from whynan.adapters.torch.trail import layers_of, own
 from whynan.adapters.torch.watch import unwrapped
+from whynan.adapters.torch.windows import MOST_COPIED, FullCopy, Window
 from whynan.launch.host import tell
 from whynan.records import Incident, LookBack, Picture
 from whynan.watching import MOST_STEPS, most_telling

@@ -280,6 +280,8 @@ class Looks:
             return False
         if not _leaves_updates_out(target.site):
             return False
+        if event.moment is not None and self.host.watch.n_steps > event.moment.step:
+            return False  # heard of late: it has made the update
         self.left_to_script = (event, target)
         return True
 

@@ -18,11 +18,12 @@ from whynan.adapters.torch.data.loader import BatchOrigin
 from whynan.adapters.torch.experiments.run import Experiments
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.ranks.alone import Gathered, Patience
-from whynan.adapters.torch.sites import Event, Item, Pass
+from whynan.adapters.torch.sites import Event, Pass
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, OptimizerCopy, Snapshot
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.trail import BY_HAND
+from whynan.adapters.torch.windows import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
 from whynan.records.recording import CauseFound, Method

@@ -1,40 +1,26 @@
-"""Loops of the user's program: when an iteration begins, what it looked like; several of them to be run again.
+"""Loops of the user's program: when an iteration begins, what it looked like; what happened in it."""
 
-A window belongs to one execution of one loop: a full snapshot, and what each iteration since then ran on, kept by
-reference within a memory budget: what the loop's names were bound to, what `next` gave, the random states. Where a
-whole epoch is an iteration of an outer loop, a window of that loop needs no batches: its body draws them again.
-"""
-
+import ast
 import itertools
 import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-import torch
-
-from whynan.adapters.torch.snapshot import (
-    MEMORY_BUDGET,
-    KnownState,
-    OptimizerCopy,
-    RandomStates,
-    Snapshot,
-    is_capturing,
-)
+from whynan.adapters.torch.frames import STEP_PREFIX
+from whynan.adapters.torch.late import Late
+from whynan.adapters.torch.snapshot import KnownState, Snapshot, is_capturing
+from whynan.adapters.torch.windows import Windows
 from whynan.launch.host import COLD, Unwind, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What
-from whynan.snapshot import _MISSING, frame_values
+from whynan.snapshot import NamesSnapshot, find_loop, frame_values
 from whynan.watching import Budget
 
-MOST_COPIED = MEMORY_BUDGET // 4
-_ITEMS_BUDGET = 64 * 2**20
-_MAX_ITEMS = 4096
-_MIN_SPACING = 5
-_N_RECENT = 2
 _COLD_AFTER = 64
 _COLD_BELOW_S = 1e-3
 _SNAPSHOT_SHARE = 0.006
@@ -44,210 +30,31 @@ _N_FREE = 16
 _SERIALS = itertools.count()
 
 
-@dataclass
-class Item:
-    """What one iteration ran on. `versions` tell whether the batch was changed in place since."""
+@dataclass(frozen=True)
+class Moment:
+    """Where the program was when a number was asked for that came later."""
 
-    names: dict[str, Any]
-    drawn: list[Any]
-    random: RandomStates | None
-    versions: tuple[int, ...]
-
-    def is_unchanged(self) -> bool:
-        return self.versions == _versions(self.names)
-
-    def restore_random(self) -> None:
-        """Set the random states to what they were when the iteration began."""
-        if self.random is not None:
-            self.random.restore()
+    serials: tuple[int, ...]
+    """Of the iterations under way, innermost first."""
+    step: int
+    n_events: int
+    line: tuple[str, int | None] | None
 
 
-@dataclass
-class Window:
-    """From `start` on, the iterations `items` of a loop, the last of which is under way or has just ended."""
+@dataclass(frozen=True)
+class Past:
+    """The latest iteration of a loop, which is over, while numbers of it have not come.
 
-    start: Snapshot
-    copy: "FullCopy"
+    `key` names the execution of the loop that it belonged to, `counts` are the watch's own when it began.
+    """
+
+    serial: int
     key: tuple[Any, ...]
+    snapshot: Snapshot
+    drawn: list[Any]
     n_steps: int
     n_events: int
-    began: float = field(default_factory=time.perf_counter)
-    items: list[Item] = field(default_factory=list)
-    n_bytes: int = 0
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.began
-
-    def restore(self, frame: Any, changed: dict[str, Any]) -> None:
-        """Put the state at the window's start back; `changed` names are bound otherwise."""
-        self.copy.restore()
-        self.start.restore(frame, changed)
-
-
-class FullCopy:
-    """All parameters and all optimizers' state, by value; shared by the windows that begin at the same step."""
-
-    def __init__(self, known: Any) -> None:
-        self.optimizers = [OptimizerCopy(optimizer) for optimizer in known.optimizers]
-        covered = {id(p) for o in known.optimizers for group in o.param_groups for p in group["params"]}
-        self.others = [(p, p.detach().clone()) for p in known.parameters() if id(p) not in covered]
-
-    def restore(self) -> None:
-        with torch.no_grad():
-            for optimizer in self.optimizers:
-                optimizer.restore()
-            for parameter, copy in self.others:
-                if parameter.shape == copy.shape:
-                    parameter.detach().copy_(copy)
-
-    @staticmethod
-    def n_bytes(known: Any) -> int:
-        total = sum(OptimizerCopy.n_bytes(optimizer) for optimizer in known.optimizers)
-        covered = {id(p) for o in known.optimizers for group in o.param_groups for p in group["params"]}
-        return int(total) + sum(
-            int(p.numel()) * int(p.element_size()) for p in known.parameters() if id(p) not in covered
-        )
-
-
-class Windows:
-    """The windows of every loop: one from its first iteration on, and the latest ones."""
-
-    def __init__(self, loops: "Loops") -> None:
-        self.loops = loops
-        self.first: dict[int, Window] = {}
-        self.recent: dict[int, list[Window]] = {}
-        self._copies = Budget(0.003, n_first=0, free_s=2e-4)
-        self._last: tuple[tuple[Any, ...], FullCopy] | None = None
-        self._last_step: dict[int, int] = {}
-        self.is_enabled = True
-
-    def note(self, current: "Pass") -> None:
-        """An iteration begins: its item joins the windows of its loop, and a new window may begin with it."""
-        owner = current.owner
-        if not self.is_enabled or (owner.n_passes > 3 and not owner.n_training):
-            return
-        index = current.site.index
-        key = (id(current.frame), *(other.serial for other in self.loops.alive()))
-        first = self.first.get(index)
-        if first is not None and first.key != key and owner.n_training == 0:
-            first = None
-        if current.snapshot is not None and self._may_begin(current, first, key):
-            window = self._begin(current, key)
-            if window is not None:
-                if first is None or first.key != key:
-                    self.first[index] = window
-                    self.recent[index] = []
-                else:
-                    self.recent[index] = [*self.recent.get(index, []), window][-_N_RECENT:]
-        self._add_item(current, index, key)
-
-    def _may_begin(self, current: "Pass", first: Window | None, key: tuple[Any, ...]) -> bool:
-        n_steps = self.loops.count_steps()
-        index = current.site.index
-        if first is None or (first.key != key and n_steps == 0):
-            return True
-        if first.key != key and self._is_shared(n_steps):
-            return True
-        return n_steps - self._last_step.get(index, 0) >= _MIN_SPACING and self._copies.is_due()
-
-    def _is_shared(self, n_steps: int) -> bool:
-        return self._last is not None and self._last[0][0] == n_steps and self._last[0] == self._state(n_steps)
-
-    def _state(self, n_steps: int) -> tuple[Any, ...]:
-        """What a copy is of. Before the first step weights may be drawn anew, or spread over ranks."""
-        known = self.loops.known
-        trained = {str(id(p)): p for p in known.parameters()}
-        return n_steps, self.loops.count_events(), len(known.optimizers), tuple(trained), _versions(trained)
-
-    def _begin(self, current: "Pass", key: tuple[Any, ...]) -> Window | None:
-        n_steps, n_events = self.loops.count_steps(), self.loops.count_events()
-        if self._last is not None and self._is_shared(n_steps):
-            copy = self._last[1]
-        else:
-            if FullCopy.n_bytes(self.loops.known) > MOST_COPIED:
-                return None
-            self._copies.begin()
-            with torch.no_grad():
-                copy = FullCopy(self.loops.known)
-            self._copies.end()
-            self._last = (self._state(n_steps), copy)
-        self._last_step[current.site.index] = n_steps
-        assert current.snapshot is not None
-        return Window(current.snapshot, copy, key, n_steps, n_events)
-
-    def _add_item(self, current: "Pass", index: int, key: tuple[Any, ...]) -> None:
-        windows = [w for w in (self.first.get(index), *self.recent.get(index, [])) if w is not None and w.key == key]
-        if not windows:
-            return
-        names = current.start_values()
-        size = _size_of(names)
-        random = current.snapshot.random if current.snapshot is not None else None
-        item = Item(names, current.drawn, random, _versions(names)) if size is not None else None
-        for window in windows:
-            window.n_bytes += (size or 0) + 8192
-            if item is None or window.n_bytes > _ITEMS_BUDGET or len(window.items) >= _MAX_ITEMS:
-                self._forget(index, window)
-            else:
-                window.items.append(item)
-
-    def _forget(self, index: int, window: Window) -> None:
-        if self.first.get(index) is window:
-            del self.first[index]
-        self.recent[index] = [other for other in self.recent.get(index, []) if other is not window]
-
-    def copies(self) -> list[Window]:
-        """Return every window there is: each begins with a full copy of parameters and optimizer state."""
-        found = [*self.first.values(), *(window for windows in self.recent.values() for window in windows)]
-        return sorted(found, key=lambda window: window.n_steps)
-
-    def of(self, current: "Pass") -> list[Window]:
-        """Return the windows that end with this iteration, shortest first."""
-        index = current.site.index
-        windows = [w for w in (self.first.get(index), *self.recent.get(index, [])) if w is not None]
-        alive = self.loops.alive()
-        around = alive[alive.index(current) + 1 :] if current in alive else []
-        key = (id(current.frame), *(other.serial for other in around))
-        fitting = [w for w in windows if w.key == key and w.items]
-        return sorted(fitting, key=lambda window: len(window.items))
-
-
-def _size_of(names: dict[str, Any]) -> int | None:
-    """Return the bytes that keeping these values costs; None where they can't be kept unnoticed."""
-    total = 0
-    todo = [(value, 0) for value in names.values()]
-    while todo:
-        value, depth = todo.pop()
-        if isinstance(value, torch.Tensor):
-            if value.is_shared() and value.device.type == "cpu" and depth >= 0 and value.numel() * 4 > 2**20:
-                return None  # each holds a file descriptor or a piece of shared memory of a worker's
-            total += value.numel() * value.element_size()
-        elif isinstance(value, (list, tuple)) and depth < 4:
-            todo += [(item, depth + 1) for item in value]
-        elif isinstance(value, dict) and depth < 4:
-            todo += [(item, depth + 1) for item in value.values()]
-        elif type(value).__module__ == "numpy" and hasattr(value, "resize"):
-            return None  # a reference more would keep `ndarray.resize` from working
-        elif value is _MISSING:
-            return None
-    return total
-
-
-def _versions(names: dict[str, Any]) -> tuple[int, ...]:
-    found: list[int] = []
-    todo = list(names.values())
-    while todo:
-        value = todo.pop()
-        if isinstance(value, torch.Tensor):
-            try:
-                found.append(value._version)
-            except RuntimeError:  # made under inference_mode
-                found.append(-1)
-        elif isinstance(value, (list, tuple)) and len(value) <= 64:
-            todo += value
-        elif isinstance(value, dict) and len(value) <= 64:
-            todo += value.values()
-    return tuple(found)
+    counts: dict[str, Any]
 
 
 class Site:
@@ -266,6 +73,10 @@ class Site:
         self.accumulates = False
         self.in_place: bool = False
         self.skip = 0
+        self.past: Past | None = None
+        is_step = site.filename.startswith(STEP_PREFIX)
+        self.repeats = not is_step and isinstance(find_loop(site), (ast.For, ast.While))
+        """Whether its iterations follow each other in one frame; not so a step that a trainer calls."""
 
     def __iter__(self) -> "Pass":
         self.n_passes += 1
@@ -302,12 +113,14 @@ class Pass:
     __slots__ = (
         "__weakref__",
         "began",
+        "counts",
         "drawn",
         "frame",
         "loops",
         "n_events",
         "n_redrawn",
         "n_steps",
+        "own",
         "owner",
         "serial",
         "snapshot",
@@ -323,6 +136,10 @@ class Pass:
         self.n_redrawn = 0
         self.started = False
         self.snapshot: Snapshot | None = None
+        self.counts: dict[str, Any] | None = None
+        """The watch's own at its first question, which comes before its first update."""
+        self.own: tuple[dict[str, Any], list[Any]] | None = None
+        """What it ran on itself, while it stands for the iteration before it."""
         self.n_events = loops.count_events()
         self.n_steps = loops.count_steps()
         self.began = time.perf_counter()
@@ -345,6 +162,56 @@ class Pass:
     @property
     def trained(self) -> bool:
         return self.loops.count_events() > self.n_events
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what names this execution of its loop: its frame and the iterations around it."""
+        alive = self.loops.alive()
+        around = alive[alive.index(self) + 1 :] if self in alive else []
+        return (id(self.frame), *(other.serial for other in around))
+
+    def can_go_back(self) -> bool:
+        """Whether it could be run again in the place of the iteration after it."""
+        return self.snapshot is not None and self.owner.repeats and self.counts is not None
+
+    def past(self) -> Past | None:
+        """Return what running it again needs when it is over."""
+        if self.snapshot is None or self.counts is None or not self.can_go_back():
+            return None
+        return Past(self.serial, self.key(), self.snapshot, self.drawn, self.n_steps, self.n_events, self.counts)
+
+    def is_at(self, moment: Moment) -> bool:
+        """Whether it was under way then."""
+        return self.serial in moment.serials
+
+    def is_after(self, moment: Moment) -> bool:
+        """Whether it follows an iteration that was under way then, is over, and can be run again in its place."""
+        past = self.owner.past
+        return past is not None and past.serial in moment.serials and past.key == self.key()
+
+    def began_at(self, moment: Moment) -> int:
+        """Return how many events there had been when the iteration of that moment began: this one or the one before."""
+        past = self.owner.past
+        return self.n_events if self.is_at(moment) or past is None else past.n_events
+
+    def go_back(self) -> dict[str, Any]:
+        """Stand for the iteration before, with what that ran on; return the watch's counts at its beginning."""
+        past = self.owner.past
+        assert past is not None
+        self.own = (self.start_values(), self.drawn)
+        self.serial, self.snapshot, self.drawn = past.serial, past.snapshot, past.drawn
+        self.n_steps, self.n_events = past.n_steps, past.n_events
+        NamesSnapshot.bind(self.frame, past.snapshot.bound)
+        return past.counts
+
+    def come_back(self, again: bool) -> None:
+        """Stand for itself again, as at its beginning where it is to run once more."""
+        assert self.own is not None
+        (names, self.drawn), self.own = self.own, None
+        NamesSnapshot.bind(self.frame, names)
+        if again:
+            self.serial, self.drawn, self.counts = next(_SERIALS), [], None
+            self.n_events, self.n_steps = self.loops.count_events(), self.loops.count_steps()
+            self.loops.take_snapshot(self)
 
     def __iter__(self) -> "Pass":
         return self
@@ -377,6 +244,8 @@ class Loops:
         self.sites: dict[int, Site] = {}
         self._passes: list[weakref.ref[Pass]] = []
         self.windows = Windows(self)
+        self.late = Late()
+        """The watch's own, once there is one."""
         self.begins: Callable[[Pass], bool] | None = None
         """Asked of each iteration whether it changed the state that the snapshot was taken of."""
 
@@ -406,19 +275,32 @@ class Loops:
         # The thread's own time: on a busy machine the wall's says little. Reading that clock takes its time, too.
         is_measured = owner.n_passes <= _N_FREE or owner.n_passes % 8 == 0
         began = time.thread_time() if is_measured else 0.0
-        current.snapshot = Snapshot(
-            current.frame,
-            owner.site,
-            self.known,
-            small_tensors=owner.n_passes <= 3 or owner.in_place,
-            gradients=owner.accumulates,
-        )
-        if is_measured:
+        tensor = next(iter(self.known.parameters()), None) if owner.accumulates else None
+        is_far = tensor is not None and self.late.takes(tensor)  # copies are then its device's work
+        with self.late.timed(tensor, owner.note_snapshot) if is_far and is_measured else nullcontext():
+            current.snapshot = Snapshot(
+                current.frame,
+                owner.site,
+                self.known,
+                small_tensors=owner.n_passes <= 3 or owner.in_place,
+                gradients=owner.accumulates,
+            )
+        if is_measured and not is_far:
             owner.note_snapshot(time.thread_time() - began)
+
+    def charged(self, budget: Budget) -> AbstractContextManager[None]:
+        """Charge a budget with a copy of all that is trained."""
+        tensor = next(iter(self.known.parameters()), None)
+        return self.late.charged(budget, tensor) if tensor is not None else nullcontext()
 
     def forget(self) -> None:
         """Leave the iterations under way alone: this process was forked out of them."""
         self._passes = []
+
+    def forget_past(self) -> None:
+        """Let go of the iterations before those under way: all is known of them."""
+        for site in self.sites.values():
+            site.past = None
 
     def alive(self) -> list[Pass]:
         return [current for ref in reversed(self._passes) if (current := ref()) is not None and current.started]
@@ -458,6 +340,8 @@ class Event:
     was_skipped: bool = False
     is_loss: bool = False
     """Its name alone says that it is a loss."""
+    moment: Moment | None = None
+    """When it happened, where that was not just now."""
 
 
 class Leaving(Unwind):

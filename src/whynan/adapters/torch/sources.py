@@ -244,7 +244,7 @@ def batch_origin(plan: "Plan", size: int | None = None) -> loader.BatchOrigin | 
     """Return what is known of the batch in hand (of `size` samples), if a DataLoader drew it."""
     items = batch_items(plan)
     size = size_of(items) if size is None else size
-    candidates = loader.recent()
+    candidates = loader.recent(int(plan.target.own is not None))
     if draws_ahead() and candidates and size is not None:
         return _matching(plan, items, size)
     for origin in candidates:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whynan.adapters.torch.asking import Asking
 from whynan.adapters.torch.elements import TensorGroup, dense, first_nonfinite, kind_in, kind_of, smallest
 from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
-from whynan.adapters.torch.sites import Event
+from whynan.adapters.torch.late import works_ahead
+from whynan.adapters.torch.sites import Event, Moment
 from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.storages import values_of
 from whynan.records import LookBack
@@ -57,6 +59,10 @@ def terms_now(is_a_term: Callable[[str], bool] = sounds_like_loss) -> dict[str, 
     `is_a_term` says of a variable's name whether it is called so.
     Each is a number that is copied from its device: this is for a few times a second and not for every step.
     """
+    return {name: _number(value) for name, value in _term_tensors(is_a_term).items()}
+
+
+def _term_tensors(is_a_term: Callable[[str], bool]) -> dict[str, Any]:
     frame = live_user_frame(sys._getframe(1))
     for _ in range(_DEPTH):
         if frame is None:
@@ -64,10 +70,10 @@ def terms_now(is_a_term: Callable[[str], bool] = sounds_like_loss) -> dict[str, 
         values = frame_values(frame) or {}
         for value in values.values():
             if isinstance(value, dict) and 2 <= len(value) <= 32 and all(map(_is_scalar, value.values())):
-                return _numbers(value)
+                return _first(value)
         named = {name: value for name, value in values.items() if is_a_term(name) and _is_scalar(value)}
         if len(named) > 2:  # the whole and its parts
-            return _numbers(named)
+            return _first(named)
         frame = live_user_frame(frame.f_back)
     return {}
 
@@ -76,8 +82,12 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
 
 
-def _numbers(values: dict[Any, Any]) -> dict[str, float]:
-    return {str(k): float(torch._C.TensorBase.item(v.detach())) for k, v in list(values.items())[:_MOST]}
+def _first(values: dict[Any, Any]) -> dict[str, Any]:
+    return {str(k): v.detach() for k, v in list(values.items())[:_MOST]}
+
+
+def _number(value: Any) -> float:
+    return float(torch._C.TensorBase.item(value))
 
 
 _SHARE = 0.0004
@@ -93,7 +103,7 @@ class Trail:
         self.known = known
         self._gradients: deque[tuple[int, tuple[bytes, list[float]]]] = deque(maxlen=MOST_STEPS)
         self._updates: deque[tuple[int, tuple[list[int], Any]]] = deque(maxlen=MOST_STEPS)
-        self._terms: deque[tuple[int, dict[str, float]]] = deque(maxlen=MOST_STEPS)
+        self._terms: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MOST_STEPS)
         self._budgets = (Budget(_SHARE, n_first=2), Budget(_SHARE, n_first=2))
         self._before: list[tuple[Any, Any]] | None = None
         self._spent = 0.0
@@ -109,7 +119,8 @@ class Trail:
         budget = self._budgets[0]
         if budget.is_due():
             budget.begin()
-            terms = terms_now(lambda name: True)  # which of them are terms is known when the loss has been traced
+            found = _term_tensors(lambda name: True)  # which of them are terms is known when the loss has been traced
+            terms = {name: v.clone() if works_ahead(v) else _number(v) for name, v in found.items()}
             if terms:
                 _put(self._terms, step, terms)
             budget.end()
@@ -144,7 +155,7 @@ class Trail:
         """
         gradients = {step: row for step, row in self._gradients if step <= last}
         updates = {step: row for step, row in self._updates if step <= last}
-        said = {step: row for step, row in self._terms if step <= last}
+        said = {step: {name: float(v) for name, v in row.items()} for step, row in self._terms if step <= last}
         layers = layers_of(self.known.roots())
         norms = {step: self._by_layer(layers, *row) for step, row in gradients.items()}
         ratios = {step: _ratios(layers, *row) for step, row in updates.items()}
@@ -242,10 +253,13 @@ class ScalerWatch:
         self.watch.n_events += 1
         if loss.numel() != 1 or not loss.is_floating_point():
             return
+        if self.watch.may_ask([loss]):
+            self.watch.ask_loss(loss)
+            return
         value = float(torch._C.TensorBase.item(loss.detach()))
         self.watch.last_loss = value
         if not math.isfinite(value):
-            name = self.watch._name_in_frame(loss)
+            name = self.watch.name_of(loss)
             self.watch.notify(Event("loss", "backward", [loss], name, kind_of(value) or "nan"))
 
     def _wrap_unscale(self, original: Any) -> Any:
@@ -275,6 +289,7 @@ class ScalerWatch:
             self._finding = True
             if not self.watch._is_off():
                 self.watch._guarded(self.watch.ranks.before_update)
+                self.watch._guarded(self.watch.hear, self.watch.n_before_gradients)
             try:
                 return original(scaler, optimizer, *args, **kwargs)
             finally:
@@ -285,15 +300,28 @@ class ScalerWatch:
     def _wrap_update(self, original: Any) -> Any:
         @functools.wraps(original)
         def update(scaler: Any, *args: Any, **kwargs: Any) -> Any:
-            before = _scale_of(scaler)
             self._holds_scaled = False
+            scale = getattr(scaler, "_scale", None)
+            if scale is not None and not self.watch._is_off() and self.watch.may_ask([scale]):
+                before = scale.clone()
+                original(scaler, *args, **kwargs)
+                self._ask_scale(before, scaler._scale)
+                return
+            known = _scale_of(scaler)
             original(scaler, *args, **kwargs)
             if not self.watch._is_off() and scaler.is_enabled():
-                self.watch._guarded(self._look_at_scale, before, _scale_of(scaler))
+                self.watch._guarded(self._look_at_scale, known, _scale_of(scaler))
 
         return update
 
-    def _look_at_scale(self, before: float | None, after: float | None) -> None:
+    def _ask_scale(self, before: Any, after: Any) -> None:
+        moment = self.watch.now()
+        self.watch.ask(
+            lambda: torch.stack([before.reshape(()), after.reshape(())]).float(),
+            lambda values: self._look_at_scale(values[0], values[1], moment),
+        )
+
+    def _look_at_scale(self, before: float | None, after: float | None, moment: Moment | None = None) -> None:
         self.scale = after
         if before is None or after is None:
             return
@@ -309,7 +337,7 @@ class ScalerWatch:
                 if p.grad is not None and not torch.isfinite(values_of(p.grad)).all()
             ]
             if broken:
-                self.watch._tell_gradient(broken, [p.grad for p in broken], "the gradient scale collapsed")
+                self.watch._tell_gradient(broken, [p.grad for p in broken], "the gradient scale collapsed", moment)
 
 
 def _scale_of(scaler: Any) -> float | None:
@@ -317,13 +345,16 @@ def _scale_of(scaler: Any) -> float | None:
     return None if scale is None else float(torch._C.TensorBase.item(scale))
 
 
-class Poisoned:
+def _name_of(buffer: Any, names: dict[int, str]) -> str:
+    return names.get(id(buffer), "buffer")
+
+
+class Poisoned(Asking):
     """What no backward pass and no optimizer step tells of, looked at when an iteration ends."""
 
     def __init__(self, known: KnownState) -> None:
+        super().__init__()
         self.known = known
-        self.thorough = False
-        """Read every gradient and parameter at every check, whatever that costs."""
         self._parameters = TensorGroup(share=0.003, free_s=5e-5)
         self._buffers = TensorGroup(share=0.001, free_s=1e-4)
         self._statistics: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
@@ -339,11 +370,17 @@ class Poisoned:
         if self._statistics[0] is not known:
             self._statistics = (known, *self._changing([b for b in known if b.is_floating_point()], before))
         _, changing, small = self._statistics
+        if self.may_ask(changing):
+            names = self.known.parameter_names
+            self.ask_whether_bad(
+                small,
+                lambda bad, kind: Event("buffer", "forward", [], _name_of(small[bad[0]], names()), kind, len(bad)),
+            )
+            return None
         bad, _ = self._buffers.check(changing, small)
         if bad:
             broken = first_nonfinite(changing)
-            names = self.known.parameter_names()
-            name = next((names[id(b)] for b in broken if id(b) in names), "buffer")
+            name = _name_of(broken[0], self.known.parameter_names())
             return Event("buffer", "forward", broken, name, kind_in(broken[0]), len(broken))
         return None
 

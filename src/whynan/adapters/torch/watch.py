@@ -16,7 +16,6 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from whynan.adapters.torch.elements import (
-    TensorGroup,
     TrainedTensors,
     dense,
     first_nonfinite,
@@ -26,39 +25,34 @@ from whynan.adapters.torch.elements import (
     smallest,
 )
 from whynan.adapters.torch.frames import live_user_frame, name_of_tensor, reading_frame, with_warnings_of
+from whynan.adapters.torch.questions import Questions
 from whynan.adapters.torch.ranks.alone import Single
 from whynan.adapters.torch.run_facts import WeightScales
-from whynan.adapters.torch.sites import Event
+from whynan.adapters.torch.sites import Event, Moment
 from whynan.adapters.torch.snapshot import KnownState, is_capturing
-from whynan.adapters.torch.trail import Poisoned, ScalerWatch, Trail
+from whynan.adapters.torch.trail import ScalerWatch
 from whynan.launch.host import tell
-from whynan.watching import GrowthWatch, RunHistory
+from whynan.watching import GrowthWatch
 
 _AFTER_BACKWARD = "after backward"
 
 
-class Watch(Poisoned):
+class Watch(Questions):
     """Turns what the program does into events: a loss before backward, gradients after, a step's end, a number read."""
 
     def __init__(self, known: KnownState, notify: Callable[[Event], None]) -> None:
         super().__init__(known)
         self.notify = notify
-        self.history = RunHistory()
         self.growth = GrowthWatch()
         self.on_growth: Callable[[float, float], None] = lambda early, now: None
         self.on_remark: Callable[[str], None] = lambda text: None
         self.scaler = ScalerWatch(self)
-        self.n_steps = 0
         self.n_events = 0
         self.enabled = True
         self.on_first_gradient: Callable[[], None] = lambda: None
         self.before_step: Callable[[Any], None] = lambda optimizer: None
         self.after_step: Callable[[], None] = lambda: None
         self.weights = WeightScales(known)
-        self.trail = Trail(known)
-        self.last_clean_step: int | None = None
-        self.last_loss: float | None = None
-        self._gradients = TensorGroup(share=0.005, free_s=1e-4)
         self._looked_at: tuple[Any, ...] = ()
         self._small: tuple[list[Any], list[Any]] = ([], [])
         self._trained = TrainedTensors()
@@ -151,6 +145,7 @@ class Watch(Poisoned):
                 result = original(tensors, *args, **kwargs)
             finally:
                 self._depth -= 1
+            self.n_before_gradients = self.late.n_asked
             if self.around_step is not None and self.around_step.on_gradients is not None:
                 self._guarded(self.around_step.on_gradients, self.around_step.n_applied)
                 self.around_step.n_applied += 1
@@ -216,11 +211,14 @@ class Watch(Poisoned):
         for root in map(unwrapped, roots):
             if not root.is_floating_point() or root.numel() == 0 or scaled:
                 continue
+            if self.may_ask([root]):
+                self.ask_loss(root, is_backward)
+                continue
             value = float(_item(root)) if root.numel() == 1 else float(root.detach().sum())
             if root.numel() == 1 and is_backward:
                 self.last_loss = value
             if not math.isfinite(value) and first_nonfinite([root]):
-                self.notify(Event("loss", "backward", [root], self._name_in_frame(root), kind_of(value) or "nan"))
+                self.notify(Event("loss", "backward", [root], self.name_of(root), kind_of(value) or "nan"))
         if is_backward and not self.thorough:
             self.trail.note_terms(self.n_steps)
         return scaled
@@ -245,6 +243,10 @@ class Watch(Poisoned):
         gradients = dense(p.grad for p in (parameters if whole else self._small_of(parameters)))
         if not gradients and not whole:
             return
+        if due is None and self.may_ask(gradients) and all(g.numel() for g in gradients):
+            self._looked_at = now
+            self.ask_gradients(parameters if whole else self._small_of(parameters), gradients, whole, when)
+            return
         bad, norm = self._gradients.check(gradients, gradients, thorough=self.thorough, due=whole)
         self._looked_at = () if bad else now
         if whole and not self.thorough:
@@ -262,20 +264,24 @@ class Watch(Poisoned):
             self._small = (parameters, smallest(parameters))
         return self._small[1]
 
-    grad_norm: float | None = None
-
     def _due_together(self) -> bool | None:
         """Whether all ranks read everything at this step; None where this process decides by itself."""
         if not self.ranks.is_joint or self.thorough:
             return None
         return bool(self.ranks.look_at_all)
 
-    def _tell_gradient(self, parameters: list[Any], gradients: list[Any], when: str) -> None:
+    def _tell_gradient(
+        self, parameters: list[Any], gradients: list[Any], when: str, moment: Moment | None = None
+    ) -> None:
         names = self.known.parameter_names()
         name = next((names[id(p)] for p in parameters if id(p) in names), "parameter")
         kinds = [kind_in(gradient) for gradient in dense(gradients)]
         kind = "nan" if "nan" in kinds else kinds[0] if kinds else "nan"
-        self.notify(Event("gradient", when, gradients, name, kind, len(parameters)))
+        event = Event("gradient", when, gradients, name, kind, len(parameters), moment=moment)
+        if moment is None:
+            self.notify(event)
+        else:
+            self.found.append(event)
 
     def _look_at_returned(self, wanted: list[Any], result: Any, is_final: bool) -> None:
         trained = {id(p) for p in self.known.parameters()}
@@ -340,6 +346,7 @@ class Watch(Poisoned):
         self.weights.begin()
         if not self.scaler.is_finding_scale():
             self._look_at_gradients("before optimizer.step()")
+        self.hear(self.n_before_gradients)
         self.before_step(optimizer)
         if not self.thorough:
             self.trail.before_update(self._trained.of(optimizer)[0])
@@ -360,6 +367,10 @@ class Watch(Poisoned):
         self.trail.after_update(self.n_steps)
         parameters, small = self._trained.of(optimizer)
         due = self._due_together()
+        if due is None and self.may_ask(parameters):
+            self.ask_parameters(parameters, in_turn(small, self.n_steps))
+            self._end_step(optimizer)
+            return
         bad, norm = self._parameters.check(parameters, in_turn(small, self.n_steps), self.thorough, due)
         if bad and due is not None:
             self.ranks.agreed = True
@@ -370,6 +381,9 @@ class Watch(Poisoned):
             names = self.known.parameter_names()
             name = next((names[id(p)] for p in broken if id(p) in names), "parameter")
             self.notify(Event("parameter", "after optimizer.step()", broken, name, kind_in(broken[0]), len(broken)))
+        self._end_step(optimizer)
+
+    def _end_step(self, optimizer: Any) -> None:
         self.ranks.step_is_over()
         self.after_step()
         self.n_steps += 1
@@ -406,6 +420,7 @@ class Watch(Poisoned):
                 frame = reading_frame(sys._getframe(1))
                 if frame is not None:
                     self._guarded(self._look_at_number, tensor, value, frame)
+                    self._guarded(self.hear)  # what was asked for before has come with it
             return value
 
         return read
@@ -418,12 +433,13 @@ class Watch(Poisoned):
                 self._guarded(self._look_at_number, tensor, value, frame)
 
     def _look_at_number(self, tensor: Any, value: float, frame: FrameType) -> None:
-        event = Event("loss", "read", [tensor], self._name_in_frame(tensor, frame), kind_of(value) or "nan")
+        event = Event("loss", "read", [tensor], self.name_of(tensor, frame), kind_of(value) or "nan")
         event.line = (frame.f_code.co_filename, frame.f_lineno)
         event.differentiable = tensor.requires_grad
         self.notify(event)
 
-    def _name_in_frame(self, tensor: Any, frame: FrameType | None = None) -> str:
+    def name_of(self, tensor: Any, frame: FrameType | None = None) -> str:
+        """Return what the script calls a loss, in this frame or where it stands."""
         frame = frame or live_user_frame(sys._getframe(1))
         return name_of_tensor(tensor, frame) or "loss"
 

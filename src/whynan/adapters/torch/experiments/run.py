@@ -32,7 +32,8 @@ from whynan.records.evidence import Evidence
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan
-    from whynan.adapters.torch.sites import Event, Window
+    from whynan.adapters.torch.sites import Event
+    from whynan.adapters.torch.windows import Window
 
 _OPERATIONS: dict[str, Callable[..., Iterator[Change]]] = {
     "double-where": operations.double_wheres,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome
     from whynan.adapters.torch.plan import Plan
     from whynan.adapters.torch.ranks.verdict import Ranks
-    from whynan.adapters.torch.sites import Window
+    from whynan.adapters.torch.windows import Window
 
 Key = tuple[int, int, int]
 """A window: its loop, the step at which it begins, how many iterations it has."""
