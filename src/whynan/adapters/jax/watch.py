@@ -174,7 +174,6 @@ class Watch:
             if watched.is_derivative and self.current is not None:
                 self.current.is_training = True
             return self._limited(watched, args, kwargs)
-        self.poll()
         if self.left_out.samples:
             args, kwargs = self._without_samples(watched, args, kwargs)
         self.current = watched
@@ -182,6 +181,7 @@ class Watch:
             result = self._limited(watched, args, kwargs)
         finally:
             self.current = None
+        self.poll()  # while the device works on this call
         if watched.is_derivative:
             watched.is_training = True
         if not watched.is_training and not watched.is_update and self._n_apart > 1:
@@ -405,7 +405,7 @@ def _user_line(frame: FrameType | None) -> tuple[str, int] | None:
 
 
 def _is_small(leaf: Any) -> bool:
-    return np.size(leaf) <= _SMALL if hasattr(leaf, "dtype") or isinstance(leaf, (int, float)) else False
+    return bool(leaf.size <= _SMALL) if hasattr(leaf, "size") else isinstance(leaf, (int, float))
 
 
 def _is_ready(leaf: Any) -> bool:

@@ -63,6 +63,7 @@ class KerasOnTensorFlow:
     def before(self, model: Any, method: str) -> None:
         """A step of `fit` is about to run."""
         if method == "train_step":
+            self.host.watch.told = None
             self.host.before_step(FitClosure(model, method, ()))
 
     def after(self, model: Any, method: str, held: list[Any], logs: Any) -> None:
@@ -72,7 +73,7 @@ class KerasOnTensorFlow:
             return
         if method == "train_step":
             if watch.training or watch.eager_told is not None:
-                told = watch.eager_told if model.run_eagerly else watch.flags.read()
+                told = watch.eager_told if model.run_eagerly else watch.told or watch.flags.read()
                 self.host.after_fit_step(FitClosure(model, method, held[-1]), told)
             return
         loss = logs.get("loss") if isinstance(logs, dict) else None

@@ -92,7 +92,9 @@ class Flags:
         return tf.logical_or(values[_LOSS_BAD] > 0, values[_GRADIENT_BAD] > 0)
 
     def read(self) -> Told:
-        loss_bad, gradient_bad, loss, squared = self.variable.numpy().tolist()
+        # As the operation itself: what a variable does around it takes as long again, in every step.
+        values = tf.raw_ops.ReadVariableOp(resource=self.variable.handle, dtype=tf.float32)
+        loss_bad, gradient_bad, loss, squared = values.numpy().tolist()
         norm = math.sqrt(squared) if squared >= 0 and math.isfinite(squared) else math.inf
         return Told(loss_bad > 0, gradient_bad > 0, loss, norm)
 

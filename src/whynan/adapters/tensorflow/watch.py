@@ -67,6 +67,8 @@ class Watch:
         self._scaled = False
         self._copies = Budget(0.01, n_first=3, free_s=2e-4)
         self.eager_told: Told | None = None
+        self.told: Told | None = None
+        """What the latest function has left, until a step of `fit` has heard of it."""
         self.deciding = False
         self.late: tuple[Told, list[tuple[str, Any]], Any] | None = None
         """Bad gradients that the script is going to ask about itself."""
@@ -263,8 +265,8 @@ class Watch:
                 self.depth, self.current = 0, None
             if function in self.training:
                 try:
-                    told = self.flags.read()
-                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_state), told)
+                    self.told = self.flags.read()
+                    self.on_function(function, FunctionClosure(function, args, kwargs, self.known_state), self.told)
                 except Exception as error:
                     tell("looking at a step failed", error)
                     self.is_enabled = False
