@@ -103,6 +103,31 @@ def test_where_a_step_could_not_be_undone_it_is_waited_for(ahead):
     assert run.incident["samples"][0]["index"] == 37
 
 
+IGNITE = (
+    SQUARE_ROOT.split("    for (x,)")[0].format(bad=37)
+    + """
+    from ignite.engine import Engine
+
+    def update(engine, batch):
+        distance = net(batch[0]).pow(2).sum(1).sqrt()  # BAD
+        optimizer.zero_grad()
+        distance.mean().backward()
+        optimizer.step()
+
+    Engine(update).run(DataLoader(TensorDataset(rows), batch_size=4))
+    print(bool(net[0].weight.isfinite().all()))
+"""
+)
+
+
+@pytest.mark.parametrize("policy", ["stop", "recover"])
+def test_a_step_that_a_trainer_calls(ahead, policy):
+    run = ahead(IGNITE, "--policy", policy)
+    assert (run.incident["origin"]["file"], run.incident["origin"]["line"]) == run.line()
+    assert run.incident["step"] == 9 and run.incident["samples"][0]["index"] == 37
+    assert policy == "stop" or run.stdout.endswith("True\n")
+
+
 SCRIPT = """
     import torch
 

@@ -72,8 +72,10 @@ class Belated:
         """Take what has come, where an iteration has ended."""
         if not self.late.n_asked:
             return
+        # A trainer that makes its update elsewhere: nothing of it could be undone from there.
+        is_whole = self.host.watch.n_steps > current.n_steps or not current.owner.is_step
         try:
-            self.host.watch.hear()
+            self.host.watch.hear(0 if is_whole else self.late.n_asked)
         except Leaving as leaving:
             if leaving.target is not current:
                 raise
@@ -90,8 +92,9 @@ class Belated:
         """Let it stand for itself again; return whether its body is to run once more, since its step was undone too."""
         if current.own is None:
             return False
-        current.come_back(again=is_undone)
-        return is_undone
+        again = is_undone and not current.owner.is_step  # a trainer counts its step as undone, too
+        current.come_back(again)
+        return again
 
     def hear_the_rest(self) -> None:
         """The program has ended: wait for whatever has been asked for and not come."""

@@ -74,9 +74,10 @@ class Site:
         self.in_place: bool = False
         self.skip = 0
         self.past: Past | None = None
-        is_step = site.filename.startswith(STEP_PREFIX)
-        self.repeats = not is_step and isinstance(find_loop(site), (ast.For, ast.While))
-        """Whether its iterations follow each other in one frame; not so a step that a trainer calls."""
+        self.is_step = site.filename.startswith(STEP_PREFIX)
+        """A step that a trainer calls, each time in a frame of its own."""
+        self.repeats = isinstance(find_loop(site), (ast.For, ast.While))
+        """Whether its iterations follow each other, and one can stand for the one before."""
 
     def __iter__(self) -> "Pass":
         self.n_passes += 1
@@ -164,10 +165,10 @@ class Pass:
         return self.loops.count_events() > self.n_events
 
     def key(self) -> tuple[Any, ...]:
-        """Return what names this execution of its loop: its frame and the iterations around it."""
+        """Return what names this execution of its loop, or this trainer: its frame and the iterations around it."""
         alive = self.loops.alive()
         around = alive[alive.index(self) + 1 :] if self in alive else []
-        return (id(self.frame), *(other.serial for other in around))
+        return (0 if self.owner.is_step else id(self.frame), *(other.serial for other in around))
 
     def can_go_back(self) -> bool:
         """Whether it could be run again in the place of the iteration after it."""
