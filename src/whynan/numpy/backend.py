@@ -28,8 +28,8 @@ class NumPy(Namespace):
         if dtype == "bfloat16":
             import ml_dtypes
 
-            return x.astype(ml_dtypes.bfloat16)
-        return x.astype(dtype)
+            return x.astype(ml_dtypes.bfloat16, copy=False)
+        return x.astype(dtype, copy=False)
 
     def shape(self, x: Array) -> tuple[int, ...]:
         return tuple(np.shape(x))
@@ -48,6 +48,8 @@ class NumPy(Namespace):
         if isinstance(like, np.ndarray | np.generic):
             # NumPy 1 makes float64 of a Python number beside an array without dimensions.
             a, b = (x if isinstance(x, np.ndarray | np.generic) else np.asarray(x, like.dtype) for x in (a, b))
+            if np.shape(condition) == b.shape and a.dtype == b.dtype and a.ndim <= b.ndim and not condition.any():
+                return b  # A guard that nothing needs costs a look, not a choice for each number.
         return np.where(condition, a, b)
 
     def clip(self, x: Array, limit: float) -> Array:
