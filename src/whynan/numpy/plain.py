@@ -1,9 +1,8 @@
 """The plain lines of a part, where its arguments lie where those are exact: NumPy looks at numbers as it computes.
 
-Each function here is named like its formula and takes those of its arguments that it knows. It returns the result, or
-None where the formula is to be asked; that is asked as well where the processor reports an overflow, a division by zero
-or an invalid operation. What no report tells, subnormal numbers and cancellation, is looked for in what is reduced
-already.
+Each function has the name of its formula and takes its first arguments. Where one raises, as NumPy does at an overflow,
+a division by zero or an invalid operation, the formula is asked. Subnormal numbers and cancellation, which nothing
+reports, are looked for in what is reduced already.
 """
 
 import functools
@@ -14,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Limits, axes_of, bind
+from whynan.formulas.backend import LIMITS, Array, Axis, axes_of, bind
 from whynan.formulas.losses.classification import cross_entropy
-from whynan.numpy.backend import XP, NumPy
+from whynan.numpy.backend import WORDS, XP, NumPy
 
-# How small a variance may be, next to the square of the mean, for deviations right to a few units.
-STANDARD = 1 / 64
-FLOATS = (np.dtype("float32"), np.dtype("float64"))
 SIMPLE = (int, float, bool, str, tuple, type(None))
+# So many numbers at a time stay in the cache, and their arrays in the heap: a new array of a million costs more than
+# what is computed in it.
+BLOCK = 2**15
 
 
 def part(formula: Callable[..., Any], names: dict[str, str], **defaults: Any) -> Callable[..., Any]:
@@ -29,69 +28,93 @@ def part(formula: Callable[..., Any], names: dict[str, str], **defaults: Any) ->
     lines = globals().get(formula.__name__)
     if lines is None:
         return bind(XP, formula, names, **defaults)
-    parameters = inspect.signature(lines).parameters
-    places = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
+    known = inspect.signature(lines).parameters
+    places = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in known.values())
+    loss = "reduction" in inspect.signature(formula).parameters
 
     @functools.wraps(formula)
     def function(xp: NumPy, *args: Any, **given: Any) -> Any:
-        if len(args) <= places and given.keys() <= parameters.keys() and suit(*args, *given.values()):
+        own = dict(given)
+        how = own.pop("reduction", "mean") if loss and "reduction" not in known else ""
+        if len(args) <= places and own.keys() <= known.keys() and suit(*args, *own.values()):
             try:
                 with np.errstate(divide="raise", over="raise", invalid="raise", under="ignore"):
-                    result = lines(*args, **given)
+                    return reduced(lines, args, own, how) if how else lines(*args, **own)
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                result = None  # The formula computes it, or finds the words for the error.
-            if result is not None:
-                return result
+                pass  # The formula computes it, or finds the words for the error.
         return formula(xp, *args, **given)
 
     return bind(XP, function, names, **defaults)
 
 
+def reduced(lines: Callable[..., Array], args: tuple[Any, ...], given: dict[str, Any], how: str) -> Any:
+    """Return the loss of arguments reduced; one of each element is computed in blocks."""
+    first, pieces = args[0], [args]
+    if lines in ELEMENTWISE and first.size > BLOCK:
+        need(all(x.shape == first.shape for x in args if type(x) is np.ndarray))
+        flat = [x.reshape(-1) if type(x) is np.ndarray else x for x in args]
+        blocks = (slice(start, start + BLOCK) for start in range(0, first.size, BLOCK))
+        pieces = [tuple(x[block] if type(x) is np.ndarray else x for x in flat) for block in blocks]
+    if how == "none":
+        need(lines is not kl_divergence_normal)  # Single ones may be near the prior.
+        terms = np.concatenate([lines(*piece, **given) for piece in pieces])
+        finite(terms.sum())
+        return terms.reshape(first.shape) if lines in ELEMENTWISE else terms
+    sums, count = [], 0
+    for piece in pieces:
+        terms = lines(*piece, **given)
+        sums.append(float(terms.sum()))
+        count += terms.size
+    return finite(first.dtype.type(math.fsum(sums) / {"mean": count, "sum": 1}[how]))
+
+
 def suit(*args: Any) -> bool:
     """Return whether arguments begin with an array of float32 or float64, and no other float has another dtype."""
-    dtype = getattr(args[0], "dtype", None)
-    return dtype in FLOATS and all(type(x) in SIMPLE or agrees(x, dtype) for x in args)
+    dtype = getattr(args[0], "dtype", None) if args else None
+    return dtype in WORDS and all(type(x) in SIMPLE or agrees(x, dtype) for x in args)
 
 
 def agrees(x: Any, dtype: Any) -> bool:
     return type(x) is np.ndarray and x.size > 0 < x.ndim and (x.dtype == dtype or x.dtype.kind in "iub")
 
 
-def limits(x: Array) -> Limits:
-    return LIMITS[x.dtype.name]
+def need(fact: Any) -> None:
+    if not fact:
+        raise ArithmeticError
 
 
-def normal(x: Array) -> bool:
-    """Return whether sums of squares are so far from the ends of the dtype that no square was lost in them."""
-    return bool(x.min() >= limits(x).tiny / limits(x).eps and x.max() <= limits(x).max)
+def finite(x: Any) -> Any:
+    need(math.isfinite(x))
+    return x
 
 
-def reduced(loss: Array, reduction: str) -> Any:
-    """Return a loss reduced, None where a number of it is not finite."""
-    value = loss.mean() if reduction == "mean" else loss.sum() if reduction in ("sum", "none") else math.nan
-    return (loss if reduction == "none" else value) if math.isfinite(value) else None
-
-
-def target_of(x: Array, y: Array) -> Array:
-    """Return targets in the dtype and of the shape of x."""
-    if x.shape != y.shape:
-        raise ValueError
+def like(x: Array, y: Array) -> Array:
+    """Return y in the dtype of x; it must have its shape."""
+    need(x.shape == y.shape)
     return y.astype(x.dtype, copy=False)
 
 
-# --- operations -----------------------------------------------------------------------------------------------------
+def normal(x: Array) -> Array:
+    """Return x, sums of squares; they must be so far from the ends of the dtype that no square was lost in them."""
+    limits = LIMITS[x.dtype.name]
+    need(x.min() >= limits.tiny / limits.eps and x.max() <= limits.max)
+    return x
 
 
 def log(x: Array) -> Any:
-    return np.log(x) if x.min() >= limits(x).tiny else None
+    need(x.min() >= LIMITS[x.dtype.name].tiny)
+    return np.log(x)
 
 
 def exp(x: Array) -> Any:
-    # The exponential of infinity is reported by no one.
-    return np.exp(x) if x.max() <= limits(x).log_max else None
+    need(x.max() <= LIMITS[x.dtype.name].log_max)  # At infinity nothing is reported.
+    return np.exp(x)
 
 
-def div(a: Array, b: Array) -> Any:
+log1p, sqrt, acos, asin = (lambda x, *, f=f: f(x) for f in (np.log1p, np.sqrt, np.arccos, np.arcsin))
+
+
+def div(a: Array, b: Any) -> Any:
     return a / np.asarray(b, a.dtype)
 
 
@@ -99,48 +122,39 @@ def reciprocal(x: Array) -> Any:
     return 1 / x
 
 
-def pow(x: Array, exponent: Array) -> Any:
+def pow(x: Array, exponent: Any) -> Any:
     result = np.power(x, np.asarray(exponent, x.dtype))
-    return result if np.isfinite(result).all() else None
+    need(np.isfinite(result).all())
+    return result
 
 
-def atan2(y: Array, x: Array) -> Any:
+def atan2(y: Array, x: Any) -> Any:
     return np.arctan2(y, np.asarray(x, y.dtype))
 
 
-log1p, sqrt, acos, asin = (lambda x, f=f: f(x) for f in (np.log1p, np.sqrt, np.arccos, np.arcsin))
-
-
-def mean(x: Array, dim: Axis = None, keepdim: bool = False) -> Any:
-    result = x.mean(axes_of(dim), keepdims=keepdim)
-    return result if np.isfinite(result).all() else None
-
-
 def norm(x: Array, dim: Axis = None, *, keepdim: bool = False) -> Any:
-    squares = np.add.reduce(x * x, axes_of(dim), keepdims=keepdim)
-    return np.sqrt(squares) if normal(squares) else None
+    return np.sqrt(normal(np.add.reduce(x * x, axes_of(dim), keepdims=keepdim)))
 
 
 def normalize(x: Array, dim: Axis = -1) -> Any:
-    length = norm(x, dim, keepdim=True)
-    return None if length is None else x / length
+    return x / norm(x, dim, keepdim=True)
 
 
-def spread(x: Array, dim: Axis, correction: float, least: float) -> tuple[Array, Array]:
-    """Return deviations and variance, dimensions kept, where that is at least `least` times the square of the mean."""
+def spread(x: Array, dim: Axis, correction: float, kept: bool = False) -> tuple[Array, Array]:
+    """Return deviations (their squares where they are not to be kept) and variance, dimensions kept."""
     middle = x.mean(axes_of(dim), keepdims=True)
     deviation = x - middle
-    squares = deviation * deviation if least == STANDARD else np.multiply(deviation, deviation, out=deviation)
+    squares = np.multiply(deviation, deviation, out=None if kept else deviation)
     squares = np.add.reduce(squares, axes_of(dim), keepdims=True)
     squares /= x.size // squares.size - correction
     # Nearly equal numbers: their deviations are as large as the rounding of the mean.
-    if not (normal(squares) and (squares >= least * middle * middle).all()):
-        raise ArithmeticError
+    least = 1 / 64 if kept else 16 * LIMITS[x.dtype.name].eps
+    need((normal(squares) >= least * middle * middle).all())
     return deviation, squares
 
 
 def var(x: Array, dim: Axis = None, *, correction: float = 1.0, keepdim: bool = False) -> Any:
-    squares = spread(x, dim, correction, 16 * limits(x).eps)[1]
+    squares = spread(x, dim, correction)[1]
     return squares if keepdim else squares.squeeze(axes_of(dim))[()]
 
 
@@ -149,176 +163,104 @@ def std(x: Array, dim: Axis = None, *, correction: float = 1.0, keepdim: bool = 
 
 
 def standardize(x: Array, dim: Axis = None, *, correction: float = 1.0) -> Any:
-    deviation, squares = spread(x, dim, correction, STANDARD)
-    deviation /= np.sqrt(squares)
-    return deviation
+    deviation, squares = spread(x, dim, correction, kept=True)
+    return deviation / np.sqrt(squares)
 
 
 def softmax(x: Array, dim: int = -1, mask: Any = None) -> Any:
     if mask is not None:
         x = np.where(mask.astype(bool, copy=False), x, np.asarray(-np.inf, x.dtype)).reshape(x.shape)
-    # A row without any has no largest number: the processor reports inf - inf.
-    weights = x - x.max(dim, keepdims=True)
-    np.exp(weights, out=weights)
+    weights = np.exp(x - x.max(dim, keepdims=True))
     weights /= weights.sum(dim, keepdims=True)
     return weights
 
 
-# --- losses ---------------------------------------------------------------------------------------------------------
+def binary_cross_entropy(p: Array, y: Array) -> Any:
+    need(p.min() >= LIMITS[p.dtype.name].tiny)
+    y = like(p, y)
+    return -(y * np.log(p) + (1 - y) * np.log1p(-p))
 
 
-def binary_cross_entropy(p: Array, y: Array, *, reduction: str = "mean") -> Any:
-    y = target_of(p, y)
-    if not p.min() >= limits(p).tiny:
-        return None
-    loss = np.log(p)
-    loss *= y
-    other = np.negative(p)
-    np.log1p(other, out=other)
-    other *= 1 - y
-    loss += other
-    return reduced(np.negative(loss, out=loss), reduction)
+def entropy(x: Array, y: Array, small: Array) -> Array:
+    """softplus(x) - x y without cancellation; `small` is exp(-|x|)."""
+    return ((x > 0) - y) * x + np.log1p(small)
 
 
-def entropy_of_logits(x: Array, y: Array, small: Array) -> Array:
-    """softplus(x) - x y without cancellation; `small` is exp(-|x|), and is overwritten."""
-    np.log1p(small, out=small)
-    other = (x > 0).astype(x.dtype)
-    other -= y
-    other *= x
-    small += other
-    return small
+def binary_cross_entropy_with_logits(x: Array, y: Array) -> Any:
+    return entropy(x, like(x, y), np.exp(-np.abs(x)))
 
 
-def binary_cross_entropy_with_logits(x: Array, y: Array, *, reduction: str = "mean") -> Any:
-    y = target_of(x, y)
-    small = np.abs(x)
-    np.exp(np.negative(small, out=small), out=small)
-    return reduced(entropy_of_logits(x, y, small), reduction)
-
-
-def categorical_cross_entropy(p: Array, target: Array, *, dim: int = -1, reduction: str = "mean") -> Any:
-    if p.ndim != 2 or dim not in (1, -1) or target.shape != p.shape[:1] or target.dtype.kind not in "iu":
-        return None
-    if target.min() < 0:
-        return None
+def categorical_cross_entropy(p: Array, target: Array, *, dim: int = -1) -> Any:
+    need(p.ndim == 2 and dim in (1, -1) and target.shape == p.shape[:1] and target.min() >= 0)
     picked = p[np.arange(len(p)), target]
-    if not (picked.min() >= limits(p).tiny and picked.max() <= 1):
-        return None
-    return reduced(-np.log(picked), reduction)
+    need(picked.min() >= LIMITS[p.dtype.name].tiny and picked.max() <= 1)
+    return -np.log(picked)
 
 
-def focal_loss(
-    logits: Array, target: Array, alpha: Any = 0.25, gamma: float = 2.0, *, dim: int = -1, reduction: str = "mean"
-) -> Any:
-    y = target_of(logits, target)
-    if not (y.min() >= 0 and y.max() <= 1 and 0 <= gamma <= 100 and (alpha is None or 0 <= alpha <= 1)):
-        return None
-    small = np.negative(logits)
-    np.exp(small, out=small)
-    on = 1 + small
-    np.divide(1, on, out=on)
-    off = small * on
-    rest = 1 - y
-    on *= rest
-    off *= y
-    on += off
-    np.minimum(small, np.divide(1, small, out=off), out=small)
-    loss = entropy_of_logits(logits, y, small)
-    on **= gamma
-    loss *= on
-    if alpha is not None:
-        rest *= 1 - alpha
-        np.multiply(y, alpha, out=off)
-        rest += off
-        loss *= rest
-    return reduced(loss, reduction)
+def focal_loss(logits: Array, target: Array, alpha: Any = 0.25, gamma: float = 2.0, *, dim: int = -1) -> Any:
+    y = like(logits, target)
+    need(y.min() >= 0 and y.max() <= 1 and 0 <= gamma <= 100 and (alpha is None or 0 <= alpha <= 1))
+    small = np.exp(-logits)
+    on, rest = 1 / (1 + small), 1 - y
+    loss = (rest * on + small * on * y) ** gamma
+    loss *= entropy(logits, y, np.minimum(small, 1 / small))
+    return loss if alpha is None else loss * (rest * (1 - alpha) + y * alpha)
 
 
 def dot(a: Array, b: Array) -> Array:
     """Return the scalar products of rows, in parts so short that rounding does not add up."""
-    rows, size = a.shape
-    parts = size // 4096
-    first = [x[:, : parts * 4096].reshape(rows, parts, 1, 4096) for x in (a, b)]
-    last = [x[:, None, parts * 4096 :] for x in (a, b)]
-    both = [np.matmul(x, y.swapaxes(-1, -2)) for x, y in (first, last)]
-    return both[0].sum((1, 2, 3)) + both[1][:, 0, 0]
+    rows, parts = len(a), a.shape[1] // 4096
+    first, other = (x[:, : parts * 4096].reshape(rows, parts, 4096) for x in (a, b))
+    rest = a[:, None, parts * 4096 :] @ b[:, parts * 4096 :, None]
+    return (first[:, :, None] @ other[..., None]).sum((1, 2, 3)) + rest[:, 0, 0]
 
 
-def tversky_loss(p: Array, y: Array, alpha: float = 0.5, beta: float = 0.5, *, reduction: str = "mean") -> Any:
-    y = target_of(p, y)
-    shape = (len(p) if p.ndim > 1 else 1, -1)
-    if not (0 <= alpha <= 100 and 0 <= beta <= 100):
-        return None
-    p, y = p.reshape(shape), y.reshape(shape)
-    rest = 1 - y
-    missed = alpha * dot(p, rest)
-    np.subtract(1, p, out=rest)
-    missed += beta * dot(rest, y)
+def tversky_loss(p: Array, y: Array, alpha: float = 0.5, beta: float = 0.5) -> Any:
+    need(0 <= alpha <= 100 and 0 <= beta <= 100)
+    p, y = (x.reshape(len(p) if p.ndim > 1 else 1, -1) for x in (p, like(p, y)))
+    missed = alpha * dot(p, 1 - y) + beta * dot(1 - p, y)
     whole = dot(p, y) + missed
-    return reduced(np.divide(missed, whole, out=np.zeros_like(whole), where=whole != 0), reduction)
+    return np.divide(missed, whole, out=np.zeros_like(whole), where=whole != 0)
 
 
-def dice_loss(p: Array, y: Array, *, reduction: str = "mean") -> Any:
-    return tversky_loss(p, y, reduction=reduction)
+def dice_loss(p: Array, y: Array) -> Any:
+    return tversky_loss(p, y)
 
 
-def jaccard_loss(p: Array, y: Array, *, reduction: str = "mean") -> Any:
-    return tversky_loss(p, y, 1.0, 1.0, reduction=reduction)
+def jaccard_loss(p: Array, y: Array) -> Any:
+    return tversky_loss(p, y, 1.0, 1.0)
 
 
-def huber(difference: Array, beta: float) -> Array:
-    """Smooth L1 of a difference, which is overwritten, without a choice for each number."""
-    if not 1e-6 <= beta <= 1e6:
-        raise ValueError
-    np.abs(difference, out=difference)
-    near = np.clip(difference, 0, beta)
-    difference -= 0.5 * near
-    near /= beta
-    near *= difference
-    return near
+def smooth_l1_loss(pred: Array, target: Array, beta: float = 1.0) -> Any:
+    need(1e-6 <= beta <= 1e6)
+    size = np.abs(pred - like(pred, target))
+    near = np.clip(size, 0, beta)
+    return near / beta * (size - 0.5 * near)
 
 
-def smooth_l1_loss(pred: Array, target: Array, beta: float = 1.0, *, reduction: str = "mean") -> Any:
-    return reduced(huber(pred - target_of(pred, target), beta), reduction)
+def relative_error_loss(pred: Array, target: Array) -> Any:
+    return np.abs(pred - like(pred, target))
 
 
-def relative_error_loss(pred: Array, target: Array, *, reduction: str = "mean") -> Any:
-    difference = pred - target_of(pred, target)
-    return reduced(np.abs(difference, out=difference), reduction)
+def gaussian_nll_loss(mean: Array, target: Array, log_var: Array) -> Any:
+    difference = mean - like(mean, target)
+    return 0.5 * (difference * difference * np.exp(-like(mean, log_var)) + log_var)
 
 
-def gaussian_nll_loss(mean: Array, target: Array, log_var: Array, *, reduction: str = "mean") -> Any:
-    difference = mean - target_of(mean, target)
-    difference *= difference
-    loss = np.negative(target_of(mean, log_var))
-    np.exp(loss, out=loss)
-    loss *= difference
-    loss += log_var
-    loss *= 0.5
-    return reduced(loss, reduction)
+def kl_divergence_normal(mean: Array, log_var: Array) -> Any:
+    loss = 0.5 * (np.expm1(like(mean, log_var)) - log_var + mean * mean)
+    # Near the prior the difference cancels, and the formula sums a series.
+    need(loss.mean() >= 1 / 8)
+    return loss
 
 
-def kl_divergence_normal(mean: Array, log_var: Array, *, reduction: str = "mean") -> Any:
-    # Near the prior the difference cancels: there the formula sums a series.
-    least = {"mean": 1 / 8, "sum": mean.size / 8}[reduction]
-    loss = np.expm1(target_of(mean, log_var))
-    loss -= log_var
-    loss += mean * mean
-    loss *= 0.5
-    value = reduced(loss, reduction)
-    return value if value is not None and value >= least else None
-
-
-def contrastive_loss(a: Array, b: Array, same: Array, margin: float = 1.0, *, reduction: str = "mean") -> Any:
-    difference = a - target_of(a, b)
-    difference *= difference
-    squares = np.add.reduce(difference, -1)
-    if not (normal(squares) and 0 <= margin < math.inf):
-        return None
-    same = target_of(squares, same)
+def contrastive_loss(a: Array, b: Array, same: Array, margin: float = 1.0) -> Any:
+    need(0 <= margin < math.inf)
+    difference = a - like(a, b)
+    squares = normal(np.add.reduce(difference * difference, -1))
     missing = np.maximum(margin - np.sqrt(squares), 0)
-    return reduced(0.5 * (same * squares + (1 - same) * (missing * missing)), reduction)
+    same = like(squares, same)
+    return 0.5 * (same * squares + (1 - same) * missing * missing)
 
 
 def rpn_loss(
@@ -330,18 +272,12 @@ def rpn_loss(
     *,
     reduction: str = "mean",
 ) -> Any:
-    anchors = objectness.size
-    kept, positive = np.flatnonzero(labels >= 0), np.flatnonzero(labels > 0)
-    if labels.size != anchors or deltas.shape != (anchors, 4) or delta_targets.shape != (anchors, 4) or not len(kept):
-        return None
-    labels = labels.reshape(anchors)
-    y = (labels[kept] > 0).astype(objectness.dtype)
-    entropy = binary_cross_entropy_with_logits(objectness.reshape(anchors)[kept], y, reduction="sum")
-    regression = reduced(huber(deltas[positive] - delta_targets[positive], beta), "sum")
-    if reduction not in ("mean", "sum") or entropy is None or regression is None:
-        return None
-    count = np.asarray(len(kept) if reduction == "mean" else 1, objectness.dtype)
-    return {"loss_objectness": entropy / count, "loss_rpn_box_reg": regression / count}
+    need(objectness.shape == labels.shape and deltas.shape == delta_targets.shape == (labels.size, 4))
+    kept, positive = (np.flatnonzero(labels >= least) for least in (0, 1))
+    count = objectness.dtype.type({"mean": len(kept), "sum": 1}[reduction])
+    terms = binary_cross_entropy_with_logits(objectness[kept], labels[kept] > 0)
+    boxes = smooth_l1_loss(deltas[positive], delta_targets[positive], beta)
+    return {"loss_objectness": finite(terms.sum() / count), "loss_rpn_box_reg": finite(boxes.sum() / count)}
 
 
 def fast_rcnn_loss(
@@ -354,51 +290,44 @@ def fast_rcnn_loss(
     reduction: str = "mean",
 ) -> Any:
     proposals, classes = class_logits.shape
-    boxes = box_regression.reshape(proposals, -1, 4)
-    if labels.min() < 0 or boxes.shape[1] not in (1, classes) or regression_targets.shape != (proposals, 4):
-        return None
-    positive = np.flatnonzero(labels > 0)
-    own = labels[positive] if boxes.shape[1] > 1 else 0
-    regression = reduced(huber(boxes[positive, own] - regression_targets[positive], beta), "sum")
-    if regression is None or reduction not in ("mean", "sum"):
-        return None
-    count = np.asarray(proposals if reduction == "mean" else 1, regression.dtype)
-    entropy = cross_entropy(XP, class_logits, labels, reduction=reduction)
-    return {"loss_classifier": entropy, "loss_box_reg": regression / count}
+    need(labels.min() >= 0 and regression_targets.shape == (proposals, 4))
+    count = class_logits.dtype.type({"mean": proposals, "sum": 1}[reduction])
+    positive = np.flatnonzero(labels)
+    boxes = box_regression.reshape(proposals, classes, 4)[positive, labels[positive]]
+    boxes = smooth_l1_loss(boxes, regression_targets[positive], beta)
+    loss = cross_entropy(XP, class_logits, labels, reduction=reduction)
+    return {"loss_classifier": loss, "loss_box_reg": finite(boxes.sum() / count)}
 
 
-def overlap_loss(kind: str, boxes: Array, targets: Array, reduction: str) -> Any:
-    if boxes.shape[-1] != 4:
-        return None
-    a, b = (np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (boxes, target_of(boxes, targets)))
+def overlap(boxes: Array, targets: Array, kind: str) -> Any:
+    need(boxes.shape[-1] == 4)
+    a, b = (np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (boxes, like(boxes, targets)))
     size, other = a[2:] - a[:2], b[2:] - b[:2]
-    if not (size.min() >= 0 and other.min() >= 0):
-        return None
+    need(size.min() >= 0 and other.min() >= 0)
     inner = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    np.maximum(inner, 0, out=inner)
-    overlap = inner[0] * inner[1]
-    union = size[0] * size[1] + other[0] * other[1] - overlap
-    if not normal(union):
-        return None
-    loss = (union - overlap) / union
-    if kind != "iou":
-        hull = np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])
+    width, height = np.maximum(inner, 0, out=inner)
+    shared = width * height
+    union = normal(size[0] * size[1] + other[0] * other[1] - shared)
+    loss = (union - shared) / union
+    if kind == "iou":
+        return loss
+    width, height = np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])
     if kind == "giou":
-        area = hull[0] * hull[1]
-        return reduced(loss + (area - union) / area, reduction)
-    aspect = None
-    if kind == "ciou":
-        turn = np.arctan2(other[0], other[1]) - np.arctan2(size[0], size[1])
-        aspect = (4 / math.pi**2) * turn * turn
-        aspect *= aspect / (loss + aspect)
-    if kind != "iou":
-        apart = 0.5 * (a[:2] + a[2:]) - 0.5 * (b[:2] + b[2:])
-        loss += (apart[0] * apart[0] + apart[1] * apart[1]) / (hull[0] * hull[0] + hull[1] * hull[1])
-    return reduced(loss if aspect is None else loss + aspect, reduction)
+        return loss + (width * height - union) / (width * height)
+    x, y = 0.5 * (a[:2] + a[2:]) - 0.5 * (b[:2] + b[2:])
+    distance = (x * x + y * y) / (width * width + height * height)
+    if kind == "diou":
+        return loss + distance
+    turn = np.arctan2(*other) - np.arctan2(*size)
+    aspect = (4 / math.pi**2) * turn * turn
+    return loss + distance + aspect * aspect / (loss + aspect)
 
 
-def _of(kind: str) -> Callable[..., Any]:
-    return lambda boxes, targets, *, reduction="mean": overlap_loss(kind, boxes, targets, reduction)
+iou_loss, giou_loss, diou_loss, ciou_loss = (
+    functools.partial(overlap, kind=kind) for kind in ("iou", "giou", "diou", "ciou")
+)
 
-
-iou_loss, giou_loss, diou_loss, ciou_loss = (_of(kind) for kind in ("iou", "giou", "diou", "ciou"))
+ELEMENTWISE = (
+    binary_cross_entropy, binary_cross_entropy_with_logits, focal_loss, smooth_l1_loss, relative_error_loss,
+    gaussian_nll_loss, kl_divergence_normal,
+)  # fmt: skip
