@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from whynan.formulas.backend import LIMITS, Array, Axis, axes_of, bind
-from whynan.formulas.losses.classification import cross_entropy
+from whynan.formulas.losses import classification
 from whynan.numpy.backend import WORDS, XP, NumPy
 
 SIMPLE = (int, float, bool, str, tuple, type(None))
 # So many numbers at a time stay in the cache, and their arrays in the heap: a new array of a million costs more than
 # what is computed in it.
-BLOCK = 2**15
+BLOCK = 2**17
 
 
 def part(formula: Callable[..., Any], names: dict[str, str], **defaults: Any) -> Callable[..., Any]:
@@ -295,7 +295,7 @@ def fast_rcnn_loss(
     positive = np.flatnonzero(labels)
     boxes = box_regression.reshape(proposals, classes, 4)[positive, labels[positive]]
     boxes = smooth_l1_loss(boxes, regression_targets[positive], beta)
-    loss = cross_entropy(XP, class_logits, labels, reduction=reduction)
+    loss = classification.cross_entropy(XP, class_logits, labels, reduction=reduction)
     return {"loss_classifier": loss, "loss_box_reg": finite(boxes.sum() / count)}
 
 
