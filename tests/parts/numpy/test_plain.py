@@ -64,7 +64,8 @@ def test_healthy_arguments_take_them(monkeypatch, name):
     second = {"categorical_cross_entropy": labels, "pow": 1.7}.get(name, x[::-1].copy())
     args = {
         "contrastive_loss": (x, x[::-1].copy(), labels % 2), "gaussian_nll_loss": (x, x, x), "kl_divergence_normal":
-        (x + 1, x), "rpn_loss": (x[:, 0].copy(), x, labels - 1, boxes), "fast_rcnn_loss": (x, x.repeat(4, 1), labels, x),
+        (x + 1, x), "rpn_loss": (x[:, 0].copy(), x, labels - 1, boxes), "fast_rcnn_loss":
+        (x, x.repeat(4, 1), labels, x),
     }.get(name)  # fmt: skip
     if args is None:
         needed = [p for p in inspect.signature(PARTS[name]).parameters.values() if p.default is p.empty]
