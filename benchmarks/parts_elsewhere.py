@@ -4,8 +4,7 @@
 
 Forward and backward under `jax.jit` and `tf.function` (`--eager`: without; `--xla`: `jit_compile=True`, as in Keras's
 `fit`), in MindSpore's PyNative mode; NumPy forward.
-Both sides take turns on one processor; the number is the ratio of the fastest times, by processor time; MindSpore's by
-the clock and on all processors, since its threads wait actively. Counterparts are
+Both sides take turns on one processor; the number is the ratio of the fastest times by processor time. Counterparts are
 the framework's own functions (Optax's for JAX) and the usual lines where there is no function. For PyTorch: parts.py.
 """
 
@@ -53,9 +52,13 @@ class Lines:
         return next(getattr(self.np, name) for name in names if hasattr(self.np, name))
 
     def sum(self, x: Any, axis: Any = None) -> Any:
+        if self.name == "mindspore":
+            return x.sum(axis)
         return self.f("reduce_sum", "sum")(x, axis)
 
     def mean(self, x: Any, axis: Any = None) -> Any:
+        if self.name == "mindspore":
+            return x.mean(axis)
         return self.f("reduce_mean", "mean")(x, axis)
 
     def std(self, x: Any) -> Any:
@@ -415,20 +418,18 @@ def compare(framework: str, case: Case, rounds: int, how: str) -> tuple[float, f
     part, plain, inputs = case
     steps = [step_of(framework, function, inputs, how) for function in (part, plain)]
     times: list[list[float]] = [[], []]
-    # MindSpore's threads wait for each other actively: their processor time says nothing.
-    clock = time.perf_counter if framework == "mindspore" else time.process_time
     for step in steps:
         for _ in range(3):
             step()
-    start = clock()
+    start = time.process_time()
     steps[1]()
-    repeats = max(1, min(200, int(0.01 / max(clock() - start, 1e-5))))
+    repeats = max(1, min(200, int(0.01 / max(time.process_time() - start, 1e-5))))
     for round_ in range(rounds):
         for side in (0, 1) if round_ % 2 else (1, 0):
-            start = clock()
+            start = time.process_time()
             for _ in range(repeats):
                 steps[side]()
-            times[side].append((clock() - start) / repeats)
+            times[side].append((time.process_time() - start) / repeats)
     fast, middle = [min(t) for t in times], [statistics.median(t) for t in times]
     return fast[0] / fast[1], middle[0] / middle[1], fast[1]
 
@@ -441,12 +442,14 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="both sides without jit")
     parser.add_argument("--xla", action="store_true", help="TensorFlow: both sides under jit_compile=True")
     options = parser.parse_args()
-    if options.framework != "mindspore":
+    if options.framework != "mindspore":  # Which has a setting for it, below.
         # Before a framework is imported, so that it makes one thread of its own.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"
     np.seterr(all="ignore")
     module = importlib.import_module(options.framework)
+    if options.framework == "mindspore":  # More threads wait for each other actively: their time says nothing.
+        module.set_context(runtime_num_threads=1)
     rounds = options.rounds or (7 if options.framework == "mindspore" else 15)
     how = {"numpy": "forward", "mindspore": "PyNative"}.get(options.framework, "compiled")
     how = "eager" if options.eager else "xla" if options.xla else how
