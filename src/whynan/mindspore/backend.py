@@ -148,23 +148,32 @@ class MindSpore(Namespace):
         return ops.exp(x)
 
     def expm1(self, x: Array) -> Array:
-        """exp(x) - 1 by Kahan's formula; MindSpore's own subtracts, and its slope is taken."""
+        """exp(x) - 1 by Kahan's formula or NumPy; MindSpore's own subtracts, and its slope is taken."""
         plain = ops.expm1(x)
+        if on_cpu(x):
+            return self.with_slope_of(plain, Tensor(np.expm1(x.asnumpy())))
         u = ops.stop_gradient(self.exp(x))
         same = u == 1
         gone = u - 1 == -1
         odd = self.where(same, same, gone) if same.size else same
         exact = (u - 1) * x / ops.log(self.where(odd, 2.0 + u * 0, u))
-        value = self.where(same, x, self.where(gone, x * 0 - 1, exact))
-        return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
+        return self.with_slope_of(plain, self.where(same, x, self.where(gone, x * 0 - 1, exact)))
+
+    def log(self, x: Array) -> Array:
+        # Some threads of the CPU's kernels take a subnormal number for 0 here that others compare as above 0.
+        return self.lower(ops.log(x), -800.0) if on_cpu(x) else ops.log(x)
 
     def log1p(self, x: Array) -> Array:
-        """log(1 + x) by Kahan's formula; MindSpore's own adds, and its slope is taken."""
+        """log(1 + x) by Kahan's formula or NumPy; MindSpore's own adds, and its slope is taken."""
         plain = ops.log1p(x)
+        if on_cpu(x):
+            return self.with_slope_of(plain, Tensor(np.log1p(x.asnumpy())))
         u = ops.stop_gradient(1 + x)
         same = u == 1
         exact = ops.log(u) * (x / self.where(same, u * 0 + 1, u - 1))
-        value = self.where(same, x, exact)
+        return self.with_slope_of(plain, self.where(same, x, exact))
+
+    def with_slope_of(self, plain: Array, value: Array) -> Array:
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
     def broadcast(self, *arrays: Array) -> list[Array]:
