@@ -1,4 +1,4 @@
-"""The plain lines of a part, where its arguments lie where those are exact: NumPy looks at numbers as it computes.
+"""The plain lines of a part, for arguments where those are exact.
 
 Each function has the name of its formula and takes its first arguments. Where one raises, as NumPy does at an overflow,
 a division by zero or an invalid operation, the formula is asked. Subnormal numbers and cancellation, which nothing
@@ -17,14 +17,12 @@ from whynan.formulas.backend import LIMITS, Array, Axis, axes_of, bind
 from whynan.formulas.losses import classification
 from whynan.numpy.backend import WORDS, XP, NumPy
 
-SIMPLE = (int, float, bool, str, tuple, type(None))
-# So many numbers at a time stay in the cache, and their arrays in the heap: a new array of a million costs more than
-# what is computed in it.
+# So many numbers stay in the cache, and their arrays in the heap: a new large array costs more than what it holds.
 BLOCK = 2**17
 
 
 def part(formula: Callable[..., Any], names: dict[str, str], **defaults: Any) -> Callable[..., Any]:
-    """Return a formula as a part of NumPy, with its plain lines before it; those are for float32 and float64."""
+    """Return a formula as a part of NumPy, with its plain lines, for float32 and float64, before it."""
     lines = globals().get(formula.__name__)
     if lines is None:
         return bind(XP, formula, names, **defaults)
@@ -48,34 +46,33 @@ def part(formula: Callable[..., Any], names: dict[str, str], **defaults: Any) ->
 
 
 def reduced(lines: Callable[..., Array], args: tuple[Any, ...], given: dict[str, Any], how: str) -> Any:
-    """Return the loss of arguments reduced; one of each element is computed in blocks."""
+    """Return a loss reduced; one of single elements is computed in blocks."""
     first, pieces = args[0], [args]
     if lines in ELEMENTWISE and first.size > BLOCK:
         need(all(x.shape == first.shape for x in args if type(x) is np.ndarray))
         flat = [x.reshape(-1) if type(x) is np.ndarray else x for x in args]
         blocks = (slice(start, start + BLOCK) for start in range(0, first.size, BLOCK))
         pieces = [tuple(x[block] if type(x) is np.ndarray else x for x in flat) for block in blocks]
+    terms = (lines(*piece, **given) for piece in pieces)
     if how == "none":
         need(lines is not kl_divergence_normal)  # Single ones may be near the prior.
-        terms = np.concatenate([lines(*piece, **given) for piece in pieces])
-        finite(terms.sum())
-        return terms.reshape(first.shape) if lines in ELEMENTWISE else terms
-    sums, count = [], 0
-    for piece in pieces:
-        terms = lines(*piece, **given)
-        sums.append(float(terms.sum()))
-        count += terms.size
-    return finite(first.dtype.type(math.fsum(sums) / {"mean": count, "sum": 1}[how]))
+        loss = np.concatenate(list(terms))
+        finite(loss.sum())
+        return loss.reshape(first.shape) if lines in ELEMENTWISE else loss
+    sums = [(float(term.sum()), term.size) for term in terms]
+    count = {"mean": sum(size for _, size in sums), "sum": 1}[how]
+    return finite(first.dtype.type(math.fsum(value for value, _ in sums) / count))
 
 
 def suit(*args: Any) -> bool:
     """Return whether arguments begin with an array of float32 or float64, and no other float has another dtype."""
     dtype = getattr(args[0], "dtype", None) if args else None
-    return dtype in WORDS and all(type(x) in SIMPLE or agrees(x, dtype) for x in args)
-
-
-def agrees(x: Any, dtype: Any) -> bool:
-    return type(x) is np.ndarray and x.size > 0 < x.ndim and (x.dtype == dtype or x.dtype.kind in "iub")
+    return dtype in WORDS and all(
+        x.size > 0 < x.ndim and (x.dtype == dtype or x.dtype.kind in "iub")
+        if type(x) is np.ndarray
+        else type(x) in (int, float, bool, str, tuple, type(None))
+        for x in args
+    )
 
 
 def need(fact: Any) -> None:
@@ -95,7 +92,7 @@ def like(x: Array, y: Array) -> Array:
 
 
 def normal(x: Array) -> Array:
-    """Return x, sums of squares; they must be so far from the ends of the dtype that no square was lost in them."""
+    """Return sums of squares, in which none may be lost."""
     limits = LIMITS[x.dtype.name]
     need(x.min() >= limits.tiny / limits.eps and x.max() <= limits.max)
     return x
@@ -141,7 +138,7 @@ def normalize(x: Array, dim: Axis = -1) -> Any:
 
 
 def spread(x: Array, dim: Axis, correction: float, kept: bool = False) -> tuple[Array, Array]:
-    """Return deviations (their squares where they are not to be kept) and variance, dimensions kept."""
+    """Return deviations, squared where they are not kept, and the variance with its dimensions."""
     middle = x.mean(axes_of(dim), keepdims=True)
     deviation = x - middle
     squares = np.multiply(deviation, deviation, out=None if kept else deviation)
@@ -208,7 +205,7 @@ def focal_loss(logits: Array, target: Array, alpha: Any = 0.25, gamma: float = 2
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Return the scalar products of rows, in parts so short that rounding does not add up."""
+    """Scalar products of rows, in parts so short that rounding does not add up."""
     rows, parts = len(a), a.shape[1] // 4096
     first, other = (x[:, : parts * 4096].reshape(rows, parts, 4096) for x in (a, b))
     rest = a[:, None, parts * 4096 :] @ b[:, parts * 4096 :, None]
