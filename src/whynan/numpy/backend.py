@@ -51,7 +51,7 @@ class NumPy(Namespace):
             return np.where(condition, a, b)
         # NumPy 1 makes float64 of a Python number beside an array without dimensions.
         a, b = (x if isinstance(x, np.ndarray | np.generic) else np.asarray(x, like.dtype) for x in (a, b))
-        if a.dtype == b.dtype and np.ndim(condition) and a.dtype in WORDS:
+        if a.dtype == b.dtype and a.dtype in WORDS and np.ndim(condition) and condition.dtype == bool:
             if condition.shape == b.shape and a.ndim <= b.ndim and not condition.any():
                 return b  # A guard that nothing needs costs a look, not a choice for each number.
             # By bits: the processor's guesses at the next choice fail, and cost five times as much.
