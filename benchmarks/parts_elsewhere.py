@@ -52,9 +52,13 @@ class Lines:
         return next(getattr(self.np, name) for name in names if hasattr(self.np, name))
 
     def sum(self, x: Any, axis: Any = None) -> Any:
+        if self.name == "mindspore":
+            return x.sum(axis)
         return self.f("reduce_sum", "sum")(x, axis)
 
     def mean(self, x: Any, axis: Any = None) -> Any:
+        if self.name == "mindspore":
+            return x.mean(axis)
         return self.f("reduce_mean", "mean")(x, axis)
 
     def std(self, x: Any) -> Any:
@@ -434,28 +438,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("framework", choices=("jax", "tensorflow", "mindspore", "numpy"))
     parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, help="15 if not given, for MindSpore 7")
     parser.add_argument("--eager", action="store_true", help="both sides without jit")
     parser.add_argument("--xla", action="store_true", help="TensorFlow: both sides under jit_compile=True")
     options = parser.parse_args()
-    if options.framework != "mindspore":  # Its threads wait for each other actively.
+    if options.framework != "mindspore":  # Which has a setting for it, below.
         # Before a framework is imported, so that it makes one thread of its own.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"
     np.seterr(all="ignore")
     module = importlib.import_module(options.framework)
+    if options.framework == "mindspore":  # More threads wait for each other actively: their time says nothing.
+        module.set_context(runtime_num_threads=1)
+    rounds = options.rounds or (7 if options.framework == "mindspore" else 15)
     how = {"numpy": "forward", "mindspore": "PyNative"}.get(options.framework, "compiled")
     how = "eager" if options.eager else "xla" if options.xla else how
     print(f"{options.framework} {module.__version__}, one processor, {how}")
     print(f"{'part':36} {'ratio':>6} {'median':>6} {'plain ms':>9}")
     for name, case in cases(options.framework).items():
         if not options.parts or name in options.parts:
+            print(f"{name:36}", end=" ", flush=True)
             try:
-                ratio, middle, plain = compare(options.framework, case, options.rounds, how)
+                ratio, middle, plain = compare(options.framework, case, rounds, how)
             except Exception as error:  # One counterpart that a framework has no kernel for is no reason to stop.
-                print(f"{name:36} {type(error).__name__}: {str(error).splitlines()[0][:70]}", flush=True)
+                print(f"{type(error).__name__}: {str(error).splitlines()[0][:70]}", flush=True)
                 continue
-            print(f"{name:36} {ratio:6.2f} {middle:6.2f} {1e3 * plain:9.3f}", flush=True)
+            print(f"{ratio:6.2f} {middle:6.2f} {1e3 * plain:9.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The operations of the formulas, in MindSpore."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore
@@ -18,6 +19,21 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()} | {mindspore.bool_: "bool"}
 
 
+def on_cpu(*arrays: Array) -> bool:
+    """Return whether arrays may be looked at: on the CPU NumPy does it for less than any operation costs."""
+    return mindspore.get_context("device_target") == "CPU" and all(
+        x.size and x.dtype != mindspore.bfloat16 for x in arrays
+    )
+
+
+def within(x: Array, low: float, high: float = math.inf) -> bool:
+    """Return whether all of x is known to lie in [low, high]."""
+    if not on_cpu(x):
+        return False
+    values = x.asnumpy()
+    return bool(values.min() >= low and (high == math.inf or values.max() <= high))
+
+
 class SaturateGradient(nn.Cell):
     """The identity; a gradient stops at ±limit on its way back."""
 
@@ -26,10 +42,12 @@ class SaturateGradient(nn.Cell):
         self.limit = limit
 
     def construct(self, x: Array) -> Array:
-        return x * 1.0
+        return x[...]
 
     def bprop(self, x: Array, out: Array, upstream: Array) -> tuple[Array]:
         limit = self.limit
+        if within(upstream, -limit, limit):
+            return (upstream,)
         return (XP.where(upstream > limit, limit, XP.where(upstream < -limit, -limit, upstream)),)
 
 
@@ -58,6 +76,10 @@ class WithSlopes(WithSlope):
         return upstream * by_a, upstream * by_b
 
 
+def far_from_ends(x: Any, least: float = 1e-9) -> bool:
+    return bool(least <= x.min() and x.max() <= 1e9)
+
+
 class MindSpore(Namespace):
     """MindSpore as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
@@ -83,7 +105,7 @@ class MindSpore(Namespace):
         return "float32"
 
     def cast(self, x: Array, dtype: str) -> Array:
-        return x.astype(DTYPES[dtype])
+        return x if x.dtype == DTYPES[dtype] else x.astype(DTYPES[dtype])
 
     def stop(self, x: Array) -> Array:
         return ops.stop_gradient(x)
@@ -92,6 +114,9 @@ class MindSpore(Namespace):
         return SaturateGradient(limit)(x)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        plain, suits = PLAIN.get(function.name.split()[0], (None, None))
+        if plain and suits and on_cpu(*arrays) and suits(*(x.asnumpy() for x in arrays)):
+            return plain(*arrays)
         return (WithSlope if len(arrays) == 1 else WithSlopes)(function)(*arrays)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
@@ -101,7 +126,19 @@ class MindSpore(Namespace):
         if not condition.size or not a.size or not b.size:
             # The kernel knows no arrays without elements.
             return (a if a.size == 0 else b) * 1
+        if condition.shape == b.shape and a.dtype == b.dtype and a.ndim <= b.ndim and within(condition, 0, 0):
+            return b
         return ops.where(condition, a, b)
+
+    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        squares = self.sum(x * x, dim, True)
+        return ops.sqrt(squares) if within(squares, 1e-24, 1e24) else careful(x)
+
+    def clip(self, x: Array, limit: float) -> Array:
+        return x if within(x, -limit, limit) else super().clip(x, limit)
+
+    def lower(self, x: Array, low: float) -> Array:
+        return x if within(x, low) else super().lower(x, low)
 
     def exp(self, x: Array) -> Array:
         # The kernel for float32 on the CPU overflows at 88.4, where the exponential is a number up to 88.7, and is
@@ -111,23 +148,32 @@ class MindSpore(Namespace):
         return ops.exp(x)
 
     def expm1(self, x: Array) -> Array:
-        """exp(x) - 1 by Kahan's formula; MindSpore's own subtracts, and its slope is taken."""
+        """exp(x) - 1 by Kahan's formula or NumPy; MindSpore's own subtracts, and its slope is taken."""
         plain = ops.expm1(x)
+        if on_cpu(x):
+            return self.with_slope_of(plain, Tensor(np.expm1(x.asnumpy())))
         u = ops.stop_gradient(self.exp(x))
         same = u == 1
         gone = u - 1 == -1
         odd = self.where(same, same, gone) if same.size else same
         exact = (u - 1) * x / ops.log(self.where(odd, 2.0 + u * 0, u))
-        value = self.where(same, x, self.where(gone, x * 0 - 1, exact))
-        return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
+        return self.with_slope_of(plain, self.where(same, x, self.where(gone, x * 0 - 1, exact)))
+
+    def log(self, x: Array) -> Array:
+        # Some threads of the CPU's kernels take a subnormal number for 0 here that others compare as above 0.
+        return self.lower(ops.log(x), -800.0) if on_cpu(x) else ops.log(x)
 
     def log1p(self, x: Array) -> Array:
-        """log(1 + x) by Kahan's formula; MindSpore's own adds, and its slope is taken."""
+        """log(1 + x) by Kahan's formula or NumPy; MindSpore's own adds, and its slope is taken."""
         plain = ops.log1p(x)
+        if on_cpu(x):
+            return self.with_slope_of(plain, Tensor(np.log1p(x.asnumpy())))
         u = ops.stop_gradient(1 + x)
         same = u == 1
         exact = ops.log(u) * (x / self.where(same, u * 0 + 1, u - 1))
-        value = self.where(same, x, exact)
+        return self.with_slope_of(plain, self.where(same, x, exact))
+
+    def with_slope_of(self, plain: Array, value: Array) -> Array:
         return ops.stop_gradient(value) + (plain - ops.stop_gradient(plain))
 
     def broadcast(self, *arrays: Array) -> list[Array]:
@@ -181,3 +227,15 @@ class MindSpore(Namespace):
 
 
 XP = MindSpore()
+
+# MindSpore's own operations, and where value and slopes are exact and finite: by the name of a guarded function.
+PLAIN: dict[str, tuple[Callable[..., Array], Callable[..., bool]]] = {
+    "root": (ops.sqrt, far_from_ends),
+    "exp": (XP.exp, lambda x: bool(x.max() <= 80)),
+    "acos": (ops.acos, lambda x: far_from_ends(1 - abs(x))),
+    "asin": (ops.asin, lambda x: far_from_ends(1 - abs(x))),
+    "quotient": (ops.div, lambda a, b: far_from_ends(abs(a), 0.0) and far_from_ends(abs(b))),
+    "inverse": (lambda x: 1 / x, lambda x: far_from_ends(abs(x))),
+    "power": (ops.pow, lambda x, p: far_from_ends(x) and bool(abs(p).max() <= 3)),
+    "angle": (ops.atan2, lambda y, x: far_from_ends(np.maximum(abs(x), abs(y)))),
+}
