@@ -129,6 +129,8 @@ class Namespace:
     """The operations of `whynan.formulas.backend.Backend` that are functions of the module `ns`."""
 
     ns: Any
+    chooses = False
+    """Whether plain forms are worth a look (`whynan.formulas.plain`); if so there is a method `choose`."""
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
 
@@ -286,5 +288,7 @@ def bind(
 
 def bind_all(xp: Backend, parts: ModuleType, names: dict[str, str], **defaults: Any) -> dict[str, Callable[..., Any]]:
     """Return, by name, the formulas of another framework's module of parts, of the framework `xp`; see `bind`."""
+    from whynan.formulas.plain import quick
+
     formulas = {name: getattr(sys.modules[getattr(parts, name).__module__], name) for name in parts.__all__}
-    return {name: bind(xp, formula, names, **defaults) for name, formula in formulas.items()}
+    return {name: bind(xp, quick(formula), names, **defaults) for name, formula in formulas.items()}

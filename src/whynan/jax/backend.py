@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
 from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
+from whynan.formulas.plain import Plain
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -61,6 +62,13 @@ def _length(dim: Any, careful: Callable[[Array], Array], primals: Any, tangents:
     return value, jnp.sum(jnp.where(flat, 0.0, unit) * tangents[0], axis=dim, keepdims=True)
 
 
+def either(exact: Array, plain: Callable[[], Any], formula: Callable[[], Any]) -> Any:
+    """Run one of two ways."""
+    if isinstance(exact, jax.core.Tracer):
+        return jax.lax.cond(exact, plain, formula)
+    return plain() if exact else formula()
+
+
 class Jax(Namespace):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
@@ -71,6 +79,45 @@ class Jax(Namespace):
         if isinstance(x, float) and like is not None and jnp.issubdtype(like.dtype, jnp.floating):
             return jnp.asarray(x, like.dtype)
         return jnp.asarray(x)
+
+    @property
+    def chooses(self) -> bool:  # type: ignore[override]
+        # An accelerator would have to be waited for.
+        return jax.default_backend() == "cpu"
+
+    def size(self, x: Array) -> int:
+        return int(x.size)
+
+    def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
+        """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
+        floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
+
+        def forward(*arrays: Array) -> Any:
+            exact, *found = plain.look(self, arrays, static)
+            value = either(exact, lambda: plain.value(self, arrays, static, *found), lambda: formula(*arrays))
+            return value, (exact, arrays, found)
+
+        def by_slopes(gradient: Any, arrays: tuple[Array, ...], found: list[Array]) -> Any:
+            if plain.slopes is None:
+                found_by = jax.vjp(lambda *xs: plain.look(self, xs, static)[1], *arrays)
+                slopes = [slope for slope, is_float in zip(found_by[1](gradient), floats, strict=True) if is_float]
+            else:
+                slopes = plain.slopes(self, gradient, arrays, static, *found)
+            return [self.clip(slope, LIMITS[self.dtype(slope)].max) for slope in slopes]
+
+        def by_formula(gradient: Any, arrays: tuple[Array, ...]) -> Any:
+            slopes = jax.vjp(formula, *arrays)[1](gradient)
+            return [slope for slope, is_float in zip(slopes, floats, strict=True) if is_float]
+
+        def backward(saved: Any, gradient: Any) -> Any:
+            exact, arrays, found = saved
+            slopes = iter(either(
+                exact, lambda: by_slopes(gradient, arrays, found), lambda: by_formula(gradient, arrays)))  # fmt: skip
+            return tuple(next(slopes) if is_float else None for is_float in floats)
+
+        function = jax.custom_vjp(lambda *arrays: forward(*arrays)[0])
+        function.defvjp(forward, backward)
+        return function(*arrays)
 
     def default_float(self) -> str:
         return str(jnp.result_type(float))
