@@ -169,7 +169,152 @@ def is_number(xp: Backend, x: Array) -> Array:
     return xp.abs(x) <= limit_of(xp, x)
 
 
+Weights = Callable[[Static], tuple[float, float, float]]
+
+
+def overlap(weights: Weights) -> Plain:
+    """1 - TP / (TP + alpha FP + beta FN), from sums."""
+
+    def fits(xp: Backend, arrays: Arrays, static: Static) -> bool:
+        return len(arrays[0].shape) > 1 and bare(xp, arrays, static)
+
+    def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+        p, y = arrays
+        alpha, beta, smooth = weights(static)
+        axes = tuple(range(1, len(p.shape)))
+        hit = xp.sum(p * y, axes, True)
+        missed = alpha * (xp.sum(p, axes, True) - hit) + beta * (xp.sum(y, axes, True) - hit)
+        whole = hit + missed + smooth
+        # Where little is missed the differences cancel.
+        return every(xp, (missed > 0.05 * whole) & within(whole)), missed, whole
+
+    def slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, missed: Array, whole: Array) -> Arrays:
+        p, y = arrays
+        alpha, beta, _ = weights(static)
+        scale = gradient * share_of(xp, missed, static) / (whole * whole)
+        rest = (whole - missed) * scale
+        fall = (alpha + beta) * rest + missed * scale
+        return alpha * rest - y * fall, beta * rest - p * fall
+
+    return Plain(
+        ("p", "y"), fits, look,
+        lambda xp, a, s, missed, whole: xp.sum(missed / whole) * share_of(xp, missed, s), slopes)  # fmt: skip
+
+
+def look_at_divergence(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    mean, log_var = arrays
+    whole = xp.sum(xp.exp(log_var) - 1 - log_var + mean * mean)
+    value = whole * (0.5 * share_of(xp, mean, static))
+    # Near the prior the differences cancel.
+    return (whole > 0.25 * xp.size(mean)) & (whole < limit_of(xp, mean)), value
+
+
+def divergence_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
+    mean, log_var = arrays
+    gradient = gradient * share_of(xp, mean, static)
+    return mean * gradient, (xp.exp(log_var) - 1) * (0.5 * gradient)
+
+
+def look_at_likelihood(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    mean, target, log_var = arrays
+    difference = mean - target
+    whole = xp.sum(log_var + difference * difference * xp.exp(-log_var))
+    return is_number(xp, whole), whole * (0.5 * share_of(xp, mean, static))
+
+
+def likelihood_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
+    mean, target, log_var = arrays
+    gradient = gradient * share_of(xp, mean, static)
+    difference = mean - target
+    scaled = difference * xp.exp(-log_var)
+    return scaled * gradient, scaled * -gradient, (1 - difference * scaled) * (0.5 * gradient)
+
+
+def look_at_probabilities(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    p, y = arrays
+    value = -xp.sum(y * xp.log(p) + (1 - y) * xp.log1p(-p)) * share_of(xp, p, static)
+    return is_number(xp, value), value
+
+
+def probability_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
+    p, y = arrays
+    gradient = gradient * share_of(xp, p, static)
+    return ((1 - y) / (1 - p) - y / p) * gradient, (xp.log1p(-p) - xp.log(p)) * gradient
+
+
+def pairs_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    a, b, same = (xp.shape(x) for x in arrays)
+    return agree(a, b) and agree(a[:-1], same) and static.reduction != "none" and static.weight is None
+
+
+def look_at_pairs(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    a, b, same = arrays
+    distance = xp.sqrt(xp.sum((a - b) * (a - b), (len(a.shape) - 1,)))
+    return every(xp, within(distance)), distance
+
+
+def value_of_pairs(xp: Backend, arrays: Arrays, static: Static, distance: Array) -> Array:
+    same = arrays[2]
+    missing = xp.lower(static.margin - distance, 0.0)
+    loss = same * (distance * distance) + (1 - same) * (missing * missing)
+    return xp.sum(loss) * (0.5 * share_of(xp, distance, static))
+
+
+def pair_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, distance: Array) -> Arrays:
+    a, b, same = arrays
+    missing = xp.lower(static.margin - distance, 0.0)
+    along = gradient * share_of(xp, distance, static) * (same - (1 - same) * missing / distance)
+    apart = (a - b) * along[..., None]
+    return apart, -apart, same * 0.0
+
+
+def boxes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    return bare(xp, arrays, static) and xp.shape(arrays[0])[-1] == 4
+
+
+def boxes(kind: str) -> Plain:
+    """1 - IoU of boxes that all have an area of comfortable size, and its relatives."""
+
+    def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+        (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = ([x[..., i] for i in range(4)] for x in arrays)
+        low, high = xp.minimum, xp.maximum
+        width, height, target_width, target_height = sides = ax2 - ax1, ay2 - ay1, bx2 - bx1, by2 - by1
+        overlap = xp.lower(low(ax2, bx2) - high(ax1, bx1), 0.0) * xp.lower(low(ay2, by2) - high(ay1, by1), 0.0)
+        union = width * height + target_width * target_height - overlap
+        loss = (union - overlap) / union
+        smallest = functools.reduce(low, sides)
+        exact = smallest > 2.0**-30
+        hull_width, hull_height = high(ax2, bx2) - low(ax1, bx1), high(ay2, by2) - low(ay1, by1)
+        if kind == "giou":
+            hull = hull_width * hull_height
+            loss = loss + (hull - union) / hull
+        elif kind != "iou":
+            dx, dy = ax1 + ax2 - bx1 - bx2, ay1 + ay2 - by1 - by2
+            diagonal = hull_width * hull_width + hull_height * hull_height
+            distance = 0.25 * (dx * dx + dy * dy) / diagonal
+            if kind == "ciou":
+                turn = xp.atan2(target_width, target_height) - xp.atan2(width, height)
+                aspect = (4 / math.pi**2) * turn * turn
+                distance = distance + xp.stop(aspect / xp.lower(loss + aspect, 1e-30)) * aspect
+            loss = loss + distance
+            exact = exact & (diagonal < 2.0**60)
+        value = xp.sum(loss) * share_of(xp, loss, static)
+        return every(xp, exact) & is_number(xp, value), value
+
+    return Plain(("boxes", "targets"), boxes_fit, look)
+
+
 PLAIN: dict[str, Plain] = {
+    "dice_loss": overlap(lambda s: (0.5, 0.5, s.smooth / 2)),
+    "jaccard_loss": overlap(lambda s: (1.0, 1.0, s.smooth)),
+    "tversky_loss": overlap(lambda s: (s.alpha, s.beta, s.smooth)),
+    "kl_divergence_normal": Plain(("mean", "log_var"), bare, look_at_divergence, slopes=divergence_slopes),
+    "gaussian_nll_loss": Plain(
+        ("mean", "target", "log_var"), lambda xp, a, s: not s.full and bare(xp, a, s), look_at_likelihood,
+        slopes=likelihood_slopes),
+    "binary_cross_entropy": Plain(("p", "y"), bare, look_at_probabilities, slopes=probability_slopes),
+    "contrastive_loss": Plain(("a", "b", "same"), pairs_fit, look_at_pairs, value_of_pairs, pair_slopes),
+    **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
     "normalize": Plain(
         ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,
         lambda xp, a, s, length: a[0] / length, unit_slopes),

@@ -88,6 +88,12 @@ class Jax(Namespace):
     def size(self, x: Array) -> int:
         return int(x.size)
 
+    def minimum(self, a: Array, b: Array) -> Array:
+        return jnp.minimum(a, b)
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        return jnp.maximum(a, b)
+
     def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
         """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
         floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
