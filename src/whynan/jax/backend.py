@@ -88,25 +88,25 @@ class Jax(Namespace):
     def size(self, x: Array) -> int:
         return int(x.size)
 
-    def minimum(self, a: Array, b: Array) -> Array:
-        return jnp.minimum(a, b)
-
-    def maximum(self, a: Array, b: Array) -> Array:
-        return jnp.maximum(a, b)
-
     def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
         """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
         floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
 
         def forward(*arrays: Array) -> Any:
-            exact, *found = plain.look(self, arrays, static)
-            value = either(exact, lambda: plain.value(self, arrays, static, *found), lambda: formula(*arrays))
-            return value, (exact, arrays, found)
+            def looked(*arrays: Array) -> tuple[Any, Any]:
+                exact, *found = plain.look(self, arrays, static)
+                return found[0], (exact, found)
 
-        def by_slopes(gradient: Any, arrays: tuple[Array, ...], found: list[Array]) -> Any:
             if plain.slopes is None:
-                found_by = jax.vjp(lambda *xs: plain.look(self, xs, static)[1], *arrays)
-                slopes = [slope for slope, is_float in zip(found_by[1](gradient), floats, strict=True) if is_float]
+                _, pullback, (exact, found) = jax.vjp(looked, *arrays, has_aux=True)
+            else:
+                pullback, (exact, found) = None, looked(*arrays)[1]
+            value = either(exact, lambda: plain.value(self, arrays, static, *found), lambda: formula(*arrays))
+            return value, (exact, arrays, found, pullback)
+
+        def by_slopes(gradient: Any, arrays: tuple[Array, ...], found: list[Array], pullback: Any) -> Any:
+            if plain.slopes is None:
+                slopes = [slope for slope, is_float in zip(pullback(gradient), floats, strict=True) if is_float]
             else:
                 slopes = plain.slopes(self, gradient, arrays, static, *found)
             return [self.clip(slope, LIMITS[self.dtype(slope)].max) for slope in slopes]
@@ -116,9 +116,9 @@ class Jax(Namespace):
             return [slope for slope, is_float in zip(slopes, floats, strict=True) if is_float]
 
         def backward(saved: Any, gradient: Any) -> Any:
-            exact, arrays, found = saved
+            exact, arrays, found, pullback = saved
             slopes = iter(either(
-                exact, lambda: by_slopes(gradient, arrays, found), lambda: by_formula(gradient, arrays)))  # fmt: skip
+                exact, lambda: by_slopes(gradient, arrays, found, pullback), lambda: by_formula(gradient, arrays)))  # fmt: skip
             return tuple(next(slopes) if is_float else None for is_float in floats)
 
         function = jax.custom_vjp(lambda *arrays: forward(*arrays)[0])
