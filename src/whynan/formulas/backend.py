@@ -2,13 +2,16 @@
 
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from types import SimpleNamespace as Static
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Array = Any
+Arrays = tuple[Array, ...]
 Axis = int | Sequence[int] | None
 
 
@@ -44,10 +47,34 @@ class Guarded:
     slopes: Callable[..., tuple[Array, ...]]
 
 
+class Plain(NamedTuple):
+    """The plain form of a formula of some arrays. `static` holds its other arguments, by name."""
+
+    arrays: tuple[str, ...]
+    """The arguments that are arrays; those of floats are of one dtype, which is no half."""
+    fits: Callable[[Any, Arrays, Static], bool]
+    """Whether shapes and other arguments allow it; the arrays have elements."""
+    look: Callable[[Any, Arrays, Static], Arrays]
+    """Whether the plain form is exact, as an array of one boolean, and what it computes with, the value by itself."""
+    value: Callable[..., Array] = lambda xp, arrays, static, *found: found[0]
+    """(xp, arrays, static, *what look found) -> the value."""
+    slopes: Callable[..., Arrays] | None = None
+    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array of floats; without it, that of the
+    value that look finds is derived."""
+
+
 class Backend(Protocol):
     """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
 
     name: str
+    chooses: bool
+    """Whether `choose` may run one of two ways, for no more than what a look costs."""
+
+    def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
+        """Return the plain form of arrays where it is exact, else `formula(*arrays)`; only where `chooses` is true."""
+
+    def size(self, x: Array) -> Any:
+        """Return the number of elements of x, in its dtype where it is not known yet; only where `chooses` is true."""
 
     def asarray(self, x: Any, like: Array | None = None) -> Array:
         """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
@@ -130,9 +157,14 @@ class Namespace:
 
     ns: Any
     chooses = False
-    """Whether plain forms are worth a look (`whynan.formulas.plain`); if so there is a method `choose`."""
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
+
+    def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
+        return formula(*arrays)
+
+    def size(self, x: Array) -> Any:
+        return math.prod(self.shape(x))
 
     def is_array(self, x: Any) -> bool:
         return hasattr(x, "dtype")

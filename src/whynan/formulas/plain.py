@@ -7,30 +7,13 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from types import SimpleNamespace as Static
-from typing import Any, NamedTuple
+from typing import Any
 
-from whynan.formulas.backend import LIMITS, Array, Backend
+from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain, Static
 from whynan.formulas.losses.boxes import larger, smaller
+from whynan.formulas.losses.classification import along, class_shapes, expand, is_class_index
 from whynan.formulas.numbers import agree, flatten_dims, limit_of, size_of
-
-Arrays = tuple[Array, ...]
-
-
-class Plain(NamedTuple):
-    """The plain form of a formula of some arrays. `static` holds its other arguments, by name."""
-
-    arrays: tuple[str, ...]
-    """The arguments that are arrays; those of floats are of one dtype, which is no half."""
-    fits: Callable[[Backend, Arrays, Static], bool]
-    """Whether shapes and other arguments allow it; the arrays have elements."""
-    look: Callable[[Backend, Arrays, Static], Arrays]
-    """Whether the plain form is exact, as an array of one boolean, and what it computes with, the value by itself."""
-    value: Callable[..., Array] = lambda xp, arrays, static, value: value
-    """(xp, arrays, static, *what look found) -> the value."""
-    slopes: Callable[..., Arrays] | None = None
-    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array of floats; without it, that of the
-    value that look finds is derived."""
+from whynan.formulas.reductions import finite_max
 
 
 def quick(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,20 +170,22 @@ def overlap(weights: Weights) -> Plain:
         hit = xp.sum(p * y, axes, True)
         missed = alpha * (xp.sum(p, axes, True) - hit) + beta * (xp.sum(y, axes, True) - hit)
         whole = hit + missed + smooth
+        share = share_of(xp, missed, static)
+        inverse = share / (whole * whole)
+        # Factors of whole samples are computed here, once, and not in the loop over elements.
+        rest, fall = (whole - missed) * inverse, ((alpha + beta) * (whole - missed) + missed) * inverse
         # Where little is missed the differences cancel.
-        return every(xp, (missed > 0.05 * whole) & within(whole)), missed, whole
+        exact = every(xp, (missed > 0.05 * whole) & within(whole))
+        return exact, xp.sum(missed / whole) * share, alpha * rest, beta * rest, fall
 
-    def slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, missed: Array, whole: Array) -> Arrays:
+    def slopes(
+        xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, by_p: Array, by_y: Array,
+        fall: Array,
+    ) -> Arrays:  # fmt: skip
         p, y = arrays
-        alpha, beta, _ = weights(static)
-        scale = gradient * share_of(xp, missed, static) / (whole * whole)
-        rest = (whole - missed) * scale
-        fall = (alpha + beta) * rest + missed * scale
-        return alpha * rest - y * fall, beta * rest - p * fall
+        return (by_p - y * fall) * gradient, (by_y - p * fall) * gradient
 
-    return Plain(
-        ("p", "y"), fits, look,
-        lambda xp, a, s, missed, whole: xp.sum(missed / whole) * share_of(xp, missed, s), slopes)  # fmt: skip
+    return Plain(("p", "y"), fits, look, slopes=slopes)
 
 
 def look_at_divergence(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
@@ -250,24 +235,54 @@ def pairs_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
 
 
 def look_at_pairs(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    a, b, same = arrays
-    distance = xp.sqrt(xp.sum((a - b) * (a - b), (len(a.shape) - 1,)))
-    return every(xp, within(distance)), distance
-
-
-def value_of_pairs(xp: Backend, arrays: Arrays, static: Static, distance: Array) -> Array:
-    same = arrays[2]
+    same, apart = xp.cast(arrays[2], xp.dtype(arrays[0])), arrays[0] - arrays[1]
+    distance = xp.sqrt(xp.sum(apart * apart, (len(apart.shape) - 1,)))
     missing = xp.lower(static.margin - distance, 0.0)
-    loss = same * (distance * distance) + (1 - same) * (missing * missing)
-    return xp.sum(loss) * (0.5 * share_of(xp, distance, static))
+    share = share_of(xp, distance, static)
+    value = xp.sum(same * (distance * distance) + (1 - same) * (missing * missing)) * (0.5 * share)
+    along = (same - (1 - same) * (missing / distance)) * share
+    return every(xp, within(distance)) & is_number(xp, value), value, along, apart
 
 
-def pair_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, distance: Array) -> Arrays:
-    a, b, same = arrays
-    missing = xp.lower(static.margin - distance, 0.0)
-    along = gradient * share_of(xp, distance, static) * (same - (1 - same) * missing / distance)
-    apart = (a - b) * along[..., None]
-    return apart, -apart, same * 0.0
+def pair_slopes(
+    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, along: Array, apart: Array
+) -> Arrays:
+    slope = apart * (gradient * along[..., None])
+    return slope, -slope, arrays[2] * 0
+
+
+def classes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    logits, target = arrays
+    if "int" not in xp.dtype(target) or not is_class_index(xp, logits, target):
+        return False
+    class_shapes(xp, logits, target, static.dim)
+    usual = static.weight is None and not static.label_smoothing and not static.validate
+    return usual and static.reduction in ("mean", "sum")
+
+
+def look_at_classes(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    logits, target = arrays
+    dim = static.dim % len(logits.shape)
+    kept = expand(xp, target != static.ignore_index, dim)
+    index = xp.where(kept, expand(xp, target, dim), 0)
+    largest = finite_max(xp, logits, (dim,))
+    weights = xp.exp(logits - largest)
+    whole = xp.sum(weights, (dim,), True)
+    count = xp.sum(xp.where(kept, xp.stop(whole) * 0.0 + 1, 0.0))
+    loss = xp.sum(xp.where(kept, xp.log(whole) + (largest - xp.take(logits, index, dim)), 0.0))
+    counts = xp.where(kept, xp.stop(1 / count if static.reduction == "mean" else count * 0 + 1), 0.0)
+    # The loss of a confident prediction is a small difference.
+    return (loss > 0.25 * count) & is_number(xp, loss), loss * xp.amax(counts), weights, counts / whole, counts, index
+
+
+def class_slopes(
+    xp: Backend, gradient: Array, arrays: Arrays, static: Static, loss: Array, weights: Array, inverse: Array,
+    counts: Array, index: Array,
+) -> Arrays:  # fmt: skip
+    dim = static.dim % len(weights.shape)
+    own = along(xp, xp.arange(weights.shape[dim], index), len(weights.shape), dim) == index
+    slope = weights * (inverse * gradient)
+    return (xp.where(own, slope - counts * gradient, slope),)
 
 
 def boxes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
@@ -315,7 +330,9 @@ PLAIN: dict[str, Plain] = {
         ("mean", "target", "log_var"), lambda xp, a, s: not s.full and bare(xp, a, s), look_at_likelihood,
         slopes=likelihood_slopes),
     "binary_cross_entropy": Plain(("p", "y"), bare, look_at_probabilities, slopes=probability_slopes),
-    "contrastive_loss": Plain(("a", "b", "same"), pairs_fit, look_at_pairs, value_of_pairs, pair_slopes),
+    "contrastive_loss": Plain(
+        ("a", "b", "same"), pairs_fit, look_at_pairs, slopes=pair_slopes),
+    "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes),
     **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
     "normalize": Plain(
         ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, Plain, axes_of
 from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
-from whynan.formulas.plain import Plain
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -84,9 +83,6 @@ class Jax(Namespace):
     def chooses(self) -> bool:  # type: ignore[override]
         # An accelerator would have to be waited for.
         return jax.default_backend() == "cpu"
-
-    def size(self, x: Array) -> int:
-        return int(x.size)
 
     def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
         """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
