@@ -253,7 +253,7 @@ def pair_slopes(
 
 def classes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
     logits, target = arrays
-    if "int" not in xp.dtype(target) or not is_class_index(xp, logits, target):
+    if not is_class_index(xp, logits, target):
         return False
     class_shapes(xp, logits, target, static.dim)
     usual = static.weight is None and not static.label_smoothing and not static.validate
@@ -261,7 +261,8 @@ def classes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
 
 
 def look_at_classes(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    logits, target = arrays
+    # Keras hands class indices over as floats.
+    logits, target = arrays[0], xp.cast(arrays[1], "int32")
     dim = static.dim % len(logits.shape)
     kept = expand(xp, target != static.ignore_index, dim)
     index = xp.where(kept, expand(xp, target, dim), 0)
@@ -282,11 +283,11 @@ def class_slopes(
     dim = static.dim % len(weights.shape)
     own = along(xp, xp.arange(weights.shape[dim], index), len(weights.shape), dim) == index
     slope = weights * (inverse * gradient)
-    return (xp.where(own, slope - counts * gradient, slope),)
+    return xp.where(own, slope - counts * gradient, slope), arrays[1] * 0
 
 
 def boxes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
-    return bare(xp, arrays, static) and xp.shape(arrays[0])[-1] == 4
+    return bare(xp, arrays, static) and arrays[0].shape[-1] == 4
 
 
 def boxes(kind: str) -> Plain:

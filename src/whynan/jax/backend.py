@@ -86,7 +86,7 @@ class Jax(Namespace):
 
     def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
         """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
-        floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in arrays]
+        places = [place for place, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
 
         def forward(*arrays: Array) -> Any:
             def looked(*arrays: Array) -> tuple[Any, Any]:
@@ -102,20 +102,21 @@ class Jax(Namespace):
 
         def by_slopes(gradient: Any, arrays: tuple[Array, ...], found: list[Array], pullback: Any) -> Any:
             if plain.slopes is None:
-                slopes = [slope for slope, is_float in zip(pullback(gradient), floats, strict=True) if is_float]
+                slopes = pullback(gradient)
             else:
                 slopes = plain.slopes(self, gradient, arrays, static, *found)
-            return [self.clip(slope, LIMITS[self.dtype(slope)].max) for slope in slopes]
+            return [self.clip(slopes[place], LIMITS[self.dtype(arrays[place])].max) for place in places]
 
         def by_formula(gradient: Any, arrays: tuple[Array, ...]) -> Any:
             slopes = jax.vjp(formula, *arrays)[1](gradient)
-            return [slope for slope, is_float in zip(slopes, floats, strict=True) if is_float]
+            return [slopes[place] for place in places]
 
         def backward(saved: Any, gradient: Any) -> Any:
             exact, arrays, found, pullback = saved
-            slopes = iter(either(
-                exact, lambda: by_slopes(gradient, arrays, found, pullback), lambda: by_formula(gradient, arrays)))  # fmt: skip
-            return tuple(next(slopes) if is_float else None for is_float in floats)
+            slopes = either(
+                exact, lambda: by_slopes(gradient, arrays, found, pullback), lambda: by_formula(gradient, arrays)
+            )  # fmt: skip
+            return tuple(slopes[places.index(place)] if place in places else None for place in range(len(arrays)))
 
         function = jax.custom_vjp(lambda *arrays: forward(*arrays)[0])
         function.defvjp(forward, backward)
