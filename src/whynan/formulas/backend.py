@@ -59,8 +59,10 @@ class Plain(NamedTuple):
     value: Callable[..., Array] = lambda xp, arrays, static, *found: found[0]
     """(xp, arrays, static, *what look found) -> the value."""
     slopes: Callable[..., Arrays] | None = None
-    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array of floats; without it, that of the
-    value that look finds is derived."""
+    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array; without it, that of the value that
+    look finds is derived."""
+    bounded: bool = False
+    """Whether no slope is above 1, so that no gradient leaves the numbers."""
 
 
 class Backend(Protocol):
@@ -131,6 +133,9 @@ class Backend(Protocol):
 
     def take(self, x: Array, indices: Array, dim: int) -> Array:
         """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        """Return the rows x[index] of integer `indices`, of one dimension."""
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
@@ -252,6 +257,9 @@ class Namespace:
 
     def argsort(self, x: Array, dim: int) -> Array:
         return self.ns.argsort(x, dim)
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        return x[indices]
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         return self.take(x, indices, dim)  # type: ignore[attr-defined]

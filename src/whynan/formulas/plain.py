@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain, Static
-from whynan.formulas.losses.boxes import larger, smaller
-from whynan.formulas.losses.classification import along, class_shapes, expand, is_class_index
-from whynan.formulas.numbers import agree, flatten_dims, limit_of, size_of
+from whynan.formulas.losses.classification import ENTROPY, along, class_shapes, expand, is_class_index
+from whynan.formulas.numbers import agree, flatten_dims, larger, limit_of, size_of, smaller
 from whynan.formulas.reductions import finite_max
 
 
+@functools.cache
 def quick(formula: Callable[..., Any]) -> Callable[..., Any]:
     """Return the formula, by its plain form where it has one that is exact."""
     plain = PLAIN.get(formula.__name__)
@@ -322,7 +322,45 @@ def boxes(kind: str) -> Plain:
     return Plain(("boxes", "targets"), boxes_fit, look)
 
 
+def kept_share(xp: Backend, labels: Array, like: Array, static: Static) -> Array:
+    count = xp.sum(xp.cast(labels >= 0, xp.dtype(like)))
+    return 1 / count if static.reduction == "mean" else count * 0 + 1
+
+
+def look_at_objectness(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    logits, labels = arrays
+    entropy = ENTROPY.value(xp, logits, xp.cast(labels > 0, xp.dtype(logits)))
+    share = kept_share(xp, labels, logits, static)
+    value = xp.sum(xp.where(labels >= 0, entropy, 0.0)) * share
+    return is_number(xp, value), value, share
+
+
+def objectness_slopes(
+    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, share: Array
+) -> Arrays:
+    logits, labels = arrays
+    slope, _ = ENTROPY.slopes(xp, logits, xp.cast(labels > 0, xp.dtype(logits)))
+    return (xp.where(labels >= 0, slope * (gradient * share), 0.0),)
+
+
+def look_at_regression(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    from whynan.formulas.losses.boxes import own_boxes
+
+    deltas, targets, labels = arrays
+    difference = xp.where((labels > 0)[:, None], own_boxes(xp, deltas, labels) - targets, 0.0)
+    size = xp.abs(difference)
+    near = smaller(xp, size, static.beta)
+    value = xp.sum(near * (size - 0.5 * near)) * (kept_share(xp, labels, deltas, static) / static.beta)
+    return is_number(xp, value), value
+
+
 PLAIN: dict[str, Plain] = {
+    "objectness_loss": Plain(
+        ("logits", "labels"), lambda xp, a, s: s.reduction != "none", look_at_objectness, slopes=objectness_slopes,
+        bounded=True),
+    "regression_loss": Plain(
+        ("deltas", "targets", "labels"), lambda xp, a, s: s.reduction != "none" and 1e-12 < s.beta < 1e12,
+        look_at_regression, bounded=True),
     "dice_loss": overlap(lambda s: (0.5, 0.5, s.smooth / 2)),
     "jaccard_loss": overlap(lambda s: (1.0, 1.0, s.smooth)),
     "tversky_loss": overlap(lambda s: (s.alpha, s.beta, s.smooth)),
@@ -333,7 +371,7 @@ PLAIN: dict[str, Plain] = {
     "binary_cross_entropy": Plain(("p", "y"), bare, look_at_probabilities, slopes=probability_slopes),
     "contrastive_loss": Plain(
         ("a", "b", "same"), pairs_fit, look_at_pairs, slopes=pair_slopes),
-    "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes),
+    "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes, bounded=True),
     **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
     "normalize": Plain(
         ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,

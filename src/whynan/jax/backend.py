@@ -105,7 +105,8 @@ class Jax(Namespace):
                 slopes = pullback(gradient)
             else:
                 slopes = plain.slopes(self, gradient, arrays, static, *found)
-            return [self.clip(slopes[place], LIMITS[self.dtype(arrays[place])].max) for place in places]
+            slopes = [slopes[place] for place in places]
+            return slopes if plain.bounded else [self.clip(x, LIMITS[self.dtype(x)].max) for x in slopes]
 
         def by_formula(gradient: Any, arrays: tuple[Array, ...]) -> Any:
             slopes = jax.vjp(formula, *arrays)[1](gradient)
@@ -149,6 +150,9 @@ class Jax(Namespace):
             # Keras hands class indices over as floats.
             indices = indices.astype(jnp.int32)
         return jnp.take_along_axis(x, indices, axis=dim)
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        return x.at[indices].get(mode="fill", fill_value=jnp.nan)
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         # The slope of a gather is a scatter, a loop of its own. An index out of range gives NaN, as with `take`.

@@ -75,7 +75,7 @@ class TensorFlow(Namespace):
             def by_slopes(upstream: Array) -> list[Array]:
                 slopes = pullback(upstream) if plain.slopes is None else [
                     plain.slopes(self, upstream, arrays, static, *found)[place] for place in places]  # fmt: skip
-                return [self.clip(slope, LIMITS[self.dtype(slope)].max) for slope in slopes]
+                return slopes if plain.bounded else [self.clip(x, LIMITS[self.dtype(x)].max) for x in slopes]
 
             def gradient(upstream: Array) -> Any:
                 return self.either(
@@ -173,6 +173,9 @@ class TensorFlow(Namespace):
         if len(x.shape) == 1:
             return self.tf.gather(x, indices)
         return keras.ops.take_along_axis(x, self.tf.cast(indices, "int64"), axis=dim)
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        return self.tf.gather(x, indices)
 
     def arange(self, n: int, like: Array) -> Array:
         dtype = like.dtype if like.dtype.is_integer else "int64"
