@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain, Static
-from whynan.formulas.losses.classification import ENTROPY, along, class_shapes, expand, is_class_index
+from whynan.formulas.losses.classification import along, class_shapes, expand, is_class_index
 from whynan.formulas.numbers import agree, flatten_dims, larger, limit_of, size_of, smaller
 from whynan.formulas.reductions import finite_max
 
@@ -188,45 +188,90 @@ def overlap(weights: Weights) -> Plain:
     return Plain(("p", "y"), fits, look, slopes=slopes)
 
 
-def look_at_divergence(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    mean, log_var = arrays
-    whole = xp.sum(xp.exp(log_var) - 1 - log_var + mean * mean)
-    value = whole * (0.5 * share_of(xp, mean, static))
-    # Near the prior the differences cancel.
-    return (whole > 0.25 * xp.size(mean)) & (whole < limit_of(xp, mean)), value
+Function = Callable[..., Any]
 
 
-def divergence_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
-    mean, log_var = arrays
-    gradient = gradient * share_of(xp, mean, static)
-    return mean * gradient, (xp.exp(log_var) - 1) * (0.5 * gradient)
+def summed(
+    names: tuple[str, ...], value: Function, slopes: Function, fits: Function = bare, known: Function | None = None,
+    shared: Function = lambda xp, *arrays: (),
+) -> Plain:  # fmt: skip
+    """A sum of value(xp, static, *arrays) over elements, and its slopes.
+
+    `known` tells from the sum and the number of elements whether it is exact, which else it is where it is a number.
+    `shared(xp, *arrays)` is what both take as further arrays.
+    """
+
+    def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+        both = shared(xp, *arrays)
+        whole = xp.sum(value(xp, static, *arrays, *both))
+        exact = is_number(xp, whole)
+        exact = exact & known(whole, xp.size(arrays[0])) if known else exact
+        return exact, whole * share_of(xp, arrays[0], static), *both
+
+    def slopes_of(xp: Backend, gradient: Array, arrays: Arrays, static: Static, _: Array, *both: Array) -> Arrays:
+        gradient = gradient * share_of(xp, arrays[0], static)
+        return tuple(slope * gradient for slope in slopes(xp, static, *arrays, *both))
+
+    return Plain(names, fits, look, slopes=slopes_of)
 
 
-def look_at_likelihood(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    mean, target, log_var = arrays
-    difference = mean - target
-    whole = xp.sum(log_var + difference * difference * xp.exp(-log_var))
-    return is_number(xp, whole), whole * (0.5 * share_of(xp, mean, static))
+def tail(xp: Backend, x: Array, y: Array) -> Arrays:
+    return (xp.exp(-xp.abs(x)),)
 
 
-def likelihood_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
-    mean, target, log_var = arrays
-    gradient = gradient * share_of(xp, mean, static)
+def logit_slopes(xp: Backend, static: Static, x: Array, y: Array, small: Array) -> Arrays:
+    rest = small / (1 + small)
+    return xp.where(x > 0, (1 - y) - rest, rest - y), -x
+
+
+def likelihood_slopes(xp: Backend, static: Static, mean: Array, target: Array, log_var: Array) -> Arrays:
     difference = mean - target
     scaled = difference * xp.exp(-log_var)
-    return scaled * gradient, scaled * -gradient, (1 - difference * scaled) * (0.5 * gradient)
+    return scaled, -scaled, 0.5 - 0.5 * difference * scaled
 
 
-def look_at_probabilities(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    p, y = arrays
-    value = -xp.sum(y * xp.log(p) + (1 - y) * xp.log1p(-p)) * share_of(xp, p, static)
-    return is_number(xp, value), value
+def huber(xp: Backend, static: Static, pred: Array, target: Array) -> Array:
+    size = xp.abs(pred - target)
+    near = smaller(xp, size, static.beta)
+    return near / static.beta * (size - 0.5 * near)
 
 
-def probability_slopes(xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array) -> Arrays:
-    p, y = arrays
-    gradient = gradient * share_of(xp, p, static)
-    return ((1 - y) / (1 - p) - y / p) * gradient, (xp.log1p(-p) - xp.log(p)) * gradient
+def huber_slopes(xp: Backend, static: Static, pred: Array, target: Array) -> Arrays:
+    slope = xp.clip((pred - target) / static.beta, 1.0)
+    return slope, -slope
+
+
+def focal_parts(xp: Backend, x: Array, y: Array, small: Array) -> Arrays:
+    """Return the cross-entropy, 1 - p_t, and the sigmoids of x and -x, none of which cancels."""
+    large = 1 / (1 + small)
+    p, q = xp.where(x > 0, large, small * large), xp.where(x > 0, small * large, large)
+    return xp.where(x > 0, x * (1 - y), -x * y) + xp.log1p(small), p * (1 - y) + q * y, p, q
+
+
+def balance(static: Static, y: Array) -> Array:
+    return 1.0 if static.alpha is None else (2 * static.alpha - 1) * y + (1 - static.alpha)
+
+
+def focal(xp: Backend, static: Static, x: Array, y: Array, small: Array) -> Array:
+    entropy, miss, _, _ = focal_parts(xp, x, y, small)
+    # No number where a target is none, or to be ignored.
+    return xp.where((y >= 0) & (y <= 1), entropy * miss * miss * balance(static, y), math.nan)
+
+
+def focal_fits(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    x, y = (xp.shape(x) for x in arrays)
+    usual = static.weight is None and not static.validate and static.reduction in ("mean", "sum")
+    alpha = static.alpha is None or 0 <= static.alpha <= 1
+    return agree(x, y) and usual and alpha and static.gamma == 2 and not 0 <= static.ignore_index <= 1
+
+
+def focal_slopes(xp: Backend, static: Static, x: Array, y: Array, small: Array) -> Arrays:
+    entropy, miss, p, q = focal_parts(xp, x, y, small)
+    by_x = miss * (p * (1 - y) - q * y) + entropy * (p * q) * (2 - 4 * y)
+    by_y = (2 * (q - p) * entropy - x * miss) * balance(static, y)
+    if static.alpha is not None:
+        by_y = by_y + (2 * static.alpha - 1) * entropy * miss
+    return by_x * miss * balance(static, y), by_y * miss
 
 
 def pairs_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
@@ -256,7 +301,7 @@ def classes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
     if not is_class_index(xp, logits, target):
         return False
     class_shapes(xp, logits, target, static.dim)
-    usual = static.weight is None and not static.label_smoothing and not static.validate
+    usual = static.weight is None and not getattr(static, "label_smoothing", 0) and not static.validate
     return usual and static.reduction in ("mean", "sum")
 
 
@@ -322,6 +367,18 @@ def boxes(kind: str) -> Plain:
     return Plain(("boxes", "targets"), boxes_fit, look)
 
 
+def look_at_probabilities(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+    p, target = arrays[0], xp.cast(arrays[1], "int32")
+    dim = static.dim % len(p.shape)
+    kept = expand(xp, target != static.ignore_index, dim)
+    # A gradient stops before it is one among zeros.
+    picked = xp.saturate_gradient(xp.take(p, xp.where(kept, expand(xp, target, dim), 0), dim), limit_of(xp, p))
+    picked = xp.where(kept, picked, 1.0)
+    count = xp.sum(xp.where(kept, xp.stop(picked) * 0.0 + 1, 0.0)) if static.reduction == "mean" else 1.0
+    value = -xp.sum(xp.log(picked)) / count
+    return every(xp, (picked >= LIMITS[xp.dtype(p)].tiny) & (picked <= 1)) & is_number(xp, value), value
+
+
 def kept_share(xp: Backend, labels: Array, like: Array, static: Static) -> Array:
     count = xp.sum(xp.cast(labels >= 0, xp.dtype(like)))
     return 1 / count if static.reduction == "mean" else count * 0 + 1
@@ -329,29 +386,39 @@ def kept_share(xp: Backend, labels: Array, like: Array, static: Static) -> Array
 
 def look_at_objectness(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
     logits, labels = arrays
-    entropy = ENTROPY.value(xp, logits, xp.cast(labels > 0, xp.dtype(logits)))
+    small = xp.exp(-xp.abs(logits))
+    entropy = xp.lower(xp.where(labels > 0, -logits, logits), 0.0) + xp.log1p(small)
     share = kept_share(xp, labels, logits, static)
     value = xp.sum(xp.where(labels >= 0, entropy, 0.0)) * share
-    return is_number(xp, value), value, share
+    return is_number(xp, value), value, small, share
 
 
 def objectness_slopes(
-    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, share: Array
+    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, small: Array, share: Array
 ) -> Arrays:
     logits, labels = arrays
-    slope, _ = ENTROPY.slopes(xp, logits, xp.cast(labels > 0, xp.dtype(logits)))
-    return (xp.where(labels >= 0, slope * (gradient * share), 0.0),)
+    # 1 - p of what is labelled, small / (1 + small) where that is small.
+    miss = xp.where((logits > 0) == (labels > 0), small, 1.0) / (1 + small)
+    gradient = gradient * share
+    return (xp.where(labels >= 0, miss * xp.where(labels > 0, -gradient, gradient), 0.0),)
 
 
 def look_at_regression(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-    from whynan.formulas.losses.boxes import own_boxes
-
     deltas, targets, labels = arrays
-    difference = xp.where((labels > 0)[:, None], own_boxes(xp, deltas, labels) - targets, 0.0)
-    size = xp.abs(difference)
+    size = xp.abs(deltas - targets)
     near = smaller(xp, size, static.beta)
-    value = xp.sum(near * (size - 0.5 * near)) * (kept_share(xp, labels, deltas, static) / static.beta)
-    return is_number(xp, value), value
+    rows = xp.sum(near * (size - 0.5 * near), (1,))
+    share = kept_share(xp, labels, deltas, static) / static.beta
+    value = xp.sum(xp.where(labels > 0, rows, 0.0)) * share
+    return is_number(xp, value), value, share
+
+
+def regression_slopes(
+    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, share: Array
+) -> Arrays:
+    deltas, targets, labels = arrays
+    slope = xp.where((labels > 0)[:, None], xp.clip(deltas - targets, static.beta) * (gradient * share), 0.0)
+    return slope, -slope
 
 
 PLAIN: dict[str, Plain] = {
@@ -360,17 +427,36 @@ PLAIN: dict[str, Plain] = {
         bounded=True),
     "regression_loss": Plain(
         ("deltas", "targets", "labels"), lambda xp, a, s: s.reduction != "none" and 1e-12 < s.beta < 1e12,
-        look_at_regression, bounded=True),
+        look_at_regression, slopes=regression_slopes, bounded=True),
     "dice_loss": overlap(lambda s: (0.5, 0.5, s.smooth / 2)),
     "jaccard_loss": overlap(lambda s: (1.0, 1.0, s.smooth)),
     "tversky_loss": overlap(lambda s: (s.alpha, s.beta, s.smooth)),
-    "kl_divergence_normal": Plain(("mean", "log_var"), bare, look_at_divergence, slopes=divergence_slopes),
-    "gaussian_nll_loss": Plain(
-        ("mean", "target", "log_var"), lambda xp, a, s: not s.full and bare(xp, a, s), look_at_likelihood,
-        slopes=likelihood_slopes),
-    "binary_cross_entropy": Plain(("p", "y"), bare, look_at_probabilities, slopes=probability_slopes),
+    # Near the prior the differences of a divergence cancel.
+    "kl_divergence_normal": summed(
+        ("mean", "log_var"), lambda xp, s, mean, log_var: 0.5 * (xp.exp(log_var) - 1 - log_var + mean * mean),
+        lambda xp, s, mean, log_var: (mean, 0.5 * (xp.exp(log_var) - 1)),
+        known=lambda whole, count: whole > 0.125 * count),
+    "gaussian_nll_loss": summed(
+        ("mean", "target", "log_var"),
+        lambda xp, s, mean, target, log_var: 0.5 * (log_var + (mean - target) * (mean - target) * xp.exp(-log_var)),
+        likelihood_slopes, lambda xp, a, s: not s.full and bare(xp, a, s)),
+    "binary_cross_entropy": summed(
+        ("p", "y"), lambda xp, s, p, y: (y - 1) * xp.log1p(-p) - y * xp.log(p),
+        lambda xp, s, p, y: ((1 - y) / (1 - p) - y / p, xp.log1p(-p) - xp.log(p))),
+    "binary_cross_entropy_with_logits": summed(
+        ("x", "y"), lambda xp, s, x, y, small: xp.lower(x, 0.0) - x * y + xp.log1p(small), logit_slopes,
+        lambda xp, a, s: s.pos_weight is None and bare(xp, a, s), shared=tail),
+    "smooth_l1_loss": summed(
+        ("pred", "target"), huber, huber_slopes,
+        lambda xp, a, s: s.sigma is None and 1e-12 < s.beta < 1e12 and bare(xp, a, s)),
+    "focal_loss": summed(("logits", "target"), focal, focal_slopes, focal_fits, shared=tail),
+    "relative_error_loss": summed(
+        ("pred", "target"), lambda xp, s, pred, target: xp.abs(pred - target),
+        lambda xp, s, pred, target: (xp.sign(pred - target), xp.sign(target - pred)),
+        lambda xp, a, s: s.denominator is None and bare(xp, a, s)),
     "contrastive_loss": Plain(
         ("a", "b", "same"), pairs_fit, look_at_pairs, slopes=pair_slopes),
+    "categorical_cross_entropy": Plain(("p", "target"), classes_fit, look_at_probabilities, bounded=True),
     "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes, bounded=True),
     **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
     "normalize": Plain(

@@ -329,10 +329,9 @@ def labelled(xp: Backend, labels: Array, like: Array) -> Array:
 def regression_loss(
     xp: Backend, deltas: Array, targets: Array, labels: Array, beta: float, reduction: str, dtype: str
 ) -> Array:
-    """The smooth L1 of boxes (R, 4), or those of their class of (R, 4 C), where there is an object."""
+    """The smooth L1 of boxes (R, 4) where there is an object."""
     deltas, targets = lift_to(xp, deltas, None, dtype), lift_to(xp, targets, None, dtype)
     mask = xp.reshape(labels > 0, (xp.shape(labels)[0], 1))
-    deltas = own_boxes(xp, deltas, labels)
     difference = saturated(xp, xp.where(mask, deltas, 0.0) - xp.where(mask, targets, 0.0))
     regression = saturated(xp, xp.sum(huber(xp, difference, beta), (1,)))
     return reduce_loss(xp, regression, reduction, dtype, labelled(xp, labels, deltas))
@@ -402,6 +401,6 @@ def fast_rcnn_loss(
     return {
         "loss_classifier": quick(cross_entropy)(xp, class_logits, target, reduction=reduction, dim=1),
         "loss_box_reg": quick(regression_loss)(
-            xp, box_regression, regression_targets, labels, beta, reduction, dtype
+            xp, own_boxes(xp, box_regression, labels), regression_targets, labels, beta, reduction, dtype
         ),
     }
