@@ -407,9 +407,8 @@ def look_at_regression(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
     deltas, targets, labels = arrays
     size = xp.abs(deltas - targets)
     near = smaller(xp, size, static.beta)
-    rows = xp.sum(near * (size - 0.5 * near), (1,))
     share = kept_share(xp, labels, deltas, static) / static.beta
-    value = xp.sum(xp.where(labels > 0, rows, 0.0)) * share
+    value = xp.sum(xp.where((labels > 0)[:, None], near * (size - 0.5 * near), 0.0)) * share
     return is_number(xp, value), value, share
 
 
