@@ -136,13 +136,19 @@ def bare(xp: Backend, arrays: Arrays, static: Static) -> bool:
     """Return whether arrays are of one shape, and nothing but a mean or a sum over them is asked for."""
     shapes = [xp.shape(x) for x in arrays]
     return (
-        all(agree(shape, shapes[0]) for shape in shapes)
+        "int" not in xp.dtype(arrays[0])
+        and all(agree(shape, shapes[0]) for shape in shapes)
         and static.reduction in ("mean", "sum")
         and not static.validate
         and getattr(static, "weight", None) is None
         and getattr(static, "ignore_index", None) is None
         and not getattr(static, "label_smoothing", 0)
     )
+
+
+def alike(xp: Backend, arrays: Arrays) -> Arrays:
+    """Return integers as floats: the targets of a batch may be."""
+    return tuple(xp.cast(x, xp.dtype(arrays[0])) for x in arrays)
 
 
 def share_of(xp: Backend, x: Array, static: Static) -> Any:
@@ -164,7 +170,7 @@ def overlap(weights: Weights) -> Plain:
         return len(arrays[0].shape) > 1 and bare(xp, arrays, static)
 
     def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-        p, y = arrays
+        p, y = alike(xp, arrays)
         alpha, beta, smooth = weights(static)
         axes = tuple(range(1, len(p.shape)))
         hit = xp.sum(p * y, axes, True)
@@ -182,7 +188,7 @@ def overlap(weights: Weights) -> Plain:
         xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, by_p: Array, by_y: Array,
         fall: Array,
     ) -> Arrays:  # fmt: skip
-        p, y = arrays
+        p, y = alike(xp, arrays)
         return (by_p - y * fall) * gradient, (by_y - p * fall) * gradient
 
     return Plain(("p", "y"), fits, look, slopes=slopes)
@@ -202,6 +208,7 @@ def summed(
     """
 
     def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
+        arrays = alike(xp, arrays)
         both = shared(xp, *arrays)
         whole = xp.sum(value(xp, static, *arrays, *both))
         exact = is_number(xp, whole)
@@ -210,7 +217,7 @@ def summed(
 
     def slopes_of(xp: Backend, gradient: Array, arrays: Arrays, static: Static, _: Array, *both: Array) -> Arrays:
         gradient = gradient * share_of(xp, arrays[0], static)
-        return tuple(slope * gradient for slope in slopes(xp, static, *arrays, *both))
+        return tuple(slope * gradient for slope in slopes(xp, static, *alike(xp, arrays), *both))
 
     return Plain(names, fits, look, slopes=slopes_of)
 
@@ -262,7 +269,8 @@ def focal_fits(xp: Backend, arrays: Arrays, static: Static) -> bool:
     x, y = (xp.shape(x) for x in arrays)
     usual = static.weight is None and not static.validate and static.reduction in ("mean", "sum")
     alpha = static.alpha is None or 0 <= static.alpha <= 1
-    return agree(x, y) and usual and alpha and static.gamma == 2 and not 0 <= static.ignore_index <= 1
+    floats = "int" not in xp.dtype(arrays[0])
+    return floats and agree(x, y) and usual and alpha and static.gamma == 2 and not 0 <= static.ignore_index <= 1
 
 
 def focal_slopes(xp: Backend, static: Static, x: Array, y: Array, small: Array) -> Arrays:
@@ -339,7 +347,7 @@ def boxes(kind: str) -> Plain:
     """1 - IoU of boxes that all have an area of comfortable size, and its relatives."""
 
     def look(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
-        (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = ([x[..., i] for i in range(4)] for x in arrays)
+        (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = ([x[..., i] for i in range(4)] for x in alike(xp, arrays))
         low, high = functools.partial(smaller, xp), functools.partial(larger, xp)
         width, height, target_width, target_height = sides = ax2 - ax1, ay2 - ay1, bx2 - bx1, by2 - by1
         overlap = xp.lower(low(ax2, bx2) - high(ax1, bx1), 0.0) * xp.lower(low(ay2, by2) - high(ay1, by1), 0.0)
