@@ -59,8 +59,8 @@ class Plain(NamedTuple):
     value: Callable[..., Array] = lambda xp, arrays, static, *found: found[0]
     """(xp, arrays, static, *what look found) -> the value."""
     slopes: Callable[..., Arrays] | None = None
-    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array; without it, that of the value that
-    look finds is derived."""
+    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array; without it, that of the value
+    that look finds is derived."""
     bounded: bool = False
     """Whether no slope is above 1, so that no gradient leaves the numbers."""
 

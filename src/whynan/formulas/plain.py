@@ -181,8 +181,8 @@ def overlap(weights: Weights) -> Plain:
         # Factors of whole samples are computed here, once, and not in the loop over elements.
         rest, fall = (whole - missed) * inverse, ((alpha + beta) * (whole - missed) + missed) * inverse
         # Where little is missed the differences cancel.
-        exact = every(xp, (missed > 0.05 * whole) & within(whole))
-        return exact, xp.sum(missed / whole) * share, alpha * rest, beta * rest, fall
+        exact, value = every(xp, (missed > 0.05 * whole) & within(whole)), xp.sum(missed / whole) * share
+        return exact & is_number(xp, value), value, alpha * rest, beta * rest, fall
 
     def slopes(
         xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, by_p: Array, by_y: Array,
@@ -211,9 +211,9 @@ def summed(
         arrays = alike(xp, arrays)
         both = shared(xp, *arrays)
         whole = xp.sum(value(xp, static, *arrays, *both))
-        exact = is_number(xp, whole)
-        exact = exact & known(whole, xp.size(arrays[0])) if known else exact
-        return exact, whole * share_of(xp, arrays[0], static), *both
+        result = whole * share_of(xp, arrays[0], static)
+        exact = is_number(xp, result)
+        return exact & known(whole, xp.size(arrays[0])) if known else exact, result, *both
 
     def slopes_of(xp: Backend, gradient: Array, arrays: Arrays, static: Static, _: Array, *both: Array) -> Arrays:
         gradient = gradient * share_of(xp, arrays[0], static)
@@ -369,8 +369,9 @@ def boxes(kind: str) -> Plain:
                 distance = distance + xp.stop(aspect / xp.lower(loss + aspect, 1e-30)) * aspect
             loss = loss + distance
             exact = exact & (diagonal < 2.0**60)
-        known = is_number(xp, xp.sum(xp.where(exact, xp.stop(loss), math.nan)))
-        return known, xp.sum(loss) * share_of(xp, loss, static)
+        share = share_of(xp, loss, static)
+        known = xp.sum(xp.where(exact, xp.stop(loss), math.nan)) * share
+        return is_number(xp, known), xp.sum(loss) * share
 
     return Plain(("boxes", "targets"), boxes_fit, look)
 
