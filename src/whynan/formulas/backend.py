@@ -69,8 +69,10 @@ class Backend(Protocol):
     """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
 
     name: str
-    chooses: bool
-    """Whether `choose` may run one of two ways, for no more than what a look costs."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether `choose` may run one of two ways, for no more than what a look costs."""
 
     def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
         """Return the plain form of arrays where it is exact, else `formula(*arrays)`; only where `chooses` is true."""
@@ -161,9 +163,12 @@ class Namespace:
     """The operations of `whynan.formulas.backend.Backend` that are functions of the module `ns`."""
 
     ns: Any
-    chooses = False
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
+
+    @property
+    def chooses(self) -> bool:
+        return False
 
     def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
         return formula(*arrays)

@@ -7,9 +7,10 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from types import SimpleNamespace as Static
 from typing import Any
 
-from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain, Static
+from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain
 from whynan.formulas.losses.classification import along, class_shapes, expand, is_class_index
 from whynan.formulas.numbers import agree, flatten_dims, larger, limit_of, size_of, smaller
 from whynan.formulas.reductions import finite_max

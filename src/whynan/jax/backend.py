@@ -80,7 +80,7 @@ class Jax(Namespace):
         return jnp.asarray(x)
 
     @property
-    def chooses(self) -> bool:  # type: ignore[override]
+    def chooses(self) -> bool:
         # An accelerator would have to be waited for.
         return jax.default_backend() == "cpu"
 

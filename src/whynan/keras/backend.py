@@ -31,7 +31,7 @@ class TensorFlow(Namespace):
         return function
 
     @property
-    def chooses(self) -> bool:  # type: ignore[override]
+    def chooses(self) -> bool:
         # An accelerator would have to be waited for.
         return not self.tf.config.list_physical_devices("GPU")
 
