@@ -4,7 +4,8 @@
 
 Forward and backward under `jax.jit` and `tf.function` (`--eager`: without; `--xla`: `jit_compile=True`, as in Keras's
 `fit`), in MindSpore's PyNative mode; NumPy forward.
-Both sides take turns on one processor; the number is the ratio of the fastest times by processor time. Counterparts are
+Both sides take turns on one processor; the number is the ratio of the fastest times by processor time. Targets are
+arguments of what JAX compiles, as in a training step, and freed memory stays with the process. Counterparts are
 the framework's own functions (Optax's for JAX) and the usual lines where there is no function. For PyTorch: parts.py.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import importlib
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,9 @@ from typing import Any
 import numpy as np
 
 ELEMENTS = 1_000_000
+# What glibc is to keep of freed memory: fetching a result's pages anew costs more than most parts, and which side has
+# to is chance.
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TOP_PAD_": "268435456"}
 Case = tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]
 
 
@@ -442,7 +447,10 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="both sides without jit")
     parser.add_argument("--xla", action="store_true", help="TensorFlow: both sides under jit_compile=True")
     options = parser.parse_args()
-    if options.framework != "mindspore":  # Which has a setting for it, below.
+    if not set(KEPT) <= set(os.environ):
+        os.environ.update(KEPT, JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS="1")
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    if options.framework != "mindspore":  # Its threads wait for each other actively.
         # Before a framework is imported, so that it makes one thread of its own.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"

@@ -2,13 +2,16 @@
 
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from types import SimpleNamespace as Static
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Array = Any
+Arrays = tuple[Array, ...]
 Axis = int | Sequence[int] | None
 
 
@@ -44,10 +47,38 @@ class Guarded:
     slopes: Callable[..., tuple[Array, ...]]
 
 
+class Plain(NamedTuple):
+    """The plain form of a formula of some arrays. `static` holds its other arguments, by name."""
+
+    arrays: tuple[str, ...]
+    """The arguments that are arrays; those of floats are of one dtype, which is no half."""
+    fits: Callable[[Any, Arrays, Static], bool]
+    """Whether shapes and other arguments allow it; the arrays have elements."""
+    look: Callable[[Any, Arrays, Static], Arrays]
+    """Whether the plain form is exact, as an array of one boolean, and what it computes with, the value by itself."""
+    value: Callable[..., Array] = lambda xp, arrays, static, *found: found[0]
+    """(xp, arrays, static, *what look found) -> the value."""
+    slopes: Callable[..., Arrays] | None = None
+    """(xp, gradient, arrays, static, *what look found) -> the gradient of each array; without it, that of the value
+    that look finds is derived."""
+    bounded: bool = False
+    """Whether no slope is above 1, so that no gradient leaves the numbers."""
+
+
 class Backend(Protocol):
     """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
 
     name: str
+
+    @property
+    def chooses(self) -> bool:
+        """Whether `choose` may run one of two ways, for no more than what a look costs."""
+
+    def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
+        """Return the plain form of arrays where it is exact, else `formula(*arrays)`; only where `chooses` is true."""
+
+    def size(self, x: Array) -> Any:
+        """Return the number of elements of x, in its dtype where it is not known yet; only where `chooses` is true."""
 
     def asarray(self, x: Any, like: Array | None = None) -> Array:
         """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
@@ -105,6 +136,9 @@ class Backend(Protocol):
     def take(self, x: Array, indices: Array, dim: int) -> Array:
         """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
 
+    def rows(self, x: Array, indices: Array) -> Array:
+        """Return the rows x[index] of integer `indices`, of one dimension."""
+
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
 
@@ -131,6 +165,16 @@ class Namespace:
     ns: Any
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
+
+    @property
+    def chooses(self) -> bool:
+        return False
+
+    def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
+        return formula(*arrays)
+
+    def size(self, x: Array) -> Any:
+        return math.prod(self.shape(x))
 
     def is_array(self, x: Any) -> bool:
         return hasattr(x, "dtype")
@@ -219,6 +263,9 @@ class Namespace:
     def argsort(self, x: Array, dim: int) -> Array:
         return self.ns.argsort(x, dim)
 
+    def rows(self, x: Array, indices: Array) -> Array:
+        return x[indices]
+
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         return self.take(x, indices, dim)  # type: ignore[attr-defined]
 
@@ -286,5 +333,7 @@ def bind(
 
 def bind_all(xp: Backend, parts: ModuleType, names: dict[str, str], **defaults: Any) -> dict[str, Callable[..., Any]]:
     """Return, by name, the formulas of another framework's module of parts, of the framework `xp`; see `bind`."""
+    from whynan.formulas.plain import quick
+
     formulas = {name: getattr(sys.modules[getattr(parts, name).__module__], name) for name in parts.__all__}
-    return {name: bind(xp, formula, names, **defaults) for name, formula in formulas.items()}
+    return {name: bind(xp, quick(formula), names, **defaults) for name, formula in formulas.items()}

@@ -148,8 +148,9 @@ def _quotient_slopes(xp: Backend, a: Array, b: Array) -> tuple[Array, Array]:
     # The value as it is returned: a compiler then divides and stores it once.
     quotient = _quotient(xp, a, b)
     flat = (b == 0) | (xp.abs(quotient) >= limit)
-    safe = xp.where(b == 0, 1.0, b)
-    return xp.where(flat, 0.0, clip(xp, 1 / safe, limit)), xp.where(flat, 0.0, clip(xp, -quotient / safe, limit))
+    # In place of 0 another number than in the quotient: a compiler then keeps no array of what all divide by.
+    by_a, by_b = 1 / xp.where(b == 0, 2.0, b), -quotient / xp.where(b == 0, 3.0, b)
+    return xp.where(flat, 0.0, clip(xp, by_a, limit)), xp.where(flat, 0.0, clip(xp, by_b, limit))
 
 
 def _inverse(xp: Backend, x: Array) -> Array:

@@ -67,6 +67,14 @@ def lower(xp: Backend, x: Array, low: float) -> Array:
     return xp.lower(x, low)
 
 
+def larger(xp: Backend, a: Array, b: Array) -> Array:
+    return xp.where(a > b, a, b)
+
+
+def smaller(xp: Backend, a: Array, b: Array) -> Array:
+    return xp.where(a < b, a, b)
+
+
 def limit_of(xp: Backend, x: Array) -> float:
     return LIMITS[xp.dtype(x)].max
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, Plain, axes_of
 from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
 
@@ -61,6 +61,13 @@ def _length(dim: Any, careful: Callable[[Array], Array], primals: Any, tangents:
     return value, jnp.sum(jnp.where(flat, 0.0, unit) * tangents[0], axis=dim, keepdims=True)
 
 
+def either(exact: Array, plain: Callable[[], Any], formula: Callable[[], Any]) -> Any:
+    """Run one of two ways."""
+    if isinstance(exact, jax.core.Tracer):
+        return jax.lax.cond(exact, plain, formula)
+    return plain() if exact else formula()
+
+
 class Jax(Namespace):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
@@ -71,6 +78,50 @@ class Jax(Namespace):
         if isinstance(x, float) and like is not None and jnp.issubdtype(like.dtype, jnp.floating):
             return jnp.asarray(x, like.dtype)
         return jnp.asarray(x)
+
+    @property
+    def chooses(self) -> bool:
+        # An accelerator would have to be waited for.
+        return jax.default_backend() == "cpu"
+
+    def choose(self, plain: Plain, formula: Callable[..., Any], arrays: tuple[Array, ...], static: Any) -> Any:
+        """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
+        places = [place for place, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+        def forward(*arrays: Array) -> Any:
+            def looked(*arrays: Array) -> tuple[Any, Any]:
+                exact, *found = plain.look(self, arrays, static)
+                return found[0], (exact, found)
+
+            if plain.slopes is None:
+                _, pullback, (exact, found) = jax.vjp(looked, *arrays, has_aux=True)
+            else:
+                pullback, (exact, found) = None, looked(*arrays)[1]
+            value = either(exact, lambda: plain.value(self, arrays, static, *found), lambda: formula(*arrays))
+            return value, (exact, arrays, found, pullback)
+
+        def by_slopes(gradient: Any, arrays: tuple[Array, ...], found: list[Array], pullback: Any) -> Any:
+            if plain.slopes is None:
+                slopes = pullback(gradient)
+            else:
+                slopes = plain.slopes(self, gradient, arrays, static, *found)
+            slopes = [slopes[place] for place in places]
+            return slopes if plain.bounded else [self.clip(x, LIMITS[self.dtype(x)].max) for x in slopes]
+
+        def by_formula(gradient: Any, arrays: tuple[Array, ...]) -> Any:
+            slopes = jax.vjp(formula, *arrays)[1](gradient)
+            return [slopes[place] for place in places]
+
+        def backward(saved: Any, gradient: Any) -> Any:
+            exact, arrays, found, pullback = saved
+            slopes = either(
+                exact, lambda: by_slopes(gradient, arrays, found, pullback), lambda: by_formula(gradient, arrays)
+            )  # fmt: skip
+            return tuple(slopes[places.index(place)] if place in places else None for place in range(len(arrays)))
+
+        function = jax.custom_vjp(lambda *arrays: forward(*arrays)[0])
+        function.defvjp(forward, backward)
+        return function(*arrays)
 
     def default_float(self) -> str:
         return str(jnp.result_type(float))
@@ -99,6 +150,9 @@ class Jax(Namespace):
             # Keras hands class indices over as floats.
             indices = indices.astype(jnp.int32)
         return jnp.take_along_axis(x, indices, axis=dim)
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        return x.at[indices].get(mode="fill", fill_value=jnp.nan)
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         # The slope of a gather is a scatter, a loop of its own. An index out of range gives NaN, as with `take`.

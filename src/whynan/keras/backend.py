@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from whynan.formulas.backend import Array, Axis, Backend, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Arrays, Axis, Backend, Guarded, Namespace, Plain, axes_of
 from whynan.formulas.losses import GUARDED
 
 
@@ -29,6 +29,65 @@ class TensorFlow(Namespace):
             return guarded.value(self, *arrays), gradient
 
         return function
+
+    @property
+    def chooses(self) -> bool:
+        # An accelerator would have to be waited for.
+        return not self.tf.config.list_physical_devices("GPU")
+
+    def size(self, x: Array) -> Any:
+        count = x.shape.num_elements()
+        return self.tf.cast(self.tf.size(x), x.dtype) if count is None else count
+
+    def either(self, exact: Any, plain: Callable[[], Any], formula: Callable[[], Any]) -> Any:
+        """Run one of two ways."""
+        if self.tf.executing_eagerly():
+            return plain() if exact else formula()
+        return self.tf.cond(exact, plain, formula)
+
+    def choose(self, plain: Plain, formula: Callable[..., Any], arrays: Arrays, static: Any) -> Any:
+        """Return the plain form of some arrays where it is exact, else the formula; of either only one is run."""
+        tf, places = self.tf, [place for place, x in enumerate(arrays) if x.dtype.is_floating]
+
+        def taped(function: Callable[..., Any], floats: Arrays) -> tuple[Any, Callable[[Array], list[Array]]]:
+            """Return the result of a function of all arrays, and what gives the gradients of its first part."""
+            known = dict(zip(places, floats, strict=True))
+            with tf.GradientTape() as tape:
+                tape.watch(floats)
+                result = function(*(known.get(place, x) for place, x in enumerate(arrays)))
+            first = result[0] if isinstance(result, tuple) else result
+            return result, lambda upstream: [
+                tf.convert_to_tensor(slope)
+                for slope in tape.gradient(first, floats, upstream, tf.UnconnectedGradients.ZERO)
+            ]
+
+        @tf.custom_gradient
+        def function(*floats: Array) -> Any:
+            def look(*arrays: Array) -> Any:
+                exact, *found = plain.look(self, arrays, static)
+                return *found, exact
+
+            if plain.slopes is None:
+                (*found, exact), pullback = taped(look, floats)
+            else:
+                *found, exact = look(*arrays)
+
+            def by_slopes(upstream: Array) -> list[Array]:
+                slopes = pullback(upstream) if plain.slopes is None else [
+                    plain.slopes(self, upstream, arrays, static, *found)[place] for place in places]  # fmt: skip
+                return slopes if plain.bounded else [self.clip(x, LIMITS[self.dtype(x)].max) for x in slopes]
+
+            def gradient(upstream: Array) -> Any:
+                return self.either(
+                    exact, lambda: by_slopes(upstream), lambda: taped(formula, floats)[1](upstream)
+                )  # fmt: skip
+
+            value = self.either(
+                exact, lambda: plain.value(self, arrays, static, *found), lambda: formula(*arrays)
+            )  # fmt: skip
+            return value, gradient
+
+        return function(*(arrays[place] for place in places))
 
     def asarray(self, x: Any, like: Array | None = None) -> Array:
         if isinstance(x, float) and like is not None and like.dtype.is_floating:
@@ -114,6 +173,9 @@ class TensorFlow(Namespace):
         if len(x.shape) == 1:
             return self.tf.gather(x, indices)
         return keras.ops.take_along_axis(x, self.tf.cast(indices, "int64"), axis=dim)
+
+    def rows(self, x: Array, indices: Array) -> Array:
+        return self.tf.gather(x, indices)
 
     def arange(self, n: int, like: Array) -> Array:
         dtype = like.dtype if like.dtype.is_integer else "int64"

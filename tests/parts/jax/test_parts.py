@@ -9,6 +9,7 @@ import pytest
 from tests.parts import suite
 
 from whynan.jax import losses, ops
+from whynan.jax.backend import XP
 
 jax.config.update("jax_enable_x64", True)
 
@@ -45,6 +46,22 @@ def test_edges(case, dtype):
 @pytest.mark.parametrize("case", suite.ONE_REDUCTION, ids=str)
 def test_nothing(case):
     suite.finite(JAX, case, "float32", 0, [1.0])
+
+
+@pytest.mark.parametrize("case", suite.WITH_PLAIN_FORM, ids=str)
+def test_plain_forms(case, monkeypatch):
+    suite.both_ways(JAX, case, XP, monkeypatch)
+
+
+def test_plain_form_of_some_rows():
+    """Under vmap each row goes its own way; a second derivative goes through either."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)) * np.array([[1.0], [1e30], [1e-30], [0.0]]), "float32")
+    rows = jax.vmap(jax.value_and_grad(ops.std))(x)
+    for index, row in enumerate(x):
+        for one, other in zip(rows, jax.value_and_grad(ops.std)(row), strict=True):
+            np.testing.assert_allclose(one[index], other, rtol=1e-6)
+    second = jax.hessian(lambda v: ops.var(v).sum())(x[0])
+    np.testing.assert_allclose(second, (np.eye(6) - 1 / 6) / 3, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", suite.DTYPES)

@@ -12,6 +12,7 @@ import pytest
 from tests.parts import suite
 
 from whynan.keras import losses, ops
+from whynan.keras.backend import XP
 
 BACKEND = keras.config.backend()
 
@@ -62,6 +63,13 @@ def test_edges(case, dtype):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing(case):
     suite.finite(KERAS, case, "float32", 0, [1.0])
+
+
+if BACKEND == "tensorflow":
+
+    @pytest.mark.parametrize("case", suite.WITH_PLAIN_FORM, ids=str)
+    def test_plain_forms(case, monkeypatch):
+        suite.both_ways(KERAS, case, XP, monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", suite.DTYPES)

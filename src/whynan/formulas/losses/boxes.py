@@ -8,7 +8,21 @@ from whynan.formulas.backend import LIMITS, Array, Backend
 from whynan.formulas.elementwise import angle, divide
 from whynan.formulas.losses.classification import bce_of_logits, cross_entropy
 from whynan.formulas.losses.regression import huber
-from whynan.formulas.numbers import clip, is_empty, lift, lower, reduce_loss, saturated, scale_of, settle, weighted
+from whynan.formulas.numbers import (
+    clip,
+    is_empty,
+    larger,
+    lift,
+    lift_to,
+    lower,
+    reduce_loss,
+    saturated,
+    scale_of,
+    settle,
+    smaller,
+    weighted,
+)
+from whynan.formulas.plain import quick
 
 BOX_ARGUMENTS = """An empty batch gives 0 with a live gradient graph.
 
@@ -37,14 +51,6 @@ class Pair(NamedTuple):
 
     def iou(self, xp: Backend) -> Array:
         return divide(xp, self.overlap, self.union)
-
-
-def larger(xp: Backend, a: Array, b: Array) -> Array:
-    return xp.where(a > b, a, b)
-
-
-def smaller(xp: Backend, a: Array, b: Array) -> Array:
-    return xp.where(a < b, a, b)
 
 
 def measure(xp: Backend, boxes: Array, targets: Array) -> Pair:
@@ -289,7 +295,8 @@ def rpn_loss(
     """
     numbers.reduction(reduction)
     numbers.not_negative("beta", beta)
-    (objectness, deltas, delta_targets), dtype = lift(xp, objectness, deltas, delta_targets)
+    objectness, deltas, delta_targets = (xp.asarray(x, None) for x in (objectness, deltas, delta_targets))
+    dtype = numbers.result_dtype(xp, objectness, deltas, delta_targets)
     labels = xp.asarray(labels, None)
     anchors = math.prod(xp.shape(objectness))
     objectness = xp.reshape(objectness, (anchors,))
@@ -302,17 +309,43 @@ def rpn_loss(
     if validate:
         numbers.finite(xp, objectness=objectness, deltas=deltas)
         numbers.look(xp, "labels", labels, lambda values, np: ~np.isin(values, (-1, 0, 1)), "must be -1, 0 or 1")
-    kept, positive = labels >= 0, labels > 0
-    count = xp.sum(xp.cast(kept, xp.dtype(objectness)))
-    y = xp.cast(positive, xp.dtype(objectness))
-    entropy = bce_of_logits(xp, xp.where(kept, objectness, 0.0), y)
-    mask = xp.reshape(positive, (anchors, 1))
-    difference = saturated(xp, xp.where(mask, deltas, 0.0) - xp.where(mask, delta_targets, 0.0))
-    regression = saturated(xp, xp.sum(huber(xp, difference, beta), (1,)))
     return {
-        "loss_objectness": reduce_loss(xp, xp.where(kept, entropy, 0.0), reduction, dtype, count),
-        "loss_rpn_box_reg": reduce_loss(xp, regression, reduction, dtype, count),
+        "loss_objectness": quick(objectness_loss)(xp, objectness, labels, reduction, dtype),
+        "loss_rpn_box_reg": quick(regression_loss)(xp, deltas, delta_targets, labels, beta, reduction, dtype),
     }
+
+
+def objectness_loss(xp: Backend, logits: Array, labels: Array, reduction: str, dtype: str) -> Array:
+    """The binary cross-entropy of the anchors that are labelled."""
+    logits, kept = lift_to(xp, logits, None, dtype), labels >= 0
+    entropy = bce_of_logits(xp, xp.where(kept, logits, 0.0), xp.cast(labels > 0, xp.dtype(logits)))
+    return reduce_loss(xp, xp.where(kept, entropy, 0.0), reduction, dtype, labelled(xp, labels, logits))
+
+
+def labelled(xp: Backend, labels: Array, like: Array) -> Array:
+    return xp.sum(xp.cast(labels >= 0, xp.dtype(like)))
+
+
+def regression_loss(
+    xp: Backend, deltas: Array, targets: Array, labels: Array, beta: float, reduction: str, dtype: str
+) -> Array:
+    """The smooth L1 of boxes (R, 4) where there is an object."""
+    deltas, targets = lift_to(xp, deltas, None, dtype), lift_to(xp, targets, None, dtype)
+    mask = xp.reshape(labels > 0, (xp.shape(labels)[0], 1))
+    difference = saturated(xp, xp.where(mask, deltas, 0.0) - xp.where(mask, targets, 0.0))
+    regression = saturated(xp, xp.sum(huber(xp, difference, beta), (1,)))
+    return reduce_loss(xp, regression, reduction, dtype, labelled(xp, labels, deltas))
+
+
+def own_boxes(xp: Backend, deltas: Array, labels: Array) -> Array:
+    """Return the four numbers of each row (4 C) that belong to its label."""
+    rows, columns = xp.shape(deltas)
+    if columns == 4:
+        return deltas
+    if is_empty(xp, deltas):
+        return xp.sum(xp.reshape(deltas, (rows, columns // 4, 4)), (1,))
+    first = xp.arange(rows, labels) * (columns // 4)
+    return xp.rows(xp.reshape(deltas, (-1, 4)), first + xp.where(labels > 0, labels, labels * 0))
 
 
 def fast_rcnn_loss(
@@ -341,9 +374,12 @@ def fast_rcnn_loss(
     """
     numbers.reduction(reduction)
     numbers.not_negative("beta", beta)
-    (class_logits, box_regression, regression_targets), dtype = lift(
-        xp, class_logits, box_regression, regression_targets
+    class_logits, box_regression, regression_targets = (
+        xp.asarray(x, None) for x in (class_logits, box_regression, regression_targets)
     )
+    dtype = numbers.result_dtype(xp, class_logits, box_regression, regression_targets)
+    if xp.dtype(class_logits) != dtype:
+        class_logits = lift_to(xp, class_logits, None, dtype)
     labels = xp.asarray(labels, None)
     shape = xp.shape(class_logits)
     if len(shape) != 2:
@@ -361,21 +397,10 @@ def fast_rcnn_loss(
     if validate:
         numbers.finite(xp, class_logits=class_logits, box_regression=box_regression)
         numbers.labels(xp, "labels", labels, classes, -1)
-    kept, positive = labels >= 0, labels > 0
-    count = xp.sum(xp.cast(kept, xp.dtype(class_logits)))
-    target = xp.where(kept, labels, labels * 0 - 100)
-    entropy = cross_entropy(xp, class_logits, target, reduction="none", dim=1)
-    boxes = box_regression
-    if xp.shape(box_regression) != (proposals, 4):
-        boxes = xp.reshape(box_regression, (proposals, classes, 4))
-        index = xp.broadcast_to(
-            xp.reshape(xp.where(positive, labels, labels * 0), (proposals, 1, 1)), (proposals, 1, 4)
-        )
-        boxes = xp.reshape(xp.take(boxes, index, 1), (proposals, 4)) if proposals else xp.sum(boxes, (1,))
-    mask = xp.reshape(positive, (proposals, 1))
-    difference = saturated(xp, xp.where(mask, boxes, 0.0) - xp.where(mask, regression_targets, 0.0))
-    regression = saturated(xp, xp.sum(huber(xp, difference, beta), (1,)))
+    target = xp.where(labels >= 0, labels, labels * 0 - 100)
     return {
-        "loss_classifier": reduce_loss(xp, entropy, reduction, dtype, count),
-        "loss_box_reg": reduce_loss(xp, regression, reduction, dtype, count),
+        "loss_classifier": quick(cross_entropy)(xp, class_logits, target, reduction=reduction, dim=1),
+        "loss_box_reg": quick(regression_loss)(
+            xp, own_boxes(xp, box_regression, labels), regression_targets, labels, beta, reduction, dtype
+        ),
     }
