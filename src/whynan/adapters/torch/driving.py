@@ -22,6 +22,7 @@ from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult
 from whynan.replay import Request
 from whynan.snapshot import NamesSnapshot, frame_values
+from whynan.trace import Leaf
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
@@ -174,12 +175,20 @@ def outer_to_ask(plan: "Plan", traced: Outcome) -> Pass | None:
     """Where the trace ends at something that this iteration did not make, the iteration around it may tell."""
     leaf = traced.slice.leaf if traced.slice is not None else None
     unknown = traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
-    if not unknown and (leaf is None or sources.role_of(leaf, plan, traced)[0] not in ("computed", "gradient")):
+    if not unknown and (leaf is None or not _may_be_made_around(leaf, plan, traced)):
         return None
     outer = plan.host.outer_of(plan.target)
     if outer is None or outer.elapsed > max(2.0, 0.25 * plan.host.options.budget):
         return None
     return outer
+
+
+def _may_be_made_around(leaf: Leaf, plan: Plan, traced: Outcome) -> bool:
+    """Whether a tensor may be a result of the iteration around: of a loop over losses that only adds them up, too."""
+    role, _ = sources.role_of(leaf, plan, traced)
+    records = traced.tracer.trace.records.values() if traced.tracer is not None else ()
+    adds_up = leaf.summary.shape == () and not plan.target.trained and not any(r.name in sources.LAYERS for r in records)
+    return role in ("computed", "gradient") or (role == "batch" and adds_up)
 
 
 def go_on(host: "TorchHost", current: Pass) -> bool:

@@ -3,6 +3,7 @@
 import linecache
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -289,7 +290,7 @@ def _special(plan: "Plan", traced: "Outcome", record: OpRecord | None) -> dict[s
     result["reduces_nothing"] = bool(known.get("reduces_nothing", False))
     result["in_custom_function"] = record.custom
     result["custom_input_nonfinite"] = bool(record.edges)
-    result["through_where"] = _through_where(tracer, record)
+    result["through_where"] = _through_where(tracer, record, traced.slice.path)
     result["zero_variance"] = _zero_variance(record, made_by)
     result["logits_as_probabilities"] = _takes_logits(record, made_by)
     result["extra"].update({key: value for key, value in known.items() if key != "made_by"})
@@ -305,7 +306,7 @@ def _loss_on_path(calls: list[Any], traced: "Outcome") -> Any:
     return next((call for call in calls if call.index in path), calls[-1])
 
 
-def _through_where(tracer: Any, record: OpRecord) -> bool:
+def _through_where(tracer: Any, record: OpRecord, path: Sequence[OpRecord]) -> bool:
     """Whether a `where` in the forward pass drops the values that the origin's operation made."""
     forward = record.index
     hidden = record.kind == "nan" and 0.0 in record.facts.get("inputs_at_element", [])[:1]
@@ -323,7 +324,10 @@ def _through_where(tracer: Any, record: OpRecord) -> bool:
     if not any(tracer.is_ancestor(forward, index) for index in wheres[:200]):
         return False
     if record.phase == "backward":
-        return hidden
+        # A power's own slope comes first, the gradient 0 that it is multiplied by after it.
+        own = any(r.kind == "nan" and r.sequence == record.sequence and r.phase == "backward" for r in path)
+        powers = own and (record.node or "").startswith("PowBackward")
+        return hidden or (powers and any(forward in tracer.lineage[i][1] for i in wheres))
     # A forward infinity that `where` drops comes back as 0 * inf in the backward pass.
     return any(index in {i for i, _, _ in tracer.absorbed} for index in wheres)
 

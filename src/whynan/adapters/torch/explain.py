@@ -177,8 +177,16 @@ def origin_op(record: OpRecord) -> Op:
         inputs=_inputs(record),
         output=record.output,
         elements=record.elements,
-        args=record.args,
+        args=_args(record),
     )
+
+
+def _args(record: OpRecord) -> dict[str, Any]:
+    """Return the arguments by name; a derivative's own power is that of the exponent less one."""
+    exponent = record.args.get("exponent")
+    if isinstance(exponent, float) and record.phase == "backward" and (record.node or "").startswith("PowBackward"):
+        return {**record.args, "exponent": exponent + 1}
+    return record.args
 
 
 def _inputs(record: OpRecord) -> tuple[TensorSummary, ...]:
