@@ -187,8 +187,8 @@ def _may_be_made_around(leaf: Leaf, plan: Plan, traced: Outcome) -> bool:
     """Whether a tensor may be a result of the iteration around: of a loop over losses that only adds them up, too."""
     role, _ = sources.role_of(leaf, plan, traced)
     records = traced.tracer.trace.records.values() if traced.tracer is not None else ()
-    adds_up = leaf.summary.shape == () and not plan.target.trained and not any(r.name in sources.LAYERS for r in records)
-    return role in ("computed", "gradient") or (role == "batch" and adds_up)
+    adds_up = leaf.summary.shape == () and not any(record.name in sources.LAYERS for record in records)
+    return role in ("computed", "gradient") or (role == "batch" and adds_up and not plan.target.trained)
 
 
 def go_on(host: "TorchHost", current: Pass) -> bool:
