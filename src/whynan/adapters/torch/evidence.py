@@ -218,6 +218,8 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf, notes: list[str]
         notes.append(_LIKELY.format(name=name, line=filled[0].line))
         return Op(filled[1], "data", "data", filled[0], None, None, (bad.tensor,), bad.tensor)
     module = path[0].module if path else None
+    if bad.tensor.role == "computed" and plan.host.outer_of(plan.target) is None:
+        notes.append(f"these values were there before the loop began{_holder(plan, traced)}: look at what made them")
     return Op(
         "data" if phase == "data" else bad.tensor.role,
         "leaf",
@@ -228,6 +230,18 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf, notes: list[str]
         (bad.tensor,),
         bad.tensor,
     )
+
+
+def _holder(plan: "Plan", traced: "Outcome") -> str:
+    """Say which attribute of a module holds the values that the step began from."""
+    leaf = traced.slice.leaf if traced.slice is not None else None
+    for root in plan.host.known.modules.values() if leaf is not None else ():
+        for path, module in root.named_modules():
+            for name, value in vars(module).items():
+                for part in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(part, torch.Tensor) and leaf is not None and sources.storage_key(part) == leaf.key:
+                        return f", in {path}.{name}".replace(" .", " ")
+    return ""
 
 
 _LIKELY = "{name} held the value before watching could see it made; line {line} is the only one that can have made it"
