@@ -83,6 +83,7 @@ def gather(
         # A library's guard has refused the batch: nothing was computed, the line is that of the call.
         origin = Op("data", "guard", "data", _line(*plan.pending.line))
     extra["notes"] = notes
+    extra["terms_before"] = plan.host.watch.trail.terms_before(plan.pending.step)
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
     batch = batch_of(plan, search.batch.names)
