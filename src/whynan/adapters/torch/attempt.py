@@ -55,6 +55,8 @@ class Pending:
     """A micro-batch of this rank alone: it is explained at once, and all leave with the update."""
     inner: Incident | None = None
     """What the iteration inside told that was run again before this one."""
+    is_asked_around: bool = False
+    """Whether a loop over what an iteration has made has read it: the iteration is asked whether it is a loss."""
 
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":

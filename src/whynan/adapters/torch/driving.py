@@ -58,11 +58,15 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     while traced.is_finite and plan.n_attempts < _N_TRIES and not plan.is_out_of_time():
         yield Attempt(traced=True)  # before saying that it does not reproduce
         traced = plan.outcome
+    outer = outer_to_ask(plan, traced)
     if is_innocent(plan, traced):
-        return Decision("innocent")
+        if outer is None or not _only_adds_up(plan, traced):
+            return Decision("innocent")
+        plan.pending.is_asked_around = True
+        plan.pending.step = outer.owner.n_passes - 1 if plan.pending.stage == "validation" else plan.pending.step
+        return Decision("escalate", outer=outer)
     if traced.is_finite and plan.pending.inner is not None:
         return plan.decide(plan.pending.inner)  # the iteration inside did reproduce it
-    outer = outer_to_ask(plan, traced)
     if outer is not None:
         plan.pending.inner = explain.incident(plan, traced, SampleSearch(plan, traced))
         return Decision("escalate", outer=outer)
@@ -168,6 +172,10 @@ def is_innocent(plan: "Plan", traced: Outcome) -> bool:
         return False
     if traced.is_finite or traced.tracer is None or traced.event is None:
         return True
+    if plan.pending.is_asked_around and traced.slice is not None:
+        # Of what a dictionary held only that counts which came out of a loss function: there are metrics in some.
+        path = {record.index for record in traced.slice.path}
+        return not any(call.index in path for call in traced.tracer.trace.loss_calls)
     return not explain.is_loss(traced.tracer, traced.event, plan.pending)
 
 
@@ -184,11 +192,17 @@ def outer_to_ask(plan: "Plan", traced: Outcome) -> Pass | None:
 
 
 def _may_be_made_around(leaf: Leaf, plan: Plan, traced: Outcome) -> bool:
-    """Whether a tensor may be a result of the iteration around: of a loop over losses that only adds them up, too."""
+    """Whether a tensor may be a result of the iteration around."""
     role, _ = sources.role_of(leaf, plan, traced)
-    records = traced.tracer.trace.records.values() if traced.tracer is not None else ()
-    adds_up = leaf.summary.shape == () and not any(record.name in sources.LAYERS for record in records)
-    return role in ("computed", "gradient") or (role == "batch" and adds_up and not plan.target.trained)
+    return role in ("computed", "gradient") or (role == "batch" and _only_adds_up(plan, traced))
+
+
+def _only_adds_up(plan: Plan, traced: Outcome) -> bool:
+    """Whether this is a loop over numbers that the iteration around has made: `for name, loss in losses.items()`."""
+    leaf = traced.slice.leaf if traced.slice is not None else None
+    if leaf is None or leaf.summary.shape != () or plan.target.trained or traced.tracer is None:
+        return False
+    return not any(record.name in sources.LAYERS for record in traced.tracer.trace.records.values())
 
 
 def go_on(host: "TorchHost", current: Pass) -> bool:

@@ -70,7 +70,7 @@ class ExcessiveRegularization(Cause):
             name, value, share = leading
             return Match(
                 0.95,
-                f"The penalty {name!r} is what grew: at least {100 * share:.3g} % of the loss in the last finite steps.",
+                f"The penalty {name!r} is what grew: at least {100 * share:.3g} % of the loss in the last steps.",
                 (f"loss term {name} in the last of them = {facts.number(value)}", *growth.facts()),
             )
         term = next((term for term in evidence.loss_terms if term.first_nonfinite), None)
