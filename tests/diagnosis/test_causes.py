@@ -147,6 +147,11 @@ FIRST: list[tuple[str, Evidence]] = [
                                           optimizer=OptimizerFacts("SGD", 0.1, weight_decay=60.0))),
     ("excessive-regularization", evidence("pow", "forward", HUGE, args={"exponent": 2}, history=GROWING, optimizer=SGD,
                                           loss_terms=(LossTerm("mse", 3.0), LossTerm("l2_penalty", 1e38, True)))),
+    # The data term's layer overflows, but the penalty had become all of the loss.
+    ("excessive-regularization", evidence("addmm", "forward", HUGE, history=GROWING, optimizer=SGD,
+                                          loss_terms=(LossTerm("task", "nan", True), LossTerm("reg", "inf")),
+                                          extra={"terms_before": ({"task": 2.0, "reg": 1.0},
+                                                                  {"task": 7e7, "reg": 7e19, "loss": 7e19})})),
     ("half-precision-overflow", evidence("mm", "forward", tensor(-900, 900, dtype="float16"), precision=HALF,
                                          output=tensor(dtype="float16", n_posinf=2), history=STEADY)),
     ("half-precision-underflow", evidence("log", "forward", zeros(dtype="float16"), precision=HALF,
@@ -187,6 +192,13 @@ NOT_FIRST: list[tuple[str, Evidence]] = [
     # The loss with logits is on the path, and the logarithm elsewhere got zeros of a relu.
     ("loss-input-mismatch", evidence("log", "forward", zeros(), logits_as_probabilities=True, output=INF,
                                      loss_function="binary_cross_entropy_with_logits", loss_inputs=(tensor(-1, 1),))),
+    # The data term is what grew.
+    ("excessive-regularization", evidence("addmm", "forward", HUGE, history=GROWING, optimizer=SGD,
+                                          loss_terms=(LossTerm("task", "nan", True), LossTerm("reg", "inf")),
+                                          extra={"terms_before": ({"task": 7e19, "reg": 7e7},)})),
+    # A sample that varies, over a recorded number that is 0: no spread of it.
+    ("constant-input", evidence("div", "data", tensor(0.01, 0.2), tensor(0, 0, (), n_zero=1),
+                                code="img = raw * max(t, 0.2) / t")),
     # The weights grew first: an effect.
     ("log-of-zero", evidence("log", "forward", zeros(), history=GROWING, optimizer=SGD)),
     # No growth: a cause.

@@ -58,6 +58,8 @@ class Pending:
     """When it happened, where that was not just before it was noticed."""
     inner: Incident | None = None
     """What the iteration inside told that was run again before this one."""
+    is_asked_around: bool = False
+    """Whether a loop over what an iteration has made has read it: the iteration is asked whether it is a loss."""
 
     @staticmethod
     def of(event: Event, target: Pass | None, watch: Watch, epoch: int | None) -> "Pending":

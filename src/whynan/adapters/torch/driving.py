@@ -22,6 +22,7 @@ from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult
 from whynan.replay import Request
 from whynan.snapshot import NamesSnapshot, frame_values
+from whynan.trace import Leaf
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
@@ -57,11 +58,15 @@ def attempts(plan: "Plan") -> Generator[Attempt, None, Decision]:
     while traced.is_finite and plan.n_attempts < _N_TRIES and not plan.is_out_of_time():
         yield Attempt(traced=True)  # before saying that it does not reproduce
         traced = plan.outcome
+    outer = outer_to_ask(plan, traced)
     if is_innocent(plan, traced):
-        return Decision("innocent")
+        if outer is None or not _only_adds_up(plan, traced):
+            return Decision("innocent")
+        plan.pending.is_asked_around = True
+        plan.pending.step = outer.owner.n_passes - 1 if plan.pending.stage == "validation" else plan.pending.step
+        return Decision("escalate", outer=outer)
     if traced.is_finite and plan.pending.inner is not None:
         return plan.decide(plan.pending.inner)  # the iteration inside did reproduce it
-    outer = outer_to_ask(plan, traced)
     if outer is not None:
         plan.pending.inner = explain.incident(plan, traced, SampleSearch(plan, traced))
         return Decision("escalate", outer=outer)
@@ -167,6 +172,10 @@ def is_innocent(plan: "Plan", traced: Outcome) -> bool:
         return False
     if traced.is_finite or traced.tracer is None or traced.event is None:
         return True
+    if plan.pending.is_asked_around and traced.slice is not None:
+        # Of what a dictionary held only that counts which came out of a loss function: there are metrics in some.
+        path = {record.index for record in traced.slice.path}
+        return not any(call.index in path for call in traced.tracer.trace.loss_calls)
     return not explain.is_loss(traced.tracer, traced.event, plan.pending)
 
 
@@ -174,12 +183,26 @@ def outer_to_ask(plan: "Plan", traced: Outcome) -> Pass | None:
     """Where the trace ends at something that this iteration did not make, the iteration around it may tell."""
     leaf = traced.slice.leaf if traced.slice is not None else None
     unknown = traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
-    if not unknown and (leaf is None or sources.role_of(leaf, plan, traced)[0] not in ("computed", "gradient")):
+    if not unknown and (leaf is None or not _may_be_made_around(leaf, plan, traced)):
         return None
     outer = plan.host.outer_of(plan.target)
     if outer is None or outer.elapsed > max(2.0, 0.25 * plan.host.options.budget):
         return None
     return outer
+
+
+def _may_be_made_around(leaf: Leaf, plan: Plan, traced: Outcome) -> bool:
+    """Whether a tensor may be a result of the iteration around."""
+    role, _ = sources.role_of(leaf, plan, traced)
+    return role in ("computed", "gradient") or (role == "batch" and _only_adds_up(plan, traced))
+
+
+def _only_adds_up(plan: Plan, traced: Outcome) -> bool:
+    """Whether this is a loop over numbers that the iteration around has made: `for name, loss in losses.items()`."""
+    leaf = traced.slice.leaf if traced.slice is not None else None
+    if leaf is None or leaf.summary.shape != () or plan.target.trained or traced.tracer is None:
+        return False
+    return not any(record.name in sources.LAYERS for record in traced.tracer.trace.records.values())
 
 
 def go_on(host: "TorchHost", current: Pass) -> bool:

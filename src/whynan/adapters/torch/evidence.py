@@ -3,6 +3,7 @@
 import linecache
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def gather(
         # A library's guard has refused the batch: nothing was computed, the line is that of the call.
         origin = Op("data", "guard", "data", _line(*plan.pending.line))
     extra["notes"] = notes
+    extra["terms_before"] = plan.host.watch.trail.terms_before(plan.pending.step)
     special = _special(plan, traced, record)
     extra.update(special.pop("extra", {}))
     batch = batch_of(plan, search.batch.names)
@@ -217,6 +219,8 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf, notes: list[str]
         notes.append(_LIKELY.format(name=name, line=filled[0].line))
         return Op(filled[1], "data", "data", filled[0], None, None, (bad.tensor,), bad.tensor)
     module = path[0].module if path else None
+    if bad.tensor.role == "computed" and plan.host.outer_of(plan.target) is None:
+        notes.append(f"these values were there before the loop began{_holder(plan, traced)}: look at what made them")
     return Op(
         "data" if phase == "data" else bad.tensor.role,
         "leaf",
@@ -227,6 +231,18 @@ def _leaf_origin(plan: "Plan", traced: "Outcome", bad: BadLeaf, notes: list[str]
         (bad.tensor,),
         bad.tensor,
     )
+
+
+def _holder(plan: "Plan", traced: "Outcome") -> str:
+    """Say which attribute of a module holds the values that the step began from."""
+    leaf = traced.slice.leaf if traced.slice is not None else None
+    for root in plan.host.known.modules.values() if leaf is not None else ():
+        for path, module in root.named_modules():
+            for name, value in vars(module).items():
+                for part in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(part, torch.Tensor) and leaf is not None and sources.storage_key(part) == leaf.key:
+                        return f", in {path}.{name}".replace(" .", " ")
+    return ""
 
 
 _LIKELY = "{name} held the value before watching could see it made; line {line} is the only one that can have made it"
@@ -289,7 +305,7 @@ def _special(plan: "Plan", traced: "Outcome", record: OpRecord | None) -> dict[s
     result["reduces_nothing"] = bool(known.get("reduces_nothing", False))
     result["in_custom_function"] = record.custom
     result["custom_input_nonfinite"] = bool(record.edges)
-    result["through_where"] = _through_where(tracer, record)
+    result["through_where"] = _through_where(tracer, record, traced.slice.path)
     result["zero_variance"] = _zero_variance(record, made_by)
     result["logits_as_probabilities"] = _takes_logits(record, made_by)
     result["extra"].update({key: value for key, value in known.items() if key != "made_by"})
@@ -305,7 +321,7 @@ def _loss_on_path(calls: list[Any], traced: "Outcome") -> Any:
     return next((call for call in calls if call.index in path), calls[-1])
 
 
-def _through_where(tracer: Any, record: OpRecord) -> bool:
+def _through_where(tracer: Any, record: OpRecord, path: Sequence[OpRecord]) -> bool:
     """Whether a `where` in the forward pass drops the values that the origin's operation made."""
     forward = record.index
     hidden = record.kind == "nan" and 0.0 in record.facts.get("inputs_at_element", [])[:1]
@@ -323,7 +339,10 @@ def _through_where(tracer: Any, record: OpRecord) -> bool:
     if not any(tracer.is_ancestor(forward, index) for index in wheres[:200]):
         return False
     if record.phase == "backward":
-        return hidden
+        # A power's own slope comes first, the gradient 0 that it is multiplied by after it.
+        own = any(r.kind == "nan" and r.sequence == record.sequence and r.phase == "backward" for r in path)
+        powers = own and (record.node or "").startswith("PowBackward")
+        return hidden or (powers and any(forward in tracer.lineage[i][1] for i in wheres))
     # A forward infinity that `where` drops comes back as 0 * inf in the backward pass.
     return any(index in {i for i, _, _ in tracer.absorbed} for index in wheres)
 

@@ -180,13 +180,26 @@ def origin_op(record: OpRecord) -> Op:
         inputs=_inputs(record),
         output=record.output,
         elements=record.elements,
-        args=record.args,
+        args=_args(record),
     )
+
+
+def _args(record: OpRecord) -> dict[str, Any]:
+    """Return the arguments by name; a derivative's own power is that of the exponent less one."""
+    exponent = record.args.get("exponent")
+    if isinstance(exponent, float) and _is_slope_of_power(record):
+        return {**record.args, "exponent": exponent + 1}
+    return record.args
+
+
+def _is_slope_of_power(record: OpRecord) -> bool:
+    """Whether this is the power in the derivative of a power, which the gradient is multiplied by only after it."""
+    return record.phase == "backward" and record.name == "pow" and (record.node or "").startswith("PowBackward")
 
 
 def _inputs(record: OpRecord) -> tuple[TensorSummary, ...]:
     """Return the inputs; of a derivative's formula the first is the gradient that came in."""
-    if record.phase != "backward" or record.custom is not None or len(record.inputs) < 2:
+    if record.phase != "backward" or record.custom is not None or len(record.inputs) < 2 or _is_slope_of_power(record):
         return record.inputs
     return (replace(record.inputs[0], role="gradient"), *record.inputs[1:])
 
@@ -216,7 +229,8 @@ def find_terms(
         return ()
     names = dict(_names_of_scalars(spaces))
     leaves = list(_summands(root, tracer, names))
-    whole = names.get(root.key) or _assigned_name(root, root) or event.name
+    plain = event.name if event.what in ("loss", "input") else "loss"
+    whole = names.get(root.key) or _assigned_name(root, root) or plain
     terms: dict[str, tuple[float, ScalarOp]] = {}
     for scalar in leaves:
         name = names.get(scalar.key) or _assigned_name(scalar, root)

@@ -291,6 +291,8 @@ class TorchHost:
             return
         if not lacking:
             return
+        if lacking[0].snapshot is not None and lacking[0].n_steps == self.watch.n_steps:
+            self.known.moved_by_hand.look(lacking[0].snapshot)
         # An update that is going to be undone, since something is non-finite before it, is worth any time.
         if self.pending is None and not self._copies.is_due():
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.torch.elements import kind_at, nonfinite_elements
+from whynan.adapters.torch.elements import first_nonfinite, kind_at, nonfinite_elements
 from whynan.adapters.torch.frames import sounds_like_loss
 from whynan.adapters.torch.sites import Event, Leaving, Pass
 from whynan.launch.host import is_user_file
@@ -240,7 +240,7 @@ class Looks:
             and current in self.host.loops.on_stack(current.frame)
         ):
             poisoned = self.host.watch.poisoned_buffer(current.snapshot.buffers.pairs)
-            if poisoned is not None:
+            if poisoned is not None and not self._was_so_before(poisoned, current):
                 poisoned.line = (current.site.filename, current.site.header_line)
                 self.host.set_pending(poisoned, current)
                 return
@@ -270,6 +270,13 @@ class Looks:
             if self.n_skipped_in_a_row > 1:
                 return
         self.host.set_pending(event, current)
+
+    def _was_so_before(self, poisoned: Event, current: Pass) -> bool:
+        """Whether the iteration around did it, which is asked at its end: `for name, loss in model(x, y).items()`."""
+        assert current.snapshot is not None
+        copies = {id(buffer): copy for buffer, copy in current.snapshot.buffers.pairs}
+        old = [copies[id(buffer)] for buffer in poisoned.tensors if id(buffer) in copies]
+        return bool(first_nonfinite(old)) and self.host.outer_of(current) is not None
 
     def leaves_to_script(self, event: Event, target: Pass | None) -> bool:
         """Whether the script itself is going to ask whether these gradients are finite, and may leave the update out.

@@ -105,8 +105,11 @@ class SampleSearch:
         """The script makes its batches itself: overwrite rows of the tables that it takes them from."""
         if not self._may_be_a_sample():
             return
+        drawn = drawn_rows(self.plan, self.traced)
         for batch in itertools.islice(handmade.gathered_batches(self.plan, self.traced), 3):
             if batch.size == 1:
+                if drawn is not None and len(drawn.rows) > 1:
+                    continue  # a data set's own look at its table for one of several samples
                 self.size, self.position = 1, 0
                 self.samples = (Sample(0, batch.rows[0], None, "the only sample of the batch"),)
                 return

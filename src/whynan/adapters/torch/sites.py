@@ -14,7 +14,7 @@ from typing import Any
 from whynan.adapters.torch.frames import STEP_PREFIX
 from whynan.adapters.torch.late import Late
 from whynan.adapters.torch.snapshot import KnownState, Snapshot, is_capturing
-from whynan.adapters.torch.windows import Windows
+from whynan.adapters.torch.windows import Windows, call_of
 from whynan.launch.host import COLD, Unwind, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What
@@ -168,7 +168,8 @@ class Pass:
         """Return what names this execution of its loop, or this trainer: its frame and the iterations around it."""
         alive = self.loops.alive()
         around = alive[alive.index(self) + 1 :] if self in alive else []
-        return (0 if self.owner.is_step else id(self.frame), *(other.serial for other in around))
+        call = () if self.owner.is_step else call_of(self.frame)
+        return (*call, *(other.serial for other in around))
 
     def can_go_back(self) -> bool:
         """Whether it could be run again in the place of the iteration after it."""

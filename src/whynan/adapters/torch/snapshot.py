@@ -53,6 +53,9 @@ class Snapshot:
         by_hand = () if known.optimizers else known.parameters()
         loose = [*roots.values(), *by_hand] if small_tensors else []
         self.tensors = TensorCopies(_small_tensors(loose, known))
+        parameters = known.parameters() if known.optimizers and not known.is_sharded else []
+        self.weights = known.moved_by_hand.copy(parameters, is_first=small_tensors)
+        self.stamps = [(p, p._version) for p in parameters[:3] if not p.is_inference()]
         self.others = [save() for save in known.savers]
         self.versions = [(t, t._version) for t in _loose_tensors(roots.values())[:64] if not t.is_inference()]
 
@@ -66,6 +69,7 @@ class Snapshot:
                 copy.restore()
             self.buffers.restore()
             self.tensors.restore()
+            self.weights.restore()
             self.scales.restore()
             self.gradients.restore()
         for module, attributes, training in self.attributes:
@@ -133,6 +137,23 @@ class TensorCopies:
             # Left alone where nothing changed: a write would count as one for autograd's saved tensors.
             if tensor.shape == copy.shape and not torch.equal(tensor.detach(), copy):
                 tensor.detach().copy_(copy)
+
+
+class MovedByHand:
+    """Whether the script moves the weights between an iteration's beginning and the optimizer's step, as SAM does."""
+
+    def __init__(self) -> None:
+        self.is_seen = False
+
+    def copy(self, parameters: list[Any], *, is_first: bool) -> TensorCopies:
+        """Return copies for an iteration that has to begin from its own weights; of the first ones it is not known."""
+        limit = _SMALL_TOTAL * 8 if self.is_seen else _SMALL_TOTAL if is_first else 0
+        is_small = limit and sum(p.numel() * p.element_size() for p in parameters) <= limit
+        return TensorCopies(parameters if is_small else ())
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Called before the first step of an iteration."""
+        self.is_seen = self.is_seen or any(p._version != version for p, version in snapshot.stamps)
 
 
 class GradientState:
@@ -205,6 +226,7 @@ class KnownState:
         self.leaves: dict[int, Any] = {}
         self.is_sharded = False
         """Whether parameters are spread over processes: to look at one waits for all of them."""
+        self.moved_by_hand = MovedByHand()
         self.savers: list[Callable[[], Restorable]] = []
         """Make copies of what else an iteration changes: a trainer's own counts."""
         self._reach: dict[int, Reach] = {}

@@ -124,6 +124,11 @@ class Trail:
                 _put(self._terms, step, terms)
             budget.end()
 
+    def terms_before(self, step: int) -> tuple[dict[str, float], ...]:
+        """Return the terms of the last few steps before one that were all finite."""
+        rows = [row for at, row in self._terms if at < step and all(map(math.isfinite, row.values()))]
+        return tuple(rows[-3:])
+
     def before_update(self, parameters: Sequence[Any]) -> None:
         """Copy a part of each weight, where time allows."""
         budget = self._budgets[1]

@@ -109,7 +109,7 @@ class Windows:
         if not self.is_enabled or (owner.n_passes > 3 and not owner.n_training):
             return
         index = current.site.index
-        key = (id(current.frame), *(other.serial for other in self.loops.alive()))
+        key = (*call_of(current.frame), *(other.serial for other in self.loops.alive()))
         first = self.first.get(index)
         if first is not None and first.key != key and owner.n_training == 0:
             first = None
@@ -186,9 +186,14 @@ class Windows:
         windows = [w for w in (self.first.get(index), *self.recent.get(index, [])) if w is not None]
         alive = self.loops.alive()
         around = alive[alive.index(current) + 1 :] if current in alive else []
-        key = (id(current.frame), *(other.serial for other in around))
+        key = (*call_of(current.frame), *(other.serial for other in around))
         fitting = [w for w in windows if w.key == key and w.items]
         return sorted(fitting, key=lambda window: len(window.items))
+
+
+def call_of(frame: Any) -> tuple[int, int]:
+    """Tell one call of a function from the next, whose frame may lie where the last one's lay."""
+    return id(frame), frame.f_back.f_lasti if frame.f_back is not None else -1
 
 
 def _size_of(names: dict[str, Any]) -> int | None:

@@ -35,7 +35,7 @@ class ConstantInput(Cause):
     def match(self, evidence: Evidence) -> Match | None:
         constant = evidence.batch.constant_samples
         op = facts.op_of(evidence)
-        spread = evidence.zero_variance or facts.mentions(evidence, SPREAD)
+        spread = evidence.zero_variance or (facts.mentions(evidence, SPREAD) and not varies(evidence))
         if facts.is_data(evidence) and op in OPS and spread and not facts.is_overflow(evidence):
             return Match(
                 0.94,
@@ -66,3 +66,11 @@ class ConstantInput(Cause):
             "makes them.",
             (f"batch: {facts.describe(leaf.tensor)}",),
         )
+
+
+def varies(evidence: Evidence) -> bool:
+    """Return whether one number 0 divided a sample that is not the same everywhere: that number is no spread of it."""
+    given = facts.inputs(evidence)
+    if facts.op_of(evidence) != "div" or len(given) != 2 or given[1].n_elements != 1:
+        return False
+    return given[0].n_elements > 1 and given[0].n_nonfinite == 0 and given[0].min != given[0].max

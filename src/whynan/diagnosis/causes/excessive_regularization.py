@@ -13,6 +13,8 @@ PENALTY = re.compile(
     re.IGNORECASE,
 )
 
+LEADING = 0.9
+GROWN = 100
 DETECTOR = re.compile(r"box|rpn|cls|classif|obj|anchor|loc(?![a-z])|centerness", re.IGNORECASE)
 
 
@@ -63,6 +65,14 @@ class ExcessiveRegularization(Cause):
                     f"Each step multiplies the weights by 1 - lr * weight_decay = {1 - factor:.3g}.",
                     (f"lr {facts.number(lr)}, weight_decay {facts.number(optimizer.weight_decay)}", *growth.facts()),
                 )
+        leading = leading_penalty(evidence) if growth.diverged else None
+        if leading is not None:
+            name, value, share = leading
+            return Match(
+                0.95,
+                f"The penalty {name!r} is what grew: at least {100 * share:.3g} % of the loss in the last steps.",
+                (f"loss term {name} in the last of them = {facts.number(value)}", *growth.facts()),
+            )
         term = next((term for term in evidence.loss_terms if term.first_nonfinite), None)
         named = term.name if term is not None and is_penalty(term.name, evidence) else None
         source = evidence.origin.source if evidence.origin else None
@@ -86,3 +96,16 @@ def is_penalty(name: str, evidence: Evidence) -> bool:
         return False
     names = " ".join((name, *(term.name for term in evidence.loss_terms)))
     return not ("reg" in name.lower() and "regul" not in name.lower() and DETECTOR.search(names))
+
+
+def leading_penalty(evidence: Evidence) -> tuple[str, float, float] | None:
+    """Return the penalty that was nearly all of the loss once it had grown, its last value and its least share."""
+    names = {term.name for term in evidence.loss_terms}
+    early = sorted(abs(value) for value in evidence.history.loss[:5])
+    rows = [{n: row[n] for n in names} for row in evidence.extra.get("terms_before", ()) if names <= row.keys()]
+    grown = [row for row in rows if sum(map(abs, row.values())) > GROWN * early[len(early) // 2]] if early else []
+    for name in names if grown and len(names) > 1 else ():
+        share = min(row[name] / sum(map(abs, row.values())) for row in grown)
+        if share >= LEADING and is_penalty(name, evidence):
+            return name, grown[-1][name], share
+    return None

@@ -260,7 +260,7 @@ def _constant(parts: list[_Part], size: int) -> list[int]:
             continue
         constant, others = set(), 0
         for position, sample in part.samples(size):
-            if sample.numel() >= _MIN_CONSTANT and bool((sample == sample.reshape(-1)[0]).all()):
+            if sample.numel() >= _MIN_CONSTANT and bool(((sample - sample.reshape(-1)[0]) == 0).all()):  # Inf is not
                 constant.add(position)
             else:
                 others += 1
