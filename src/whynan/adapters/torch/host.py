@@ -48,6 +48,7 @@ class TorchHost:
         self.preliminary: Callable[[Incident], None] = lambda incident: None
         """Keeps what is known of an incident that other ranks are still explaining."""
         self.watch.before_step = self.before_step
+        self.watch.after_backward = self.after_backward
         self.watch.after_step = self.after_step
         self.watch.tick = self.tick
         self.watch.on_growth = self.grows
@@ -80,6 +81,7 @@ class TorchHost:
             self.capsule = CapsuleReplay(self, options.replay)
             self.loops.begins = self.capsule.begins
         self._copies = Budget(0.004, n_first=3, free_s=5e-5)
+        self._early_copies = Budget(0.02, n_first=20, free_s=3e-4)
 
     @property
     def is_replaying(self) -> bool:
@@ -269,7 +271,7 @@ class TorchHost:
         if self.ranks.is_joint and not self.ranks.agreed:
             pending.is_alone = not (self.ranks.has_sent and self.ranks.is_agreed())
 
-    def before_step(self, optimizer: Any) -> None:
+    def before_step(self, optimizer: Any, budget: Budget | None = None) -> None:
         """Copy an optimizer's parameters and state for the iterations that have not, where it can be afforded."""
         if self.plan is not None and self.plan.is_together and (not self.plan.is_ordered or self.plan.agree()):
             raise Leaving(self.plan.target)  # on all ranks here
@@ -285,15 +287,31 @@ class TorchHost:
         if not lacking:
             return
         # An update that is going to be undone, since something is non-finite before it, is worth any time.
-        if self.pending is None and not self._copies.is_due():
+        budget = budget or self._copies
+        if self.pending is None and not budget.is_due():
             return
-        self._copies.begin()
+        budget.begin()
         if OptimizerCopy.n_bytes(optimizer) <= MEMORY_BUDGET:
             copy = OptimizerCopy(optimizer)
             for current in lacking:
                 if current.snapshot is not None:
                     current.snapshot.save_before_step(optimizer, copy)
-        self._copies.end()
+        budget.end()
+
+    def after_backward(self) -> None:
+        """Copy the weights before the script writes them between two backward passes, as SAM's first step does."""
+        if self.plan is not None or self.known.is_sharded:
+            return
+        for current in self.loops.alive()[:2]:
+            owner, snapshot = current.owner, current.snapshot
+            if snapshot is None or not (owner.writes_weights or owner.n_passes <= 3):
+                continue
+            for optimizer in self.known.optimizers:
+                copy = snapshot.optimizers.get(id(optimizer))
+                if copy is None:
+                    self.before_step(optimizer, self._early_copies)
+                elif not owner.writes_weights and current.n_steps == self.watch.n_steps:
+                    owner.writes_weights = copy.parameters.have_changed()
 
     def after_step(self) -> None:
         """End an attempt that has come past the symptom without meeting it."""

@@ -265,6 +265,8 @@ class Site:
         self.snapshot_s = 0.0
         self.accumulates = False
         self.in_place: bool = False
+        self.writes_weights: bool = False
+        """Whether weights are changed between two backward passes."""
         self.skip = 0
 
     def __iter__(self) -> "Pass":

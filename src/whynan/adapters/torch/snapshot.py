@@ -128,6 +128,9 @@ class TensorCopies:
     def __init__(self, tensors: Iterable[Any]) -> None:
         self.pairs = [(part, part.detach().clone()) for tensor in tensors for part in parts_of(tensor)]
 
+    def have_changed(self) -> bool:
+        return any(not torch.equal(tensor.detach(), copy) for tensor, copy in self.pairs)
+
     def restore(self) -> None:
         for tensor, copy in self.pairs:
             # Left alone where nothing changed: a write would count as one for autograd's saved tensors.

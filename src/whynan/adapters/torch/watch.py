@@ -53,6 +53,7 @@ class Watch(Poisoned):
         self.enabled = True
         self.on_first_gradient: Callable[[], None] = lambda: None
         self.before_step: Callable[[Any], None] = lambda optimizer: None
+        self.after_backward: Callable[[], None] = lambda: None
         self.after_step: Callable[[], None] = lambda: None
         self.weights = WeightScales(known)
         self.trail = Trail(known)
@@ -156,6 +157,8 @@ class Watch(Poisoned):
                 self.around_step.n_applied += 1
             if not scaled:
                 self._guarded(self._look_at_gradients, _AFTER_BACKWARD)
+            if not self._depth:
+                self._guarded(self.after_backward)
             return result
 
         return backward
