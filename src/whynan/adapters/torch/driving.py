@@ -22,6 +22,7 @@ from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult
 from whynan.replay import Request
 from whynan.snapshot import NamesSnapshot, frame_values
+from whynan.trace import Leaf
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
@@ -174,12 +175,21 @@ def outer_to_ask(plan: "Plan", traced: Outcome) -> Pass | None:
     """Where the trace ends at something that this iteration did not make, the iteration around it may tell."""
     leaf = traced.slice.leaf if traced.slice is not None else None
     unknown = traced.slice is None and not traced.is_finite and traced.event is not None and bool(traced.event.tensors)
-    if not unknown and (leaf is None or sources.role_of(leaf, plan, traced)[0] not in ("computed", "gradient")):
+    if not unknown and (leaf is None or not _is_made_before(leaf, plan, traced)):
         return None
     outer = plan.host.outer_of(plan.target)
     if outer is None or outer.elapsed > max(2.0, 0.25 * plan.host.options.budget):
         return None
     return outer
+
+
+def _is_made_before(leaf: Leaf, plan: "Plan", traced: Outcome) -> bool:
+    """Whether a tensor is a result: of the code around this iteration, or of the one before it, whatever its name."""
+    snapshot, targets = plan.target.snapshot, plan.target.site.targets
+    carried = snapshot.names.values if snapshot is not None else {}
+    if any(sources.storage_key(value) == leaf.key for name, value in carried.items() if name not in targets):
+        return True
+    return sources.role_of(leaf, plan, traced)[0] in ("computed", "gradient")
 
 
 def go_on(host: "TorchHost", current: Pass) -> bool:

@@ -283,6 +283,15 @@ class Looks:
         self.left_to_script = (event, target)
         return True
 
+    def is_proposal(self, event: Event, targets: list[Pass]) -> bool:
+        """Whether code around this loop takes its result or leaves it by what it finds of finite numbers.
+
+        As a sampler does with a trajectory; there is no optimizer that would have updated anything by then.
+        """
+        if self.host.known.optimizers or event.what not in ("loss", "gradient"):
+            return False
+        return any(_chooses_by_finite(current.site) for current in targets[1:])
+
     def _look_at_left_out(self, current: Pass) -> None:
         """An iteration has ended: was its update left out for its gradients, as all those before it?"""
         left, self.left_to_script = self.left_to_script, None
@@ -359,3 +368,19 @@ def _leaves_updates_out(site: LoopSite) -> bool:
             if steps or any(isinstance(part, ast.Continue) for part in inner):
                 chosen.append(ast.unparse(node.test))
     return any(_CHECKS.search(test) for test in chosen)
+
+
+def _chooses_by_finite(site: LoopSite) -> bool:
+    """Whether a loop's body does something only if a number is finite, and ends for none that is not."""
+    loop = find_loop(site)
+    tests: set[str] = set()
+    is_choice = False
+    for node in ast.walk(loop) if loop is not None else ():
+        if isinstance(node, ast.Assign) and _CHECKS.search(ast.unparse(node.value)):
+            tests |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.If) and (_CHECKS.search(ast.unparse(node.test)) or ast.unparse(node.test) in tests):
+            if any(isinstance(part, (ast.Raise, ast.Break, ast.Return, ast.Call)) for part in ast.walk(node)
+                   if not isinstance(part, ast.Call) or getattr(part.func, "attr", "") == "exit"):  # fmt: skip
+                return False
+            is_choice = True
+    return is_choice
