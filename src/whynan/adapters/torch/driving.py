@@ -96,7 +96,7 @@ def step_experiments(plan: "Plan", experiments: Experiments) -> Generator[Attemp
     for attempt in experiments.step_attempts():
         yield attempt
         plan.known = experiments.concluded()
-    if experiments.wants_window() and not plan.pending.is_early:
+    if experiments.wants_window() and not plan.pending.is_early and not _is_around_validation(plan):
         yield from experiments.window_attempts(plan.host.loops.windows.of(plan.target))
     plan.known = experiments.concluded()
 
@@ -114,9 +114,16 @@ def outer_for(plan: "Plan", experiments: Experiments) -> Pass | None:
     """
     if plan.host.options.policy != "stop" or goes_on(plan) or not experiments.wants_window():
         return None
+    if _is_around_validation(plan):
+        return None
     around = plan.host.loops.on_stack(plan.target.frame)
     around = around[around.index(plan.target) + 1 :] if plan.target in around else []
     return next((c for c in around if plan.host.loops.windows.of(c)), None)
+
+
+def _is_around_validation(plan: "Plan") -> bool:
+    """Whether a validation loss went wrong in an epoch that trained: training steps alone would not show it."""
+    return plan.pending.stage == "validation" and plan.target.trained
 
 
 def experiments_of(plan: "Plan", experiments: Experiments) -> Generator[Attempt, None, Decision]:

@@ -46,6 +46,21 @@ def is_validation_loss(name: str) -> bool:
     return _VALIDATION.search(name) is not None and sounds_like_loss(name)
 
 
+def loss_in_comprehension(file: str, line: int | None) -> str | None:
+    """Return the loss that a comprehension at a line reads: "l1_loss" in `[l1_loss(...).item() for ...]`."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return None
+    for outer in ast.walk(tree):
+        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)) and outer.lineno <= (line or 0) <= (outer.end_lineno or 0):
+            for call in ast.walk(outer.elt):
+                name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+                if sounds_like_loss(name):
+                    return name
+    return None
+
+
 def loss_in_frame(frame: FrameType, site: LoopSite, trained: bool) -> Event | None:
     """Return a non-finite one-element tensor that the body has assigned, called like a loss or differentiable."""
     values = frame_values(frame) or {}
@@ -321,7 +336,9 @@ class Looks:
         is_epoch = any(site.last_trained > current.serial for site in self.host.loops.sites.values())
         if not is_epoch or self.provisional is not None or self.skipped:
             return
-        if is_validation_loss(event.name):
+        called = loss_in_comprehension(*event.line) if event.line is not None else None
+        if is_validation_loss(event.name) or called is not None:
+            event.name = called or event.name
             event.stage, event.is_loss = "validation", True
             self.host.set_pending(event, current)
 
