@@ -53,7 +53,9 @@ def loss_in_comprehension(file: str, line: int | None) -> str | None:
     except (SyntaxError, ValueError):
         return None
     for outer in ast.walk(tree):
-        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)) and outer.lineno <= (line or 0) <= (outer.end_lineno or 0):
+        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)) and outer.lineno <= (line or 0) <= (
+            outer.end_lineno or 0
+        ):
             for call in ast.walk(outer.elt):
                 name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
                 if sounds_like_loss(name):

@@ -144,6 +144,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             return _log_of(known)
         if name == "log" and self.takes_logits and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return F.logsigmoid(x)
+        if name == "logdet" and self.place(op_frame(sys._getframe(2))):
+            return torch.linalg.slogdet(x).logabsdet
         if name == "log1p" and known is not None and known.kind == "exp":
             return F.softplus(known.z)
         if name == "div" and known is not None and known.kind == "exp":
