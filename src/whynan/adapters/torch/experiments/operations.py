@@ -86,6 +86,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
         result = self._rewritten(func, name, args, kwargs)
         if result is not None:
             self.n_applied += 1
+            if name == "exp":  # shifted: what its sum and logarithm are made of is the argument itself
+                self._made[id(result)] = (result, Made("exp", args[0]))
             return result
         out = func(*args, **kwargs)
         made = self._note(name, args, kwargs, func)
@@ -341,7 +343,8 @@ def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator
     """Yield the losses of the step in their stable forms; then with what the logarithm got taken for logits."""
     place = _place(traced) or (lambda frame: False)
     mode = StableMode(place, shifts=facts.is_normalised(evidence))
-    yield Change("stable-loss", "the loss computed from its logits", mode)
+    is_logdet = facts.op_of(evidence) == "logdet"
+    yield Change("stable-loss", "log|det| by slogdet" if is_logdet else "the loss computed from its logits", mode)
     if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
