@@ -1,6 +1,7 @@
 """From a traced attempt to an incident: the origin in a report's words, the loss's terms, evidence, diagnosis."""
 
 import ast
+import contextlib
 import linecache
 import math
 from collections.abc import Iterator
@@ -113,10 +114,8 @@ def is_loss(tracer: Tracer, event: Event, pending: "Pending") -> bool:
 def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
     """Put together all that is known of the step."""
     replay = plan.replay_result(traced)
-    try:
+    with contextlib.suppress(Exception):  # a line that cannot run twice tells nothing more
         _remade(plan, traced)
-    except Exception as error:
-        tell("making the evaluated model again failed", error)
     origin, leaf = None, None
     if traced.slice is not None:
         if traced.slice.origin is not None:
@@ -142,7 +141,8 @@ def _remade(plan: "Plan", traced: "Outcome") -> None:
         return
     values = frame_values(frame) or {}
     names = {name for name, value in values.items() if isinstance(value, torch.nn.Module) and _holds(value, leaf)}
-    names -= {name for name in names if any(values[name] is value for value in frame.f_globals.values())}
+    if any(storage_key(p) == leaf.key for group in plan.host.known.groups() for p in group["params"]):
+        return  # it is what was trained
     tree = ast.parse("".join(linecache.getlines(site.filename)))
     made_by = [
         node.value

@@ -53,10 +53,9 @@ def loss_in_comprehension(file: str, line: int | None) -> str | None:
     except (SyntaxError, ValueError):
         return None
     for outer in ast.walk(tree):
-        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)) and outer.lineno <= (line or 0) <= (
-            outer.end_lineno or 0
-        ):
-            for call in ast.walk(outer.elt):
+        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)):
+            is_there = outer.lineno <= (line or 0) <= (outer.end_lineno or 0)
+            for call in ast.walk(outer.elt) if is_there else ():
                 name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
                 if sounds_like_loss(name):
                     return name
@@ -397,9 +396,8 @@ def _chooses_by_finite(site: LoopSite) -> bool:
     for node in ast.walk(loop) if loop is not None else ():
         if isinstance(node, ast.Assign) and _CHECKS.search(ast.unparse(node.value)):
             tests |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        if isinstance(node, ast.If) and (_CHECKS.search(ast.unparse(node.test)) or ast.unparse(node.test) in tests):
-            if any(isinstance(part, (ast.Raise, ast.Break, ast.Return, ast.Call)) for part in ast.walk(node)
-                   if not isinstance(part, ast.Call) or getattr(part.func, "attr", "") == "exit"):  # fmt: skip
+        if isinstance(node, ast.If) and (_CHECKS.search(test := ast.unparse(node.test)) or test in tests):
+            if re.search(r"\b(raise|break|return|continue|exit|quit)\b", ast.unparse(node)):
                 return False
             is_choice = True
     return is_choice

@@ -20,6 +20,7 @@ from whynan.adapters.torch.data.batch import (
     rebuild_sequence,
 )
 from whynan.adapters.torch.data.facts import are_corners, mended
+from whynan.adapters.torch.data.lineage import resolve
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
@@ -38,8 +39,10 @@ def drop_sample(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sam
     positions = [s.position for s in search.samples if s.position is not None]
     batch = search.batch
     if positions and batch.size is not None and sources.is_ragged(batch.size):
-        yield from _collated_anew(plan, search, positions)
-        return
+        anew = list(_collated_anew(plan, search, positions))
+        yield from anew
+        if anew:
+            return
     if positions and batch.size is not None and batch.size > len(positions) and search.size == batch.size:
         healthy = [k for k in range(batch.size) if k not in positions]
         donors = [healthy[i % len(healthy)] for i in range(len(positions))]
@@ -69,7 +72,8 @@ def _collated_anew(plan: "Plan", search: SampleSearch, positions: list[int]) -> 
         indices = list(origin.indices)
         if origin.loader_kind != "map" or not max(positions) < len(indices) > len(positions):
             continue
-        if any(indices[s.position] != s.index for s in search.samples if s.position is not None):
+        found = {resolve(origin.dataset, indices[position]).index for position in positions}
+        if found != {s.index for s in search.samples if s.position is not None}:
             continue
         donor = next(index for place, index in enumerate(indices) if place not in positions)
         kept = [donor if place in positions else index for place, index in enumerate(indices)]
