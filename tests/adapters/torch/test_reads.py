@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from whynan.adapters.torch.frames import name_of_tensor
-from whynan.adapters.torch.looks import is_validation_loss, spoken
+from whynan.adapters.torch.looks import is_validation_loss, loss_in_comprehension, spoken
 from whynan.launch import host
 
 
@@ -36,6 +36,17 @@ def test_which_names_are_a_validation_loss():
         assert is_validation_loss(name), name
     for name in ("loss", "value_loss", "interval_loss", "val_accuracy", "train_loss", "latest_loss"):
         assert not is_validation_loss(name), name
+
+
+def test_a_loss_read_in_a_comprehension(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "valid = np.mean([\n    F.l1_loss(model(x), y).item() for x, y in loader])\n"
+        "iou = [overlap(model(x), y).item() for x, y in loader]\n"
+        "loss = F.l1_loss(model(x), y).item()\n"
+    )
+    found = [loss_in_comprehension(str(script), line) for line in (2, 3, 4, None)]
+    assert found == ["l1_loss", None, None, None]
 
 
 def test_the_exception_behind_an_exit_speaks():

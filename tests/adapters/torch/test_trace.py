@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from whynan.adapters.torch.elements import is_nonfinite
 from whynan.adapters.torch.storages import Storages, key_of, values_of
 from whynan.adapters.torch.trace import Tracer
+from whynan.launch import host
 
 
 def train(traced: bool) -> tuple[list[torch.Tensor], torch.Tensor, list[str]]:
@@ -170,6 +171,18 @@ def test_sparse_tensors_are_known_by_their_values():
     assert values_of(sparse).shape == (3,) and not is_nonfinite(values_of(sparse))
     dense = torch.ones(2)
     assert values_of(dense) is dense
+
+
+def test_logdet_is_named(monkeypatch):
+    monkeypatch.setitem(host.user_codes, __file__, [])
+    matrix = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    with Tracer() as tracer:
+        torch.logdet(matrix)
+    first = min(tracer.trace.records.values(), key=lambda record: record.index)
+    assert (first.name, first.literal, first.inputs[0].shape) == ("logdet", False, (2, 2))
+    with Tracer() as tracer:
+        torch.where(torch.linalg.slogdet(matrix).sign > 0, 0.0, torch.nan)
+    assert not any(record.name == "logdet" for record in tracer.trace.records.values())
 
 
 def test_a_long_trace_keeps_little_alive():

@@ -69,6 +69,9 @@ def explain(host: Host, again: Again, bad: list[str], loss_name: str | None, dea
             return None
         if found is not None and found.leaf is not None and found.leaf.constant and not _is_data(again, seen):
             return None  # it came that way, and no operation of the step has made it
+        first = found.origin if found is not None else None
+        if first is not None and loss_name and first.name == "float" and not first.edges:
+            return None  # `float("inf")`: the script's own word for a failed trial
         rate = plain_rate(again, seen)
         again.plain = (rate, weights_of(again, seen)) if rate is not None else None
         value = kind_of(to_numpy(seen.value)) or "nan"

@@ -100,7 +100,7 @@ def step_experiments(plan: "Plan", experiments: Experiments) -> Generator[Attemp
     for attempt in experiments.step_attempts():
         yield attempt
         plan.known = experiments.concluded()
-    if experiments.wants_window() and not plan.pending.is_early:
+    if experiments.wants_window() and not plan.pending.is_early and not _is_around_validation(plan):
         yield from experiments.window_attempts(plan.host.loops.windows.of(plan.target))
     plan.known = experiments.concluded()
 
@@ -118,9 +118,16 @@ def outer_for(plan: "Plan", experiments: Experiments) -> Pass | None:
     """
     if plan.host.options.policy != "stop" or goes_on(plan) or not experiments.wants_window():
         return None
+    if _is_around_validation(plan):
+        return None
     around = plan.host.loops.on_stack(plan.target.frame)
     around = around[around.index(plan.target) + 1 :] if plan.target in around else []
     return next((c for c in around if plan.host.loops.windows.of(c)), None)
+
+
+def _is_around_validation(plan: "Plan") -> bool:
+    """Whether a validation loss went wrong in an epoch that trained: training steps alone would not show it."""
+    return plan.pending.stage == "validation" and plan.target.trained
 
 
 def experiments_of(plan: "Plan", experiments: Experiments) -> Generator[Attempt, None, Decision]:
@@ -192,7 +199,11 @@ def outer_to_ask(plan: "Plan", traced: Outcome) -> Pass | None:
 
 
 def _may_be_made_around(leaf: Leaf, plan: Plan, traced: Outcome) -> bool:
-    """Whether a tensor may be a result of the iteration around."""
+    """Whether a tensor is a result: of the code around this iteration, or of the one before it, whatever its name."""
+    snapshot, targets = plan.target.snapshot, plan.target.site.targets
+    carried = snapshot.names.values if snapshot is not None else {}
+    if any(sources.storage_key(value) == leaf.key for name, value in carried.items() if name not in targets):
+        return True
     role, _ = sources.role_of(leaf, plan, traced)
     return role in ("computed", "gradient") or (role == "batch" and _only_adds_up(plan, traced))
 

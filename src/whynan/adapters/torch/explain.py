@@ -1,6 +1,7 @@
 """From a traced attempt to an incident: the origin in a report's words, the loss's terms, evidence, diagnosis."""
 
 import ast
+import contextlib
 import linecache
 import math
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whynan.adapters.common.data.origin import alone
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.torch import evidence as facts
+from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.elements import nonfinite_elements
 from whynan.adapters.torch.frames import live_user_frame, sounds_like_loss
 from whynan.adapters.torch.opfacts import plain_name
@@ -25,7 +28,7 @@ from whynan.diagnosis.catalogue import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing import Slice, find_origin
-from whynan.snapshot import frame_values
+from whynan.snapshot import find_loop, frame_values
 from whynan.trace import Frame, Leaf, OpRecord, ScalarOp
 
 if TYPE_CHECKING:
@@ -111,6 +114,8 @@ def is_loss(tracer: Tracer, event: Event, pending: "Pending") -> bool:
 def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
     """Put together all that is known of the step."""
     replay = plan.replay_result(traced)
+    with contextlib.suppress(Exception):  # a line that cannot run twice tells nothing more
+        _remade(plan, traced)
     origin, leaf = None, None
     if traced.slice is not None:
         if traced.slice.origin is not None:
@@ -122,6 +127,46 @@ def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
     evidence = facts.gather(plan, traced, search, replay, origin, leaf, _shortened(path))
     plan.evidence = evidence
     return _diagnosed(plan, evidence, search.note)
+
+
+def _remade(plan: "Plan", traced: "Outcome") -> None:
+    """Make the model that a loop evaluates once more, where it is a copy that a line before the loop has made.
+
+    Averaged weights are such: the trace of that line takes the place of one that ends at a parameter of the copy.
+    """
+    frame, site = plan.target.frame, plan.target.site
+    leaf = traced.slice.leaf if traced.slice is not None else None
+    loop = find_loop(site)
+    if leaf is None or loop is None or plan.pending.stage != "validation" or plan.host.options.policy != "stop":
+        return
+    values = frame_values(frame) or {}
+    names = {name for name, value in values.items() if isinstance(value, torch.nn.Module) and _holds(value, leaf)}
+    if any(storage_key(p) == leaf.key for group in plan.host.known.groups() for p in group["params"]):
+        return  # it is what was trained
+    tree = ast.parse("".join(linecache.getlines(site.filename)))
+    made_by = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in names
+        and frame.f_code.co_firstlineno < node.lineno < loop.lineno
+        and not names & {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+    ]
+    if len(made_by) != 1:
+        return
+    tracer = Tracer()
+    with alone(loader.preserved()), torch.no_grad(), tracer:
+        made = eval(compile(ast.Expression(made_by[0]), site.filename, "eval"), frame.f_globals, values)
+    if isinstance(made, torch.nn.Module):
+        event = Event("parameter", "made again", [*made.parameters(), *made.buffers()], "", "nan")
+        found = slice_of(tracer, event)
+        if found is not None and found.origin is not None:
+            traced.slice, traced.tracer = found, tracer
+
+
+def _holds(module: Any, leaf: Leaf) -> bool:
+    return any(storage_key(tensor) == leaf.key for tensor in [*module.parameters(), *module.buffers()])
 
 
 def without_replay(plan: "Plan", why: str) -> Incident:

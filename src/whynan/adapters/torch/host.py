@@ -224,7 +224,7 @@ class TorchHost:
                 self.looks.read = (event, targets[0])
             return
         target = self.belated.target_of(event, targets)
-        if self.looks.leaves_to_script(event, target):
+        if self.looks.leaves_to_script(event, target) or self.looks.is_proposal(event, targets):
             return
         self.set_pending(event, target)
         assert self.pending is not None

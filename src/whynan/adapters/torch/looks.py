@@ -46,6 +46,22 @@ def is_validation_loss(name: str) -> bool:
     return _VALIDATION.search(name) is not None and sounds_like_loss(name)
 
 
+def loss_in_comprehension(file: str, line: int | None) -> str | None:
+    """Return the loss that a comprehension at a line reads: "l1_loss" in `[l1_loss(...).item() for ...]`."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return None
+    for outer in ast.walk(tree):
+        if isinstance(outer, (ast.ListComp, ast.GeneratorExp)):
+            is_there = outer.lineno <= (line or 0) <= (outer.end_lineno or 0)
+            for call in ast.walk(outer.elt) if is_there else ():
+                name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+                if sounds_like_loss(name):
+                    return name
+    return None
+
+
 def loss_in_frame(frame: FrameType, site: LoopSite, trained: bool) -> Event | None:
     """Return a non-finite one-element tensor that the body has assigned, called like a loss or differentiable."""
     values = frame_values(frame) or {}
@@ -292,6 +308,15 @@ class Looks:
         self.left_to_script = (event, target)
         return True
 
+    def is_proposal(self, event: Event, targets: list[Pass]) -> bool:
+        """Whether code around this loop takes its result or leaves it by what it finds of finite numbers.
+
+        As a sampler does with a trajectory; there is no optimizer that would have updated anything by then.
+        """
+        if self.host.known.optimizers or event.what not in ("loss", "gradient"):
+            return False
+        return any(_chooses_by_finite(current.site) for current in targets[1:])
+
     def _look_at_left_out(self, current: Pass) -> None:
         """An iteration has ended: was its update left out for its gradients, as all those before it?"""
         left, self.left_to_script = self.left_to_script, None
@@ -321,7 +346,9 @@ class Looks:
         is_epoch = any(site.last_trained > current.serial for site in self.host.loops.sites.values())
         if not is_epoch or self.provisional is not None or self.skipped:
             return
-        if is_validation_loss(event.name):
+        called = loss_in_comprehension(*event.line) if event.line is not None else None
+        if is_validation_loss(event.name) or called is not None:
+            event.name = called or event.name
             event.stage, event.is_loss = "validation", True
             self.host.set_pending(event, current)
 
@@ -368,3 +395,18 @@ def _leaves_updates_out(site: LoopSite) -> bool:
             if steps or any(isinstance(part, ast.Continue) for part in inner):
                 chosen.append(ast.unparse(node.test))
     return any(_CHECKS.search(test) for test in chosen)
+
+
+def _chooses_by_finite(site: LoopSite) -> bool:
+    """Whether a loop's body does something only if a number is finite, and ends for none that is not."""
+    loop = find_loop(site)
+    tests: set[str] = set()
+    is_choice = False
+    for node in ast.walk(loop) if loop is not None else ():
+        if isinstance(node, ast.Assign) and _CHECKS.search(ast.unparse(node.value)):
+            tests |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.If) and (_CHECKS.search(test := ast.unparse(node.test)) or test in tests):
+            if re.search(r"\b(raise|break|return|continue|exit|quit)\b", ast.unparse(node)):
+                return False
+            is_choice = True
+    return is_choice

@@ -132,6 +132,9 @@ class TensorCopies:
     def __init__(self, tensors: Iterable[Any]) -> None:
         self.pairs = [(part, part.detach().clone()) for tensor in tensors for part in parts_of(tensor)]
 
+    def have_changed(self) -> bool:
+        return any(not torch.equal(tensor.detach(), copy) for tensor, copy in self.pairs)
+
     def restore(self) -> None:
         for tensor, copy in self.pairs:
             # Left alone where nothing changed: a write would count as one for autograd's saved tensors.
@@ -152,8 +155,9 @@ class MovedByHand:
         return TensorCopies(parameters if is_small else ())
 
     def look(self, snapshot: Snapshot) -> None:
-        """Called before the first step of an iteration."""
-        self.is_seen = self.is_seen or any(p._version != version for p, version in snapshot.stamps)
+        """Called before an iteration's first step. What is written through `.data` the copies of the first ones show."""
+        is_written = any(p._version != version for p, version in snapshot.stamps)
+        self.is_seen = self.is_seen or is_written or snapshot.weights.have_changed()
 
 
 class GradientState:

@@ -4,6 +4,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Subset
 
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.batch import batch_size
@@ -111,9 +112,27 @@ def role_of(leaf: Leaf, plan: "Plan", outcome: "Outcome") -> tuple[Role, str | N
     drawn = [name for name, value in found if gather is not None and is_source(value, gather)]
     for name in drawn or [name for name, _ in found]:
         return ("target" if _sounds_like_target(name) else "batch"), name
-    if gather is not None or leaf.constant:
+    if gather is not None or leaf.constant or row_of_dataset(leaf) is not None:
         return "batch", None
     return "computed", None
+
+
+def row_of_dataset(leaf: Leaf) -> int | None:
+    """Return the row of a data set's own table that a tensor is a view of, where a loader has just read from it."""
+    for origin in loader.recent():
+        dataset = origin.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        for value in getattr(dataset, "__dict__", {}).values():
+            for table in value if isinstance(value, (list, tuple)) and len(value) <= 16 else (value,):
+                if (
+                    isinstance(table, torch.Tensor)
+                    and storage_key(table) == leaf.key
+                    and table.dim()
+                    and table.stride(0)
+                ):
+                    return int((leaf.offset - table.storage_offset()) // table.stride(0))
+    return None
 
 
 def _skips_layers(leaf: Leaf, outcome: "Outcome") -> bool:
@@ -174,7 +193,8 @@ def samples_by_row(plan: "Plan", outcome: "Outcome") -> tuple[Sample, ...]:
         return (Sample(position, row, None, "its row of the data is non-finite"),)
     found = _position_in_batch(leaf, plan)
     if found is None:
-        return ()
+        place = row_of_dataset(leaf)
+        return () if place is None else (Sample(None, place, None, "its row of the data is non-finite"),)
     position, size, rows = found
     bad = [k for k in rows if k != position]
     if 2 * len(bad) >= size > 2:

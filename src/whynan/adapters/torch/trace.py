@@ -5,6 +5,7 @@ address, so that views and in-place writes are followed. A backward op is led to
 sequence number, which is the same on the node and, at the time of the forward op, in autograd's own counter.
 """
 
+import linecache
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -62,6 +63,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         self.absorbed: list[tuple[int, str, tuple[int, ...]]] = []
         self.last_root: int | None = None
         self.first_backward: int | None = None
+        self._slogdet: tuple[int, Any] = (-9, None)
 
     def taint(self, tensors: Iterable[Any]) -> None:
         """Follow from here on which floating-point values depend on these tensors."""
@@ -122,6 +124,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         for tensor, _ in before:
             if not any(tensor is other for other in outputs):
                 outputs.append(tensor)
+        if name == "_linalg_slogdet":
+            self._slogdet = index, inputs[0]
         in_keys = {key_of(tensor) for tensor in inputs}
         writers = [self.storages.writer(tensor) for tensor in inputs]
         parents = tuple({writer for writer in writers if writer is not None})
@@ -283,6 +287,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
             record.facts["made_by"] = self._made_by(inputs, index)
             record.facts["input_keys"] = [key_of(tensor) for tensor in inputs][:6]
             record.facts["input_tainted"] = [key_of(tensor) in self.tainted for tensor in inputs][:6]
+        if name == "scalar_tensor" and index - self._slogdet[0] == 2 and _calls_logdet(record.stack):
+            # `logdet` is not seen as such: after slogdet and eq it writes NaN for a negative determinant.
+            record.name, record.framework_op, record.literal = "logdet", "aten.logdet.default", False
+            record.inputs = (summarize(self._slogdet[1]),)
         for tensor in bad:
             self.storages.wrote_nonfinite(tensor, index)
         self.trace.records[index] = record
@@ -400,6 +408,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[misc]
         """Return the edge that leads from a tensor's element to the op which wrote it; the walk's first step."""
         kind = kind_at(tensor, element)
         return None if kind is None else self._edge(0, kind, tensor, element, None)
+
+
+def _calls_logdet(stack: Any) -> bool:
+    return any("logdet" in linecache.getline(f.file, f.line or 0).replace("slogdet", "") for f in stack[:1])
 
 
 def _births(samples: list[Any], edges: list[Edge]) -> list[int]:

@@ -42,8 +42,10 @@ class BadInitialization(Cause):
     def match(self, evidence: Evidence) -> Match | None:
         leaf = evidence.bad_leaf
         if leaf is not None and leaf.tensor.role in ("parameter", "buffer") and leaf.since_step == -1:
+            # What is evaluated before any step may be a copy that other code has made.
+            is_copy = evidence.symptom.stage == "validation"
             return Match(
-                0.4 if facts.is_class_weight(evidence) else 0.85,
+                0.4 if is_copy or facts.is_class_weight(evidence) else 0.85,
                 f"{leaf.tensor.name or 'A parameter'} was non-finite before the first step.",
                 (f"{leaf.tensor.role}: {facts.describe(leaf.tensor)}",),
             )

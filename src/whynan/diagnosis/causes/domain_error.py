@@ -64,6 +64,8 @@ class DomainError(Cause):
     def outside(self, evidence: Evidence, x: TensorSummary) -> str | None:
         """Return what is wrong with the argument, None where nothing is."""
         op, low, high = facts.op_of(evidence), x.min, x.max
+        if op == "logdet" and facts.output_has_nan(evidence):
+            return "a matrix whose determinant is negative; torch.linalg.slogdet gives its sign and log|det| apart"
         if low is None or high is None:
             return None
         if op in UNIT:

@@ -57,7 +57,7 @@ class UninitializedMemory(Cause):
             )
         if leaf is not None and leaf.tensor.role in ("parameter", "buffer") and leaf.since_step == -1:
             return Match(
-                0.3 if facts.is_class_weight(evidence) else 0.65,
+                0.3 if facts.is_class_weight(evidence) or evidence.symptom.stage == "validation" else 0.65,
                 f"{leaf.tensor.name or 'A parameter'} held non-finite values before the first step, as "
                 "`torch.empty` leaves "
                 "them.",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from whynan.adapters.torch import handmade
+from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.attempt import Attempt, Outcome
+from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.batch import (
     fields_of,
     is_leaf,
@@ -19,10 +20,12 @@ from whynan.adapters.torch.data.batch import (
     rebuild_sequence,
 )
 from whynan.adapters.torch.data.facts import are_corners, mended
+from whynan.adapters.torch.data.lineage import resolve
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
 from whynan.records.evidence import Evidence
+from whynan.snapshot import target_names
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan
@@ -35,6 +38,11 @@ def drop_sample(plan: "Plan", traced: "Outcome", evidence: Evidence, search: Sam
     """Yield the batch with another sample in the guilty one's place; a batch of one is another batch."""
     positions = [s.position for s in search.samples if s.position is not None]
     batch = search.batch
+    if positions and batch.size is not None and sources.is_ragged(batch.size):
+        anew = list(_collated_anew(plan, search, positions))
+        yield from anew
+        if anew:
+            return
     if positions and batch.size is not None and batch.size > len(positions) and search.size == batch.size:
         healthy = [k for k in range(batch.size) if k not in positions]
         donors = [healthy[i % len(healthy)] for i in range(len(positions))]
@@ -58,6 +66,35 @@ def _named(search: SampleSearch) -> str:
     return str(first.index) if first.index is not None else f"at position {first.position} of the batch"
 
 
+def _collated_anew(plan: "Plan", search: SampleSearch, positions: list[int]) -> Iterator[Change]:
+    """The batch joins its samples, as graphs are: they are fetched again, another one for each guilty one."""
+    for origin in loader.recent():
+        indices = list(origin.indices)
+        if origin.loader_kind != "map" or not max(positions) < len(indices) > len(positions):
+            continue
+        found = {resolve(origin.dataset, indices[position]).index for position in positions}
+        if found != {s.index for s in search.samples if s.position is not None}:
+            continue
+        donor = next(index for place, index in enumerate(indices) if place not in positions)
+        kept = [donor if place in positions else index for place, index in enumerate(indices)]
+        with loader.preserved():
+            made = origin.collate_fn([origin.dataset[index] for index in kept])
+        names = _as_bound(plan, search, made)
+        if names:
+            words = f"without sample {_named(search)}, another one in its place and the batch collated anew"
+            yield Change("drop-sample", words, names=names)
+        return
+
+
+def _as_bound(plan: "Plan", search: SampleSearch, made: Any) -> dict[str, Any]:
+    """Return a batch by the names that the loop binds; empty where it does not fit them."""
+    targets = [name for name in target_names(plan.target.site) if name in search.batch.names]
+    if len(targets) == 1:
+        return {targets[0]: made}
+    is_alike = isinstance(made, (list, tuple)) and len(made) == len(targets)
+    return dict(zip(targets, made)) if is_alike else {}
+
+
 def _other_batch(plan: "Plan", search: SampleSearch) -> Iterator[Change]:
     """The batch is one sample: the one before it stands in."""
     for window in plan.host.loops.windows.of(plan.target):
@@ -66,9 +103,6 @@ def _other_batch(plan: "Plan", search: SampleSearch) -> Iterator[Change]:
             words = f"without sample {_named(search)}, the batch before it in its place"
             yield Change("drop-sample", words, names=dict(item.names), drawn=list(item.drawn) or None)
             return
-    names = {}
-    from whynan.adapters.torch import sources
-
     origin = sources.batch_origin(plan, search.size)
     if origin is None or len(origin.indices) != 1 or len(search.batch.names) < 1:
         return
@@ -77,11 +111,7 @@ def _other_batch(plan: "Plan", search: SampleSearch) -> Iterator[Change]:
         return
     item = origin.dataset[other]
     made = origin.collate_fn([item]) if origin.loader_kind == "map" else origin.collate_fn(item)
-    targets = list(search.batch.names)
-    if len(targets) == 1:
-        names = {targets[0]: made}
-    elif isinstance(made, (list, tuple)) and len(made) == len(targets):
-        names = dict(zip(targets, made))
+    names = _as_bound(plan, search, made)
     if names:
         words = f"without sample {_named(search)}, sample {other} in its place"
         yield Change("drop-sample", words, names=names)

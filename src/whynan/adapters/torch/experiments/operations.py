@@ -86,6 +86,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
         result = self._rewritten(func, name, args, kwargs)
         if result is not None:
             self.n_applied += 1
+            if name == "exp":  # shifted: what its sum and logarithm are made of is the argument itself
+                self._made[id(result)] = (result, Made("exp", args[0]))
             return result
         out = func(*args, **kwargs)
         made = self._note(name, args, kwargs, func)
@@ -144,6 +146,8 @@ class StableMode(TorchFunctionMode):  # type: ignore[misc]
             return _log_of(known)
         if name == "log" and self.takes_logits and is_floating(x) and self.place(op_frame(sys._getframe(2))):
             return F.logsigmoid(x)
+        if name == "logdet" and self.place(op_frame(sys._getframe(2))):
+            return torch.linalg.slogdet(x).logabsdet
         if name == "log1p" and known is not None and known.kind == "exp":
             return F.softplus(known.z)
         if name == "div" and known is not None and known.kind == "exp":
@@ -339,7 +343,8 @@ def stable_loss(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator
     """Yield the losses of the step in their stable forms; then with what the logarithm got taken for logits."""
     place = _place(traced) or (lambda frame: False)
     mode = StableMode(place, shifts=facts.is_normalised(evidence))
-    yield Change("stable-loss", "the loss computed from its logits", mode)
+    is_logdet = facts.op_of(evidence) == "logdet"
+    yield Change("stable-loss", "log|det| by slogdet" if is_logdet else "the loss computed from its logits", mode)
     if evidence.logits_as_probabilities or _is_mismatched(plan):
         words = "what the loss got taken for logits"
         yield Change("stable-loss", words, StableMode(place, takes_logits=True))
