@@ -155,7 +155,7 @@ class MovedByHand:
         return TensorCopies(parameters if is_small else ())
 
     def look(self, snapshot: Snapshot) -> None:
-        """Called before an iteration's first step. What is written through `.data` the copies of the first ones show."""
+        """Called before a step. What is written through `.data` the copies of the first ones show."""
         is_written = any(p._version != version for p, version in snapshot.stamps)
         self.is_seen = self.is_seen or is_written or snapshot.weights.have_changed()
 
