@@ -439,6 +439,10 @@ PLAIN: dict[str, Plain] = {
     "categorical_cross_entropy": Plain(("p", "target"), classes_fit, look_at_probabilities, bounded=True),
     "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes, bounded=True),
     **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
+    "norm": Plain(
+        ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,
+        lambda xp, a, s, length: kept(xp, length, a, s),
+        lambda xp, g, a, s, length: (a[0] * (xp.reshape(g, xp.shape(length)) / length),)),
     "normalize": Plain(
         ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,
         lambda xp, a, s, length: a[0] / length, unit_slopes),
