@@ -362,6 +362,10 @@ def look_at_probabilities(xp: Backend, arrays: Arrays, static: Static) -> Arrays
     return every(xp, (picked >= LIMITS[xp.dtype(p)].tiny) & (picked <= 1)) & is_number(xp, value), value
 
 
+def indexed(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    return static.reduction != "none" and "int" in xp.dtype(arrays[-1])
+
+
 def kept_share(xp: Backend, labels: Array, like: Array, static: Static) -> Array:
     count = xp.sum(xp.cast(labels >= 0, xp.dtype(like)))
     return 1 / count if static.reduction == "mean" else count * 0 + 1
@@ -405,10 +409,9 @@ def regression_slopes(
 
 PLAIN: dict[str, Plain] = {
     "objectness_loss": Plain(
-        ("logits", "labels"), lambda xp, a, s: s.reduction != "none", look_at_objectness, slopes=objectness_slopes,
-        bounded=True),
+        ("logits", "labels"), indexed, look_at_objectness, slopes=objectness_slopes, bounded=True),
     "regression_loss": Plain(
-        ("deltas", "targets", "labels"), lambda xp, a, s: s.reduction != "none" and 1e-12 < s.beta < 1e12,
+        ("deltas", "targets", "labels"), lambda xp, a, s: indexed(xp, a, s) and 1e-12 < s.beta < 1e12,
         look_at_regression, slopes=regression_slopes, bounded=True),
     "dice_loss": overlap(lambda s: (0.5, 0.5, s.smooth / 2)),
     "jaccard_loss": overlap(lambda s: (1.0, 1.0, s.smooth)),
