@@ -264,7 +264,10 @@ class Namespace:
         return self.ns.argsort(x, dim)
 
     def rows(self, x: Array, indices: Array) -> Array:
-        return x[indices]
+        n = indices.shape[0]
+        return self.take(  # type: ignore[attr-defined, no-any-return]
+            x, self.broadcast_to(self.reshape(indices, (n, 1)), (n, x.shape[1])), 0
+        )
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         return self.take(x, indices, dim)  # type: ignore[attr-defined]

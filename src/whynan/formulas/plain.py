@@ -13,7 +13,7 @@ from typing import Any
 from whynan.formulas.backend import LIMITS, Array, Arrays, Backend, Plain
 from whynan.formulas.losses.classification import along, class_shapes, expand, is_class_index
 from whynan.formulas.numbers import agree, flatten_dims, larger, limit_of, size_of, smaller
-from whynan.formulas.reductions import finite_max
+from whynan.formulas.reductions import drop_dims, finite_max
 
 
 @functools.cache
@@ -106,10 +106,7 @@ def look_at_spread(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
 
 
 def kept(xp: Backend, x: Array, arrays: Arrays, static: Static) -> Array:
-    """Return one number for each spread in the shape that it is asked for."""
-    axes = axes_of(arrays[0], static)
-    shape = xp.shape(x)
-    return x if static.keepdim else xp.reshape(x, tuple(s for axis, s in enumerate(shape) if axis not in axes))
+    return drop_dims(xp, x, axes_of(arrays[0], static), static.keepdim)
 
 
 def spread_slopes(
@@ -177,30 +174,20 @@ def overlap(weights: Weights) -> Plain:
         hit = xp.sum(p * y, axes, True)
         missed = alpha * (xp.sum(p, axes, True) - hit) + beta * (xp.sum(y, axes, True) - hit)
         whole = hit + missed + smooth
-        share = share_of(xp, missed, static)
-        inverse = share / (whole * whole)
-        # Factors of whole samples are computed here, once, and not in the loop over elements.
-        rest, fall = (whole - missed) * inverse, ((alpha + beta) * (whole - missed) + missed) * inverse
         # Where little is missed the differences cancel.
-        exact, value = every(xp, (missed > 0.05 * whole) & within(whole)), xp.sum(missed / whole) * share
-        return exact & is_number(xp, value), value, alpha * rest, beta * rest, fall
+        exact = every(xp, (missed > 0.05 * whole) & within(whole))
+        value = xp.sum(missed / whole) * share_of(xp, missed, static)
+        return exact & is_number(xp, value), value
 
-    def slopes(
-        xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, by_p: Array, by_y: Array,
-        fall: Array,
-    ) -> Arrays:  # fmt: skip
-        p, y = alike(xp, arrays)
-        return (by_p - y * fall) * gradient, (by_y - p * fall) * gradient
-
-    return Plain(("p", "y"), fits, look, slopes=slopes)
+    return Plain(("p", "y"), fits, look)
 
 
 Function = Callable[..., Any]
 
 
 def summed(
-    names: tuple[str, ...], value: Function, slopes: Function, fits: Function = bare, known: Function | None = None,
-    shared: Function = lambda xp, *arrays: (),
+    names: tuple[str, ...], value: Function, fits: Function = bare, slopes: Function | None = None,
+    known: Function | None = None, shared: Function = lambda xp, *arrays: (),
 ) -> Plain:  # fmt: skip
     """A sum of value(xp, static, *arrays) over elements, and its slopes.
 
@@ -220,7 +207,7 @@ def summed(
         gradient = gradient * share_of(xp, arrays[0], static)
         return tuple(slope * gradient for slope in slopes(xp, static, *alike(xp, arrays), *both))
 
-    return Plain(names, fits, look, slopes=slopes_of)
+    return Plain(names, fits, look, slopes=slopes_of if slopes else None)
 
 
 def tail(xp: Backend, x: Array, y: Array) -> Arrays:
@@ -230,12 +217,6 @@ def tail(xp: Backend, x: Array, y: Array) -> Arrays:
 def logit_slopes(xp: Backend, static: Static, x: Array, y: Array, small: Array) -> Arrays:
     rest = small / (1 + small)
     return xp.where(x > 0, (1 - y) - rest, rest - y), -x
-
-
-def likelihood_slopes(xp: Backend, static: Static, mean: Array, target: Array, log_var: Array) -> Arrays:
-    difference = mean - target
-    scaled = difference * xp.exp(-log_var)
-    return scaled, -scaled, 0.5 - 0.5 * difference * scaled
 
 
 def huber(xp: Backend, static: Static, pred: Array, target: Array) -> Array:
@@ -291,18 +272,10 @@ def pairs_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
 def look_at_pairs(xp: Backend, arrays: Arrays, static: Static) -> Arrays:
     same, apart = xp.cast(arrays[2], xp.dtype(arrays[0])), arrays[0] - arrays[1]
     distance = xp.sqrt(xp.sum(apart * apart, (len(apart.shape) - 1,)))
-    missing = xp.lower(static.margin - distance, 0.0)
-    share = share_of(xp, distance, static)
-    value = xp.sum(same * (distance * distance) + (1 - same) * (missing * missing)) * (0.5 * share)
-    along = (same - (1 - same) * (missing / distance)) * share
-    return every(xp, within(distance)) & is_number(xp, value), value, along, apart
-
-
-def pair_slopes(
-    xp: Backend, gradient: Array, arrays: Arrays, static: Static, value: Array, along: Array, apart: Array
-) -> Arrays:
-    slope = apart * (gradient * along[..., None])
-    return slope, -slope, arrays[2] * 0
+    missing, same = xp.lower(static.margin - distance, 0.0), xp.stop(same)
+    loss = same * (distance * distance) + (1 - same) * (missing * missing)
+    value = xp.sum(loss) * (0.5 * share_of(xp, distance, static))
+    return every(xp, within(distance)) & is_number(xp, value), value
 
 
 def classes_fit(xp: Backend, arrays: Arrays, static: Static) -> bool:
@@ -389,6 +362,10 @@ def look_at_probabilities(xp: Backend, arrays: Arrays, static: Static) -> Arrays
     return every(xp, (picked >= LIMITS[xp.dtype(p)].tiny) & (picked <= 1)) & is_number(xp, value), value
 
 
+def indexed(xp: Backend, arrays: Arrays, static: Static) -> bool:
+    return static.reduction != "none" and "int" in xp.dtype(arrays[-1])
+
+
 def kept_share(xp: Backend, labels: Array, like: Array, static: Static) -> Array:
     count = xp.sum(xp.cast(labels >= 0, xp.dtype(like)))
     return 1 / count if static.reduction == "mean" else count * 0 + 1
@@ -432,10 +409,9 @@ def regression_slopes(
 
 PLAIN: dict[str, Plain] = {
     "objectness_loss": Plain(
-        ("logits", "labels"), lambda xp, a, s: s.reduction != "none", look_at_objectness, slopes=objectness_slopes,
-        bounded=True),
+        ("logits", "labels"), indexed, look_at_objectness, slopes=objectness_slopes, bounded=True),
     "regression_loss": Plain(
-        ("deltas", "targets", "labels"), lambda xp, a, s: s.reduction != "none" and 1e-12 < s.beta < 1e12,
+        ("deltas", "targets", "labels"), lambda xp, a, s: indexed(xp, a, s) and 1e-12 < s.beta < 1e12,
         look_at_regression, slopes=regression_slopes, bounded=True),
     "dice_loss": overlap(lambda s: (0.5, 0.5, s.smooth / 2)),
     "jaccard_loss": overlap(lambda s: (1.0, 1.0, s.smooth)),
@@ -443,31 +419,33 @@ PLAIN: dict[str, Plain] = {
     # Near the prior the differences of a divergence cancel.
     "kl_divergence_normal": summed(
         ("mean", "log_var"), lambda xp, s, mean, log_var: 0.5 * (xp.exp(log_var) - 1 - log_var + mean * mean),
-        lambda xp, s, mean, log_var: (mean, 0.5 * (xp.exp(log_var) - 1)),
+        slopes=lambda xp, s, mean, log_var: (mean, 0.5 * (xp.exp(log_var) - 1)),
         known=lambda whole, count: whole > 0.125 * count),
     "gaussian_nll_loss": summed(
         ("mean", "target", "log_var"),
         lambda xp, s, mean, target, log_var: 0.5 * (log_var + (mean - target) * (mean - target) * xp.exp(-log_var)),
-        likelihood_slopes, lambda xp, a, s: not s.full and bare(xp, a, s)),
+        lambda xp, a, s: not s.full and bare(xp, a, s)),
     "binary_cross_entropy": summed(
         ("p", "y"), lambda xp, s, p, y: (y - 1) * xp.log1p(-p) - y * xp.log(p),
-        lambda xp, s, p, y: ((1 - y) / (1 - p) - y / p, xp.log1p(-p) - xp.log(p))),
+        slopes=lambda xp, s, p, y: ((1 - y) / (1 - p) - y / p, xp.log1p(-p) - xp.log(p))),
     "binary_cross_entropy_with_logits": summed(
-        ("x", "y"), lambda xp, s, x, y, small: xp.lower(x, 0.0) - x * y + xp.log1p(small), logit_slopes,
-        lambda xp, a, s: s.pos_weight is None and bare(xp, a, s), shared=tail),
+        ("x", "y"), lambda xp, s, x, y, small: xp.lower(x, 0.0) - x * y + xp.log1p(small),
+        lambda xp, a, s: s.pos_weight is None and bare(xp, a, s), logit_slopes, shared=tail),
     "smooth_l1_loss": summed(
-        ("pred", "target"), huber, huber_slopes,
-        lambda xp, a, s: s.sigma is None and 1e-12 < s.beta < 1e12 and bare(xp, a, s)),
-    "focal_loss": summed(("logits", "target"), focal, focal_slopes, focal_fits, shared=tail),
+        ("pred", "target"), huber,
+        lambda xp, a, s: s.sigma is None and 1e-12 < s.beta < 1e12 and bare(xp, a, s), huber_slopes),
+    "focal_loss": summed(("logits", "target"), focal, focal_fits, focal_slopes, shared=tail),
     "relative_error_loss": summed(
         ("pred", "target"), lambda xp, s, pred, target: xp.abs(pred - target),
-        lambda xp, s, pred, target: (xp.sign(pred - target), xp.sign(target - pred)),
         lambda xp, a, s: s.denominator is None and bare(xp, a, s)),
-    "contrastive_loss": Plain(
-        ("a", "b", "same"), pairs_fit, look_at_pairs, slopes=pair_slopes),
+    "contrastive_loss": Plain(("a", "b", "same"), pairs_fit, look_at_pairs),
     "categorical_cross_entropy": Plain(("p", "target"), classes_fit, look_at_probabilities, bounded=True),
     "cross_entropy": Plain(("logits", "target"), classes_fit, look_at_classes, slopes=class_slopes, bounded=True),
     **{f"{kind}_loss": boxes(kind) for kind in ("iou", "giou", "diou", "ciou")},
+    "norm": Plain(
+        ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,
+        lambda xp, a, s, length: kept(xp, length, a, s),
+        lambda xp, g, a, s, length: (a[0] * (xp.reshape(g, xp.shape(length)) / length),)),
     "normalize": Plain(
         ("x",), lambda xp, a, s: s.p == 2 and known_axes(xp, a, s), look_at_length,
         lambda xp, a, s, length: a[0] / length, unit_slopes),

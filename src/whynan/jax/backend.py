@@ -152,7 +152,7 @@ class Jax(Namespace):
         return jnp.take_along_axis(x, indices, axis=dim)
 
     def rows(self, x: Array, indices: Array) -> Array:
-        return x.at[indices].get(mode="fill", fill_value=jnp.nan)
+        return x.at[indices.astype(jnp.int32)].get(mode="fill", fill_value=jnp.nan)
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
         # The slope of a gather is a scatter, a loop of its own. An index out of range gives NaN, as with `take`.

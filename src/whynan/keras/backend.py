@@ -175,7 +175,7 @@ class TensorFlow(Namespace):
         return keras.ops.take_along_axis(x, self.tf.cast(indices, "int64"), axis=dim)
 
     def rows(self, x: Array, indices: Array) -> Array:
-        return self.tf.gather(x, indices)
+        return self.tf.gather(x, self.tf.cast(indices, "int64"))
 
     def arange(self, n: int, like: Array) -> Array:
         dtype = like.dtype if like.dtype.is_integer else "int64"

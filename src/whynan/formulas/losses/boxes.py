@@ -344,8 +344,11 @@ def own_boxes(xp: Backend, deltas: Array, labels: Array) -> Array:
         return deltas
     if is_empty(xp, deltas):
         return xp.sum(xp.reshape(deltas, (rows, columns // 4, 4)), (1,))
-    first = xp.arange(rows, labels) * (columns // 4)
-    return xp.rows(xp.reshape(deltas, (-1, 4)), first + xp.where(labels > 0, labels, labels * 0))
+    first, own = xp.arange(rows, labels) * (columns // 4), xp.where(labels > 0, labels, labels * 0)
+    if xp.dtype(labels) in numbers.ORDER:
+        # Keras hands class indices over as floats.
+        first = xp.cast(first, xp.dtype(labels))
+    return xp.rows(xp.reshape(deltas, (-1, 4)), first + own)
 
 
 def fast_rcnn_loss(
