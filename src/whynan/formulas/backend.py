@@ -101,6 +101,9 @@ class Backend(Protocol):
     def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
         """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
 
+    def sound(self, x: Array) -> bool:
+        """Return whether all of x is known to be finite, where knowing costs no wait."""
+
     def clip(self, x: Array, limit: float) -> Array:
         """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
 
@@ -193,6 +196,9 @@ class Namespace:
 
     def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
         return careful(x)
+
+    def sound(self, x: Array) -> bool:
+        return False
 
     def clip(self, x: Array, limit: float) -> Array:
         return self.where(x > limit, limit, self.where(x < -limit, -limit, x))

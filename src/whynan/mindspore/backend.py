@@ -8,7 +8,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from whynan.formulas.backend import Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
 
 DTYPES = {
     "float64": mindspore.float64,
@@ -133,6 +133,9 @@ class MindSpore(Namespace):
     def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
         squares = self.sum(x * x, dim, True)
         return ops.sqrt(squares) if within(squares, 1e-24, 1e24) else careful(x)
+
+    def sound(self, x: Array) -> bool:
+        return within(x, -LIMITS["float32"].max, LIMITS["float32"].max)
 
     def clip(self, x: Array, limit: float) -> Array:
         return x if within(x, -limit, limit) else super().clip(x, limit)

@@ -60,6 +60,9 @@ class NumPy(Namespace):
             return (((a ^ b) & every) ^ b).view(like.dtype)
         return np.where(condition, a, b)
 
+    def sound(self, x: Array) -> bool:
+        return bool(np.isfinite(x).all())
+
     def clip(self, x: Array, limit: float) -> Array:
         return np.clip(x, np.asarray(-limit, x.dtype), np.asarray(limit, x.dtype))
 
