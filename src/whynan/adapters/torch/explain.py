@@ -28,7 +28,7 @@ from whynan.diagnosis.catalogue import diagnose
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing import Slice, find_origin
-from whynan.snapshot import find_loop, frame_values
+from whynan.snapshot import _tree, find_loop, frame_values
 from whynan.trace import Frame, Leaf, OpRecord, ScalarOp
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
 
 
 def _remade(plan: "Plan", traced: "Outcome") -> None:
-    """Make the model that a loop evaluates once more, where it is a copy that a line before the loop has made.
-
-    Averaged weights are such: the trace of that line takes the place of one that ends at a parameter of the copy.
-    """
+    """Trace the line before a validation loop that made the copy of the model which it evaluates: averaged weights."""
     frame, site = plan.target.frame, plan.target.site
     leaf = traced.slice.leaf if traced.slice is not None else None
     loop = find_loop(site)
@@ -143,10 +140,9 @@ def _remade(plan: "Plan", traced: "Outcome") -> None:
     names = {name for name, value in values.items() if isinstance(value, torch.nn.Module) and _holds(value, leaf)}
     if any(storage_key(p) == leaf.key for group in plan.host.known.groups() for p in group["params"]):
         return  # it is what was trained
-    tree = ast.parse("".join(linecache.getlines(site.filename)))
     made_by = [
         node.value
-        for node in ast.walk(tree)
+        for node in ast.walk(_tree(site.filename) or loop)
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and node.targets[0].id in names

@@ -17,7 +17,7 @@ from whynan.launch.host import is_user_file
 from whynan.launch.plain import whynan_frame
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
-from whynan.snapshot import find_loop, frame_values
+from whynan.snapshot import _tree, find_loop, frame_values
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.host import TorchHost
@@ -48,11 +48,8 @@ def is_validation_loss(name: str) -> bool:
 
 def loss_in_comprehension(file: str, line: int | None) -> str | None:
     """Return the loss that a comprehension at a line reads: "l1_loss" in `[l1_loss(...).item() for ...]`."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError):
-        return None
-    for outer in ast.walk(tree):
+    tree = _tree(file)
+    for outer in ast.walk(tree) if tree is not None else ():
         if isinstance(outer, (ast.ListComp, ast.GeneratorExp)):
             is_there = outer.lineno <= (line or 0) <= (outer.end_lineno or 0)
             for call in ast.walk(outer.elt) if is_there else ():
