@@ -22,11 +22,14 @@ from whynan.launch.rewrite import LoopSite
 from whynan.snapshot import find_loop, inner_breaks
 
 LOSS = re.compile(
-    r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
+    r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|mae|sse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
     re.IGNORECASE,
 )
+GAIN = re.compile(r"(?<![a-z])log_?lik(elihoods?)?(?![a-z])|perplexity|deviance|inertia|distortion", re.IGNORECASE)
+"""What a fit is judged by where no loss is: -inf may be meant, for what can't be; NaN is not."""
 UPDATES = re.compile(
-    r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b(e|m|em)_step\b|backward|grad|update|\.step\(|train_|\.train\(|\bsgd\b|adam|\blr\b|learning_rate"
+    r"|\bfit|_fit\(|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*(?:[\w.]*\()*\s*\1\s*[-+]"
 )
 
@@ -142,7 +145,9 @@ class Loops(PlainHost):
 
 def speaks_of_training(site: LoopSite) -> bool:
     """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
-    return is_innermost(site, lambda text: bool(LOSS.search(text)) and bool(UPDATES.search(text)))
+    return is_innermost(
+        site, lambda text: bool(LOSS.search(text) or GAIN.search(text)) and bool(UPDATES.search(text))
+    )
 
 
 def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
