@@ -145,9 +145,7 @@ class Loops(PlainHost):
 
 def speaks_of_training(site: LoopSite) -> bool:
     """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
-    return is_innermost(
-        site, lambda text: bool(LOSS.search(text) or GAIN.search(text)) and bool(UPDATES.search(text))
-    )
+    return is_innermost(site, lambda text: bool(LOSS.search(text) or GAIN.search(text)) and bool(UPDATES.search(text)))
 
 
 def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:

@@ -128,7 +128,9 @@ class Bench(CommonBench):
     def with_rate(self, factor: float) -> Measured | None:
         if len(self.window.given) < 2:
             # Nothing comes after the only iteration, and it may hold many updates.
-            return self._once(None, change=partial(self._slow, factor)) if self._rates(self.again.before.values) else None
+            return (
+                self._once(None, change=partial(self._slow, factor)) if self._rates(self.again.before.values) else None
+            )
 
         def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
             for name, array in arrays.items():
