@@ -352,8 +352,8 @@ class MindSporeHost:
         found = tracer.graph.slice(traced.starts) if tracer is not None else None
         origin = found.origin if found is not None else None
         rows = {element[0] for element in origin.elements if element} if origin is not None else set()
-        if tracer is None or origin is None or len(rows) != 1:
-            return ()
+        if tracer is None or origin is None or len(rows) != 1 or origin.phase == "optimizer":
+            return ()  # an update's rows are a weight's
         size = origin.output.shape[0] if origin.output is not None and origin.output.shape else 0
         made_outside = [tensor for value, tensor in tracer.tensors.items()
                         if value not in tracer.graph.producer and not isinstance(tensor, ms.Parameter)

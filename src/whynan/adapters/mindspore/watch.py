@@ -119,7 +119,7 @@ class Watch(Known):
             if (attempt is None and not self.is_enabled) or self.depth:
                 return original(fn, sens_param, *args, **kwargs)
             if attempt is not None and attempt.tracer is not None:
-                attempt.tracer.phase = "forward"
+                attempt.tracer.phase, attempt.tracer.is_by_hand = "forward", False
             if attempt is not None and attempt.change is not None:
                 data, rest = (args[:-1], args[-1:]) if sens_param and "sens" not in kwargs else (args, ())
                 args = (*attempt.change(data), *rest)
@@ -180,7 +180,7 @@ class Watch(Known):
                 if attempt is None:
                     self._keep_before()
                 elif attempt.tracer is not None:
-                    attempt.tracer.phase = "optimizer"
+                    attempt.tracer.phase, attempt.tracer.is_by_hand = "optimizer", True
             return result
 
         return backward
