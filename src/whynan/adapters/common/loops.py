@@ -28,7 +28,7 @@ LOSS = re.compile(
 GAIN = re.compile(r"(?<![a-z])log_?lik(elihoods?)?(?![a-z])|perplexity|deviance|inertia|distortion", re.IGNORECASE)
 """What a fit is judged by where no loss is: -inf may be meant, for what can't be; NaN is not."""
 UPDATES = re.compile(
-    r"-=|\+=|posterior|responsib|\bresp\b|\b(e|m|em)_step\b|backward|grad|update|\.step\(|train_|\.train\(|\bsgd\b|adam|\blr\b|learning_rate"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b(?:e|m|em)_step\b|backward|grad|update|\.step\(|train_|\.train\(|\bsgd\b|adam|\blr\b|learning_rate"
     r"|\bfit|_fit\(|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*(?:[\w.]*\()*\s*\1\s*[-+]"
 )
@@ -158,6 +158,18 @@ def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
         return False
     inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
     return not any(speaks("".join(lines[n.body[0].lineno - 1 : n.end_lineno or n.lineno])) for n in inner)
+
+
+@lru_cache(maxsize=64)
+def calls_of_those_with(word: str, file: str) -> re.Pattern[str]:
+    """Return a pattern that finds the calls of the file's own functions whose text has a word in it."""
+    lines = linecache.getlines(file)
+    try:
+        functions = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError):
+        functions = []
+    names = {f.name for f in functions if word in "".join(lines[f.lineno - 1 : f.end_lineno])}
+    return re.compile(rf"(?<!def )\b({'|'.join(sorted(names))})\(" if names else r"(?!)")
 
 
 def in_body(current: Pass) -> bool:

@@ -1,13 +1,10 @@
 """A step that can be called again: Keras' `train_step`, a `tf.function`, an iteration of a loop with a tape."""
 
-import ast
 import inspect
-import linecache
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +13,7 @@ from tensorflow.python.eager import context
 
 from whynan.adapters.common.arrays import Part, batch_size, map_structure, parts_of, to_numpy
 from whynan.adapters.common.body import Again, no_look, nothing
-from whynan.adapters.common.loops import Pass, is_innermost
+from whynan.adapters.common.loops import Pass, calls_of_those_with, is_innermost
 from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
@@ -353,17 +350,5 @@ class Picks:
 def has_tape(site: LoopSite) -> bool:
     """Whether a loop's own text speaks of a tape or a loss, or calls one of the file's functions that holds a tape;
     of nested ones the innermost that does is meant."""
-    names = "|".join(map(re.escape, _holding_tapes(site.filename)))
-    called = re.compile(rf"(?<!def )\b({names})\(") if names else TAPE
+    called = calls_of_those_with("GradientTape", site.filename)
     return is_innermost(site, lambda text: TAPE.search(text) or called.search(text))
-
-
-@lru_cache(maxsize=64)
-def _holding_tapes(file: str) -> tuple[str, ...]:
-    lines = linecache.getlines(file)
-    try:
-        tree = ast.parse("".join(lines))
-    except (SyntaxError, ValueError):
-        return ()
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return tuple({f.name for f in functions if "GradientTape" in "".join(lines[f.lineno - 1 : f.end_lineno])})
