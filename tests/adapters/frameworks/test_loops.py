@@ -70,7 +70,7 @@ def test_break_of_an_inner_loop(tmp_path: Path) -> None:
 
 
 def test_calls_of_functions_with_a_word(tmp_path: Path) -> None:
-    """A step may have any name: it is known by the tape in it."""
+    """A step may have any name."""
     file = tmp_path / "train.py"
     file.write_text(
         "def learn(x):\n    with tf.GradientTape() as tape:\n        return f(x)\ndef f(x):\n    return x\n"
