@@ -15,7 +15,8 @@ from typing import Literal
 
 from whynan.trace import Edge, Kind, Leaf, OpRecord, Trace
 
-_LIMIT = 50_000
+_LIMIT = 500_000
+"""A walk that is cut short would blame whatever it has met. An epoch of single updates has this many."""
 
 
 @dataclass(frozen=True)

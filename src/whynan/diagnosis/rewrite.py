@@ -257,9 +257,9 @@ def patch_for(framework: str, slug: str, evidence: Evidence) -> str | None:
     return made(evidence) if made is not None else None
 
 
-def _rate(evidence: Evidence, factor: float = 0.1) -> str:
+def _rate(evidence: Evidence, factor: float = 0.1, name: str = "learning_rate") -> str:
     known = max(evidence.history.lr, default=0.0) or (evidence.optimizer.lr if evidence.optimizer else None)
-    return facts.number(known * factor) if known else "1e-4"
+    return facts.number(known * factor) if known else name if factor == 1 else f"{factor:g} * {name}"
 
 
 def _name(evidence: Evidence, default: str) -> str:
@@ -317,7 +317,7 @@ _JAX: dict[str, Snippet] = {
     "larger-eps": lambda e: "optax.adam(learning_rate, eps=1e-6)",
 }
 _NUMPY: dict[str, Snippet] = {
-    "lower-learning-rate": lambda e: f"lr = {_rate(e)}",
+    "lower-learning-rate": lambda e: f"lr = {_rate(e, name='lr')}",
     "clip-gradients": lambda e: "norm = np.sqrt(sum((g**2).sum() for g in grads)); lr_now = lr * min(1, 1 / norm)",
     "warmup": lambda e: "lr_now = lr * min(1, (step + 1) / 500)",
     "better-init": lambda e: f"{(w := _weight(e, 'W'))} = rng.normal(size={w}.shape) / np.sqrt({w}.shape[0])",

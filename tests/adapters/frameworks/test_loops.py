@@ -21,6 +21,9 @@ from whynan.snapshot import inner_breaks
         ("bank.w = np.clip(bank.w - 0.01 * dw, -1, 1)", True),
         ("total = summed - lowest", False),
         ("w = (v - 0.01 * dw)", False),
+        ("loglik = hmm.em_step(x)", True),
+        ("squared = [model.partial_fit(u, i, r) for u, i, r in ratings]", True),
+        ("error = net.train_on_batch(x, y)", True),
     ],
 )
 def test_lines_that_update(line: str, wanted: bool) -> None:
@@ -64,3 +67,14 @@ def test_break_of_an_inner_loop(tmp_path: Path) -> None:
     outer = rewrite(file.read_bytes(), str(file)).sites[0]
     assert outer.header_line == 1
     assert inner_breaks(outer) == {4}
+
+
+def test_calls_of_functions_with_a_word(tmp_path: Path) -> None:
+    """A step may have any name."""
+    file = tmp_path / "train.py"
+    file.write_text(
+        "def learn(x):\n    with tf.GradientTape() as tape:\n        return f(x)\ndef f(x):\n    return x\n"
+    )
+    pattern = loops.calls_of_those_with("GradientTape", str(file))
+    lines = ["mean.update_state(learn(x))", "mean.update_state(f(x))", "def learn(x):", "agent.learn(x)", "unlearn(x)"]
+    assert [bool(pattern.search(line)) for line in lines] == [True, False, False, True, False]

@@ -158,9 +158,11 @@ def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
     if op == "norm":
         yield from _norms(place, tiny)
     if op == "pow":
-        for node in place.nodes(ast.BinOp):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-                yield node.left, f"({place.text_of(node.left)} + {tiny})", f"{tiny} added to the base"
+        if any(tensor.n_negative for tensor in facts.inputs(evidence)[:1]):
+            for base in _bases(place):
+                yield base, f"{lib}.maximum({place.text_of(base)}, {tiny})", f"a base of at least {tiny}"
+        for base in _bases(place):
+            yield base, f"({place.text_of(base)} + {tiny})", f"{tiny} added to the base"
     if op in _ARCS or op in ("acos", "asin", "atanh"):
         yield from _each(place, _ARCS, lambda x: f"{_clip(lib)}({x}, -1 + 1e-6, 1 - 1e-6)", "clamped inside the domain")
     if op in ("std", "var"):
@@ -171,6 +173,15 @@ def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
         right = place.text_of(node.right)
         yield node.right, f"({right} + {eps})", f"{eps} added to the divisor"
         yield node.right, f"{lib}.maximum({right}, {eps})", f"a divisor of at least {eps}"
+
+
+def _bases(place: _Place) -> Iterator[ast.expr]:
+    """Yield what the statement raises to a power."""
+    for node in place.nodes(ast.BinOp):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            yield node.left
+    for call in place.calls("pow", "power"):
+        yield from call.args[:1]
 
 
 def _divisions(place: _Place) -> Iterator[ast.BinOp]:
@@ -211,6 +222,11 @@ def double_where(evidence: Evidence, place: _Place) -> Made:
                 squared = f"{lib}.{total}({_bracketed(place.text_of(argument))} ** 2{rest})"
                 safe = f"{lib}.sqrt({lib}.where({squared} > 0, {squared}, 1.0))"
                 yield call, f"{lib}.where({squared} > 0, {safe}, 0.0)", "a root of 1 where the norm is 0"
+    for call in place.calls("atan2", "arctan2") if op == "atan2" else ():
+        y, x = map(place.text_of, call.args[:2]) if len(call.args) > 1 else ("", "")
+        if x:
+            # atan2(0, 1) is 0 too.
+            yield call.args[1], f"{lib}.where(({x} == 0) & ({y} == 0), {_ones(lib, x)}, {x})", "away from the origin"
     if op in ("div", "reciprocal", "pow"):
         for node in place.nodes(ast.BinOp):
             if (

@@ -183,10 +183,14 @@ class CommonBench(ABC):
 
         The same steps unchanged are the control: where none of them fails, nothing is tried over them.
         """
+        return self._series(**changed) if self.fails_unchanged() else None
+
+    def fails_unchanged(self) -> bool:
+        """Whether the control failed; it is run once, before anything is changed."""
         if self._fails_unchanged is None:
             control = self._control()
             self._fails_unchanged = control is not None and self._is_alike(control)
-        return self._series(**changed) if self._fails_unchanged else None
+        return self._fails_unchanged
 
     def _control(self) -> Measured | None:
         return self._series()

@@ -81,6 +81,10 @@ def _reduces_nothing(graph: Graph, node: Node, arrays: dict[int, Any]) -> bool:
         sizes = [_size(graph, value) for value in ancestor.inputs]
         if ancestor.name in ("sum", "mean") and sizes and sizes[0] == 0:
             return True
+        # With n - 1 below, a spread of one item is 0 / 0: its sum sums nothing up.
+        made = _size(graph, ancestor.outputs[0])
+        if node.called in ("std", "var") and ancestor.name == "sum" and sizes and sizes[0] == made:
+            return _size(graph, node.inputs[1]) == 1
     return False
 
 

@@ -20,7 +20,7 @@ from whynan.adapters.common.arrays import (
     nonfinite_elements,
     summarize,
 )
-from whynan.adapters.common.positions import ELEMENTWISE
+from whynan.adapters.common.positions import ELEMENTWISE, SPOKEN
 from whynan.records import Phase, SourceLine
 from whynan.records.op import Role
 from whynan.slicing import Slice, find_origin
@@ -79,6 +79,7 @@ class Graph:
         """Parts of the batch that an operation may have been given as other objects with the same numbers."""
         self.gradients: set[int] = set()
         """Values that a backward pass has made."""
+        self._sliced: tuple[Any, dict[tuple[int, ...], Slice | None], Trace] | None = None
 
     # Filling ----------------------------------------------------------------------------------------------------------
 
@@ -122,15 +123,40 @@ class Graph:
     # Asking -----------------------------------------------------------------------------------------------------------
 
     def slice(self, starts: Iterable[int]) -> Slice | None:
-        """Walk back from the symptom's values to the origin."""
-        trace = Trace({index: self._record(self.nodes[index]) for index in self.kept}, n_ops=len(self.nodes))
+        """Walk back from the symptom's values to the origin; what is asked again is known."""
+        state = (len(self.values), len(self.bad), len(self.gradients), id(self.batch), tuple(map(id, self.nodes)))
+        if self._sliced is None or self._sliced[0] != state:
+            records = {index: self._record(self.nodes[index]) for index in self.kept}
+            self._sliced = state, {}, Trace(records, n_ops=len(self.nodes))
+        _, known, trace = self._sliced
+        asked = tuple(starts)
+        if asked not in known:
+            known[asked] = self._walked(asked, trace)
+        return known[asked]
+
+    def _walked(self, starts: tuple[int, ...], trace: Trace) -> Slice | None:
         edges = []
         for value in list(starts)[:_MAX_STARTS]:
             array = self.bad.get(value)
             if array is None:
                 continue
             edges += [self._edge(0, value, array, element, None) for element in nonfinite_elements(array, 2)]
-        return find_origin(trace, edges, _is_mask) if edges else None
+        found = find_origin(trace, edges, _is_mask) if edges else None
+        return self._undefined(found, trace) if found is not None and found.leaf is not None else found
+
+    def _undefined(self, found: Slice, trace: Trace) -> Slice:
+        """A library's own NaN for what is not defined, `std` of one item: the function is to blame, not the number."""
+        leaf = found.leaf
+        if leaf is None or not leaf.constant or not leaf.summary.n_nan:
+            return found
+        for place, record in enumerate(found.path):
+            node = self.nodes[record.index]
+            if node.name == "where" and node.called in SPOKEN:
+                near = [trace.records.get(n.index) for n in self.ancestors(node.inputs)]
+                born = next((r for r in near if r is not None and not r.edges), record)
+                path = (record,) if born is record else (born, record)
+                return Slice(born, None, (*path, *found.path[place + 1 :]))
+        return found
 
     def ancestors(self, value_or_values: Iterable[int], limit: int = 40) -> list[Node]:
         """Return the nodes that the values were made by, nearest first."""

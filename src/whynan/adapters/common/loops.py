@@ -22,11 +22,14 @@ from whynan.launch.rewrite import LoopSite
 from whynan.snapshot import find_loop, inner_breaks
 
 LOSS = re.compile(
-    r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
+    r"(?<![a-z])(loss|losses|cost|costs|nll|mse|rmse|mae|sse|err|error|errors|objective|energy|elbo|history)(?![a-z])",
     re.IGNORECASE,
 )
+GAIN = re.compile(r"(?<![a-z])log_?lik(elihoods?)?(?![a-z])|perplexity|deviance|inertia|distortion", re.IGNORECASE)
+"""What a fit is judged by where no loss is: -inf may be meant, for what can't be; NaN is not."""
 UPDATES = re.compile(
-    r"-=|\+=|posterior|responsib|\bresp\b|\b[em]_step\b|backward|grad|update|\.step\(|train_step|\bsgd\b|adam|\blr\b|learning_rate|\bfit|\bstep\(|apply_"
+    r"-=|\+=|posterior|responsib|\bresp\b|\b(?:e|m|em)_step\b|backward|grad|update|\.step\(|train_|\.train\(|\bsgd\b|adam|\blr\b|learning_rate"
+    r"|\bfit|_fit\(|\bstep\(|apply_"
     r"|(?<![\w.])([\w.\[\]'\"]+)\s*=\s*(?:[\w.]*\()*\s*\1\s*[-+]"
 )
 
@@ -142,7 +145,7 @@ class Loops(PlainHost):
 
 def speaks_of_training(site: LoopSite) -> bool:
     """Whether a loop's text speaks of a loss and of updates, and no loop inside of it does so as well."""
-    return is_innermost(site, lambda text: bool(LOSS.search(text)) and bool(UPDATES.search(text)))
+    return is_innermost(site, lambda text: bool(LOSS.search(text) or GAIN.search(text)) and bool(UPDATES.search(text)))
 
 
 def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
@@ -155,6 +158,18 @@ def is_innermost(site: LoopSite, speaks: Callable[[str], object]) -> bool:
         return False
     inner = [n for node in loop.body for n in ast.walk(node) if isinstance(n, (ast.For, ast.While))]
     return not any(speaks("".join(lines[n.body[0].lineno - 1 : n.end_lineno or n.lineno])) for n in inner)
+
+
+@lru_cache(maxsize=64)
+def calls_of_those_with(word: str, file: str) -> re.Pattern[str]:
+    """Return a pattern that finds the calls of the file's own functions whose text has a word in it."""
+    lines = linecache.getlines(file)
+    try:
+        functions = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError):
+        functions = []
+    names = {f.name for f in functions if word in "".join(lines[f.lineno - 1 : f.end_lineno])}
+    return re.compile(rf"(?<!def )\b({'|'.join(sorted(names))})\(" if names else r"(?!)")
 
 
 def in_body(current: Pass) -> bool:

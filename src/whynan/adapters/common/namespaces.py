@@ -4,6 +4,7 @@ import ast
 import functools
 import linecache
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -197,14 +198,18 @@ def _name_of(graph: Graph, value: int) -> str | None:
 
 
 def _read_first(text: str | None) -> str | None:
-    """Return the variable that an expression reads first: box for `5.0 * box.sum() / n`. Modules' names are none."""
+    """Return the variable that an expression reads first: box for `5.0 * box.sum() / n` and `beta * box`, whose
+    factor only weighs. Modules' names are none."""
     try:
         tree = ast.parse((text or "").strip(), mode="eval")
     except (SyntaxError, ValueError):
         return None
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
     own = [n for n in names if n.id not in _MODULES and not n.id.startswith("self") and not _is_function(tree, n)]
-    return min(own, key=lambda n: (n.lineno, n.col_offset)).id if own else None
+    return min(own, key=lambda n: (bool(_WEIGHT.match(n.id)), n.lineno, n.col_offset)).id if own else None
+
+
+_WEIGHT = re.compile(r"(w|\w*weights?|lam|lambd\w*|alpha|beta|gamma|coef\w*|\w+_coef\w*|scale|[A-Z\d_]+)$")
 
 
 def _is_function(tree: ast.AST, name: ast.Name) -> bool:

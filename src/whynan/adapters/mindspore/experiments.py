@@ -70,7 +70,7 @@ class Bench(ReplayBench):
         watch = self.replayer.watch
         owners = [*watch.known_optimizers(), *(norm for ref in watch.norms if (norm := ref()) is not None)]
         small = [o for o in owners if isinstance(getattr(o, "eps", None), float) and o.eps < value]
-        if not small:
+        if not small or self.window.start is None or not self.fails_unchanged():
             return None
         with with_attribute(small, "eps", lambda owner: value):
             return self._window()

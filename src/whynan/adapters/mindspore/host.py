@@ -17,7 +17,7 @@ from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import CommonAdapter, Recovery, Run, Sizes, history_of
 from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
 from whynan.adapters.mindspore.experiments import Bench
-from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, precision_of
+from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, parameters_in, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
 from whynan.adapters.mindspore.replay import (
     Attempt,
@@ -78,6 +78,11 @@ class MindSporeHost:
         if error is None and self.is_noted and self.watch.is_in_model == 0:
             self.window.note(LoopClosure(current, self.watch.given))
             self.watch.given = []
+            self.loops.active = current
+            try:
+                self.watch.after_hand()
+            finally:
+                self.loops.active = None
 
     def before_cell(self, cell: Any, args: tuple[Any, ...]) -> None:
         """A cell that makes a step is about to be called."""
@@ -147,6 +152,9 @@ class MindSporeHost:
             self.rate = learning_rate(optimizer)
         if self.rate is not None:
             self.run.history.lr.append(self.rate)
+        current = self._loop() if optimizer is None else None
+        if current is not None:
+            self.watch.held = parameters_in({**current.frame.f_globals, **current.frame.f_locals}.values())
         if told.gradient_bad:
             self.incident(told, self.statistics)
             return
@@ -344,8 +352,8 @@ class MindSporeHost:
         found = tracer.graph.slice(traced.starts) if tracer is not None else None
         origin = found.origin if found is not None else None
         rows = {element[0] for element in origin.elements if element} if origin is not None else set()
-        if tracer is None or origin is None or len(rows) != 1:
-            return ()
+        if tracer is None or origin is None or len(rows) != 1 or origin.phase == "optimizer":
+            return ()  # an update's rows are a weight's
         size = origin.output.shape[0] if origin.output is not None and origin.output.shape else 0
         made_outside = [tensor for value, tensor in tracer.tensors.items()
                         if value not in tracer.graph.producer and not isinstance(tensor, ms.Parameter)

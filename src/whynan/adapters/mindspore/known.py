@@ -3,7 +3,7 @@
 import functools
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,17 @@ from whynan.trace import Frame
 
 if TYPE_CHECKING:
     from whynan.adapters.mindspore.watch import Watch
+
+
+def parameters_in(values: Iterable[Any], depth: int = 0) -> list[Any]:
+    """Return the parameters among names' values: what a script that updates by hand keeps between its steps."""
+    found = []
+    for value in list(values):
+        if isinstance(value, ms.Parameter):
+            found.append(value)
+        elif isinstance(value, (list, tuple, dict)) and len(value) <= 512 and depth < 2:
+            found += parameters_in(value.values() if isinstance(value, dict) else value, depth + 1)
+    return found
 
 
 _DEPTH = 40
@@ -144,6 +155,8 @@ class Known:
         self.optimizers: list[weakref.ref[Any]] = []
         self.norms: list[weakref.ref[Any]] = []
         self.weights: dict[int, Any] = {}
+        self.held: list[Any] = []
+        """Parameters that the script itself keeps, where it updates by hand."""
         self.cell: tuple[Any, tuple[Any, ...]] | None = None
         """The cell that makes a step and its arguments, while it runs."""
 
@@ -192,6 +205,7 @@ class Known:
         for optimizer in self.known_optimizers():
             found.update({id(p): p for p in _attributes_of(optimizer)})
         found.update({id(p): p for p in self.statistics()})
+        found.update({id(p): p for p in self.held})
         return list(found.values())
 
     def _optimizer_init(self, original: Any) -> Any:

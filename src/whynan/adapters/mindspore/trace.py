@@ -206,6 +206,8 @@ class Tracer(Dispatch):  # type: ignore[misc]
         self.places = places
         self.names = names_of_cells(roots)
         self.phase: Phase = "forward"
+        self.is_by_hand = False
+        """Whether the update's operations are the script's own."""
         self.entry: FrameType | None = None
         """The frame that runs the step: the user's frames outside of it say nothing of an operation."""
         self.tensors: dict[int, Any] = {}
@@ -351,7 +353,7 @@ class Tracer(Dispatch):  # type: ignore[misc]
             result = func(*args, **(kwargs or {}))
         finally:
             self._depth -= is_whole
-        if self._depth == 0 and self.phase != "optimizer" and len(self.graph.nodes) == n_before:
+        if self._depth == 0 and (self.phase != "optimizer" or self.is_by_hand) and len(self.graph.nodes) == n_before:
             self._depth = 1
             try:
                 name = name_of(func, result)
@@ -387,6 +389,9 @@ class Tracer(Dispatch):  # type: ignore[misc]
                 self.backward.follow(value, tensor)
         path, kind, line = self._cells[-1] if self._cells else (None, None, None)
         arrays = [array_of(tensor) for tensor in outputs]
+        if name in _WRITES:
+            # A parameter's memory, which is put back after the trace.
+            arrays = [array.copy() for array in arrays]
         for tensor in outputs:
             dtype = str(tensor.dtype).lower()
             if dtype not in self.dtypes:

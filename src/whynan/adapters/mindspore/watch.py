@@ -11,7 +11,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -118,6 +118,8 @@ class Watch(Known):
             attempt = self.attempt
             if (attempt is None and not self.is_enabled) or self.depth:
                 return original(fn, sens_param, *args, **kwargs)
+            if attempt is not None and attempt.tracer is not None:
+                attempt.tracer.phase, attempt.tracer.is_by_hand = "forward", False
             if attempt is not None and attempt.change is not None:
                 data, rest = (args[:-1], args[-1:]) if sens_param and "sens" not in kwargs else (args, ())
                 args = (*attempt.change(data), *rest)
@@ -173,8 +175,12 @@ class Watch(Known):
                 for parameter in weights or () if isinstance(weights, (tuple, list)) else ():
                     self.weights.setdefault(id(parameter), parameter)
             if not self.optimizers and named:
-                # The script updates by hand: there is no later moment to look.
+                # The script updates by hand: what that makes is looked at when the iteration ends.
                 self._gradients(named, None)
+                if attempt is None:
+                    self._keep_before()
+                elif attempt.tracer is not None:
+                    attempt.tracer.phase, attempt.tracer.is_by_hand = "optimizer", True
             return result
 
         return backward
@@ -208,7 +214,7 @@ class Watch(Known):
                     return original(optimizer, *args, **kwargs)
                 self._keep_before()
                 result = original(optimizer, *args, **kwargs)
-                self._after_update(optimizer)
+                self._after_update(optimizer.parameters)
                 return result
             finally:
                 if attempt is not None and attempt.tracer is not None:
@@ -255,10 +261,15 @@ class Watch(Known):
                 self.before = SavedParameters(parameters)
             self._copies.end()
 
-    def _after_update(self, optimizer: Any) -> None:
+    def after_hand(self) -> None:
+        """An iteration has ended whose update, if it made one, the script has written out."""
+        if not self.optimizers and self.before is not None:
+            self._after_update(self.trained())
+
+    def _after_update(self, parameters: Iterable[Any]) -> None:
         if self._looks.is_due():
             self._looks.begin()
-            bad = next((p for p in optimizer.parameters if is_floating(p) and not all_finite(array_of(p))), None)
+            bad = next((p for p in parameters if is_floating(p) and not all_finite(array_of(p))), None)
             self._looks.end()
             if bad is not None:
                 self.on_update(bad)

@@ -13,7 +13,7 @@ from whynan.adapters.common.arrays import batch_size, others
 from whynan.adapters.common.body import Again, Reached, State
 from whynan.adapters.common.experiments import CommonBench, Scale, growth_of, scale_of, standardised
 from whynan.adapters.common.run import Sizes, measure
-from whynan.adapters.numpy.explain import Seen, data_gathers, header_parts, header_rows, seen_in
+from whynan.adapters.numpy.explain import RATES, Seen, data_gathers, header_parts, header_rows, seen_in
 from whynan.adapters.numpy.replay import Recorder, answering
 from whynan.experiments import Measured
 
@@ -126,12 +126,27 @@ class Bench(CommonBench):
         return self.again.before.changed(self.again.after.reached)
 
     def with_rate(self, factor: float) -> Measured | None:
+        if len(self.window.given) < 2:
+            # Nothing comes after the only iteration, and it may hold many updates.
+            return (
+                self._once(None, change=partial(self._slow, factor)) if self._rates(self.again.before.values) else None
+            )
+
         def slower(before: dict[str, Any], arrays: dict[str, Any], values: dict[str, Any]) -> None:
             for name, array in arrays.items():
                 if name in before and array.shape == before[name].shape and array.flags.writeable:
                     array[...] = before[name] + factor * (array - before[name])
 
         return self._window(after=slower)
+
+    def _rates(self, values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+        """Return where numbers that are called like a learning rate stand: among the names, and in the objects."""
+        owners = [vars(o) for o in self.again.before.reached.owners.values() if hasattr(o, "__dict__")]
+        return [(space, name) for space in [values, *owners] for name in RATES if isinstance(space.get(name), float)]
+
+    def _slow(self, factor: float, values: dict[str, Any]) -> None:
+        for space, name in self._rates(values):
+            space[name] *= factor
 
     def clipped(self, norm: float) -> Measured | None:
         """Run the steps with gradients clipped, where each weight is updated by its gradient alone."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 VALIDATION = re.compile(r"(val|valid|validation|test|dev|eval|holdout)(?![a-z])", re.IGNORECASE)
 """How a loss is called that nothing is trained with."""
-_RATES = ("lr", "learning_rate", "alpha", "eta", "step_size", "rate", "LR", "LEARNING_RATE")
+RATES = ("lr", "learning_rate", "alpha", "eta", "step_size", "rate", "LR", "LEARNING_RATE")
 
 
 @dataclass
@@ -305,7 +305,7 @@ def rate_of(again: Again) -> float | None:
 
 def rate_in(*spaces: dict[str, Any]) -> float | None:
     """Return the number that is called like a learning rate, in the first of these namespaces that has it."""
-    for name in _RATES:
+    for name in RATES:
         value = next((space[name] for space in spaces if name in space), None)
         if isinstance(value, float):
             return value

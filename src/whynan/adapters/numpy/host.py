@@ -11,7 +11,7 @@ import numpy as np
 from whynan.adapters.common.arrays import LeftOut, all_finite, header_parts
 from whynan.adapters.common.body import Again, Reached
 from whynan.adapters.common.explain import Step, concluded
-from whynan.adapters.common.loops import LOSS, Loops, Pass, speaks_of_training
+from whynan.adapters.common.loops import GAIN, LOSS, Loops, Pass, speaks_of_training
 from whynan.adapters.common.positions import short_path
 from whynan.adapters.common.run import FULL_ORDER, CommonAdapter, Recovery, Run
 from whynan.adapters.numpy.experiments import Bench, Window, shorten
@@ -205,14 +205,17 @@ def _loss_in(values: dict[str, Any], before: dict[str, Any], site: LoopSite) -> 
     """Return the loss that the iteration has computed: a number by its name, or what a list of losses ends with."""
     found: list[tuple[str, float]] = []
     for name, value in values.items():
-        if not LOSS.search(name):
+        is_loss = bool(LOSS.search(name))
+        if not is_loss and not GAIN.search(name):
             continue
         if isinstance(value, list) and value:
             value = value[-1]
         elif name not in site.assigned:
             continue
         if isinstance(value, (float, np.floating)) or (isinstance(value, np.ndarray) and value.size == 1):
-            found.append((name, float(np.asarray(value).reshape(-1)[0])))
+            number = float(np.asarray(value).reshape(-1)[0])
+            if is_loss or math.isnan(number):
+                found.append((name, number))
     bad = [item for item in found if not math.isfinite(item[1])]
     if bad:
         return bad[0]

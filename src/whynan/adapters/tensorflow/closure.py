@@ -13,7 +13,7 @@ from tensorflow.python.eager import context
 
 from whynan.adapters.common.arrays import Part, batch_size, map_structure, parts_of, to_numpy
 from whynan.adapters.common.body import Again, no_look, nothing
-from whynan.adapters.common.loops import Pass, is_innermost
+from whynan.adapters.common.loops import Pass, calls_of_those_with, is_innermost
 from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
@@ -348,5 +348,7 @@ class Picks:
 
 
 def has_tape(site: LoopSite) -> bool:
-    """Whether a loop's own text speaks of a tape or a loss; of nested ones the innermost that does is meant."""
-    return is_innermost(site, TAPE.search)
+    """Whether a loop's own text speaks of a tape or a loss, or calls one of the file's functions that holds a tape;
+    of nested ones the innermost that does is meant."""
+    called = calls_of_those_with("GradientTape", site.filename)
+    return is_innermost(site, lambda text: TAPE.search(text) or called.search(text))

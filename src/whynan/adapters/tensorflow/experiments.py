@@ -159,9 +159,9 @@ class Bench(ReplayBench):
         optimizer = optimizer_in(self.closure)
         owners = [owner for owner in (optimizer, *self._layers()) if getattr(owner, "epsilon", None) is not None]
         small = [owner for owner in owners if owner.epsilon < value]
-        if not small:
+        if not small or self.window.start is None or not self.fails_unchanged():
             return None
-        with with_attribute(small, "epsilon", lambda owner: value if owner is not optimizer else 1e-7):
+        with with_attribute(small, "epsilon", lambda owner: value):
             return self._window()
 
     def _window(self, **changed: Any) -> Measured | None:

@@ -57,7 +57,7 @@ class DomainError(Cause):
     def arguments(self, evidence: Evidence) -> tuple[TensorSummary, ...]:
         """Return what may be the function's argument: one tensor, and only in the forward pass."""
         given = facts.inputs(evidence)
-        if facts.is_optimizer(evidence) or facts.is_backward(evidence):
+        if facts.is_backward(evidence) or (facts.is_optimizer(evidence) and facts.op_of(evidence) != "pow"):
             return ()
         return given[1:2] if facts.op_of(evidence) == "xlogy" and len(given) > 1 else given[:1]
 

@@ -12,6 +12,7 @@ PENALTY = re.compile(
     r"|weight_?(norm|penalty|decay)|decay|penalty|orth\w*|spectral)(?![a-z])",
     re.IGNORECASE,
 )
+UPDATE = re.compile(r"[-+]=.*\b(lr|learning_rate|eta|alpha|rate)\b", re.IGNORECASE)
 
 LEADING = 0.9
 GROWN = 100
@@ -76,15 +77,18 @@ class ExcessiveRegularization(Cause):
         term = next((term for term in evidence.loss_terms if term.first_nonfinite), None)
         named = term.name if term is not None and is_penalty(term.name, evidence) else None
         source = evidence.origin.source if evidence.origin else None
+        is_update = False
         if named is None and source is not None and facts.is_forward(evidence) and facts.is_overflow(evidence):
             # The line of the overflow itself adds up a penalty.
             words = f"{source.function or ''} {source.code or ''}"
             hit = PENALTY.search(words)
             named = hit.group(0) if hit and is_penalty(hit.group(0), evidence) else None
+            # The data's gradient is in an update by hand too.
+            is_update = bool(UPDATE.search(words))
         if named is None or not moved:
             return None
         return Match(
-            0.93 if growth.diverged and term is not None else 0.7,
+            0.93 if growth.diverged and term is not None else 0.4 if is_update else 0.7,
             f"The penalty {named!r} is what overflowed first: it grew faster than the data term.",
             (*(f"loss term {t.name} = {facts.number(t.value)}" for t in evidence.loss_terms), *growth.facts()),
         )
