@@ -271,7 +271,7 @@ class Namespace:
 
     def rows(self, x: Array, indices: Array) -> Array:
         n = indices.shape[0]
-        return self.take(  # type: ignore[attr-defined, no-any-return]
+        return self.take(  # type: ignore[attr-defined]
             x, self.broadcast_to(self.reshape(indices, (n, 1)), (n, x.shape[1])), 0
         )
 

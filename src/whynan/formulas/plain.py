@@ -204,6 +204,7 @@ def summed(
         return exact & known(whole, xp.size(arrays[0])) if known else exact, result, *both
 
     def slopes_of(xp: Backend, gradient: Array, arrays: Arrays, static: Static, _: Array, *both: Array) -> Arrays:
+        assert slopes is not None
         gradient = gradient * share_of(xp, arrays[0], static)
         return tuple(slope * gradient for slope in slopes(xp, static, *alike(xp, arrays), *both))
 
