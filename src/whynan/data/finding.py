@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from whynan.data.options import Options
+from whynan.data.options import Options as Options  # checks take it from here
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -64,16 +64,11 @@ class Finding:
     box: tuple[float, float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "check": self.check,
-            "severity": self.severity,
-            "file": self.file,
-            "annotation": self.annotation,
-            "value": self.value,
-            "message": self.message,
-            "cause": self.cause,
-            "fixable": self.fixable,
-        }
+        names = ("check", "severity", "file", "annotation", "value", "message", "cause", "fixable")
+        return {name: getattr(self, name) for name in names}
+
+
+Found = Iterator[Finding]
 
 
 class Findings:
@@ -131,7 +126,7 @@ set. A reader reports by itself what it could not read."""
 
 
 class Check:
-    """Base of all checks. The docstring of a check says why a loss cares."""
+    """Base of all checks. The docstring of a check says why a loss cares; its slug is the name of its file."""
 
     slug: ClassVar[str]
     title: ClassVar[str]
@@ -142,11 +137,14 @@ class Check:
     fixable: ClassVar[bool] = False
     subject: ClassVar[Subject] = "reader"
 
+    def __init_subclass__(cls) -> None:
+        cls.slug = cls.__module__.rpartition(".")[2].replace("_", "-")
+
     @property
     def why(self) -> str:
         return " ".join((self.__doc__ or "").split())
 
-    def find(self, thing: Any, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Any, options: Options) -> Found:
         """Yield what is wrong with a thing of this check's subject."""
         return iter(())
 
@@ -196,7 +194,7 @@ def checks_of(subject: Subject) -> tuple[Check, ...]:
     return tuple(check for check in all_checks().values() if check.subject == subject)
 
 
-def look_at(subject: Subject, thing: Any, options: Options) -> Iterator[Finding]:
+def look_at(subject: Subject, thing: Any, options: Options) -> Found:
     """Yield what all checks of a subject find in a thing."""
     for check in checks_of(subject):
         yield from check.find(thing, options)
