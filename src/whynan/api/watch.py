@@ -83,7 +83,6 @@ class Engine:
         return self.host.new_site(site)
 
     def close(self) -> None:
-        """Stop watching, and undo everything that watching has set up."""
         if self.session.adapter is not None:
             self.adapter.detach()
             if self.options.out != Path():

@@ -10,8 +10,6 @@ backward pass hands to a hand-written derivative."""
 
 @dataclass(frozen=True)
 class Place:
-    """A line of the user's program."""
-
     file: str
     line: int
     function: str

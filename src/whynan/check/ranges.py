@@ -114,7 +114,6 @@ def of(lo: float, hi: float, *operands: Range, **about: bool) -> Range:
 
 
 def join(*ranges: Range) -> Range:
-    """Return the smallest range that holds all of them."""
     return of(
         min(r.lo for r in ranges),
         max(r.hi for r in ranges),

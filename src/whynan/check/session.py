@@ -58,8 +58,6 @@ class Recording(Protocol):
 
 @dataclass
 class Session:
-    """A check under way."""
-
     options: CheckOptions
     adapters: dict[str, Recording] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)

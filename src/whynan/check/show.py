@@ -174,7 +174,6 @@ def _place(x: float) -> float:
 
 
 def code(file: str, line: int, around: int = 2) -> list[tuple[int, str, bool]]:
-    """Return the lines about a line: number, text, whether it is the one."""
     try:
         lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -256,7 +255,6 @@ def _uri(file: str) -> str:
 
 
 def annotations(result: CheckResult) -> Iterator[str]:
-    """Yield one command for each suspect and finding that stands."""
     for suspect in result.standing:
         level = "error" if suspect.is_certain else "notice" if suspect.handled is not None else "warning"
         text = f"{suspect.why}" + (

@@ -138,7 +138,6 @@ def launch(
     is_github: bool,
     is_quiet: bool,
 ) -> None:
-    """Run the program up to its first steps, judge them, say what was found, end with the status."""
     _check_script(run)
     from whynan.check.session import CheckOptions, Session, progress_on
 

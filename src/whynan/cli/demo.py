@@ -25,14 +25,11 @@ INCIDENT_STATUS = 3
 
 @dataclass(frozen=True)
 class Demo:
-    """One shipped training script."""
-
     name: str
     script: Path
 
     @cached_property
     def text(self) -> str:
-        """The script."""
         return self.script.read_text(encoding="utf-8")
 
     @property
@@ -50,7 +47,6 @@ class Demo:
 
     @property
     def title(self) -> str:
-        """The first line of the script's docstring."""
         return (ast.get_docstring(self._tree) or "").partition("\n")[0]
 
     def missing(self) -> list[str]:
@@ -66,7 +62,6 @@ class Demo:
 
 
 def find_demos() -> dict[str, Demo]:
-    """Shipped demos by name, the main one first."""
     scripts = sorted(FOLDER.glob("*/train.py"), key=lambda script: (script.parent.name != MAIN, script))
     return {script.parent.name: Demo(script.parent.name, script) for script in scripts}
 

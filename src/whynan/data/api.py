@@ -99,7 +99,6 @@ def _check_object(data: Any, options: Options, box_format: str | None, limit: in
 
 
 def _samples(indices: list[int], item: Any, is_batched: bool) -> Iterator[tuple[int, Any]]:
-    """Yield the samples of an item."""
     if isinstance(item, Single):
         yield indices[0], item.sample
         return
@@ -111,7 +110,6 @@ def _samples(indices: list[int], item: Any, is_batched: bool) -> Iterator[tuple[
 
 
 def _pick(value: Any, position: int, size: int) -> Any:
-    """Return one sample's share of a part of a batch."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         if getattr(value, "ndim", 0) and value.shape[0] == size:
             part = value[position]

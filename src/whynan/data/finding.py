@@ -91,7 +91,6 @@ class Findings:
         self.counts.update(counts)
 
     def merge(self, other: "Findings") -> None:
-        """Take in the findings of another look at another part."""
         for key, found in other._found.items():
             room = self._limit - len(self._found.get(key, ()))
             self._found.setdefault(key, []).extend(found[: max(0, room)])
@@ -176,7 +175,6 @@ class Check:
 
 @cache
 def all_checks() -> dict[str, Check]:
-    """Return every check by its slug."""
     from whynan.data import checks
 
     found: dict[str, Check] = {}
@@ -190,7 +188,6 @@ def all_checks() -> dict[str, Check]:
 
 @cache
 def checks_of(subject: Subject) -> tuple[Check, ...]:
-    """Return the checks that look at one subject."""
     return tuple(check for check in all_checks().values() if check.subject == subject)
 
 

@@ -62,7 +62,6 @@ class Changes:
     place: str = ""
 
     def text(self) -> str:
-        """Return it as a person would be told."""
         lines = [f"{self.n_changed} of {self.n_files} annotation files repaired, all of them written to {self.place}"]
         lines += [f"  {n:6,}  {what}" for what, n in self.done.most_common()]
         if self.left:
@@ -256,7 +255,6 @@ def _clip(box: Any, size: tuple[float, float]) -> None:
 
 
 def _repair_yolo(data: bytes, orders: Orders, changes: Changes) -> bytes:
-    """Return the repaired content of a label file."""
     kept = []
     for index, line in enumerate(data.splitlines(keepends=True)):
         slugs = orders.slugs(index)
@@ -360,7 +358,6 @@ def _write_coco(
 
 
 def _real_sizes(storage: Storage, findings: list[Finding]) -> dict[str, tuple[int, int]]:
-    """Return the sizes of the images whose annotation gives another one."""
     found: dict[str, tuple[int, int]] = {}
     for name in {f.image for f in findings if f.check == "size-mismatch" and f.fixable and f.image}:
         try:

@@ -123,8 +123,6 @@ ROWS = 200
 
 @dataclass(frozen=True)
 class Row:
-    """A finding as the page shows it."""
-
     place: str
     value: str
     message: str
@@ -133,8 +131,6 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """All findings of one check and severity."""
-
     severity: Severity
     slug: str
     title: str
@@ -151,7 +147,6 @@ def save_page(result: Result, place: Path) -> None:
 
 
 def render(result: Result) -> str:
-    """Return the page of a result."""
     storage, _ = locate(result.path)
     return _template().render(
         title=clean(result.path),

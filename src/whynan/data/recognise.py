@@ -162,7 +162,6 @@ def recognise(listing: Listing, only: str | None, options: Options, heads: Heads
 
 
 def _with_one(files: Files, only: str) -> Files:
-    """Keep a named annotation file, and the images that it may speak of."""
     kept = Files(())
     extension = extension_of(only)
     speaks_of_images = extension in ("json", "yaml", "yml", "xml", "txt")

@@ -50,7 +50,6 @@ class Result:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing of severity error was found."""
         return self.n_errors == 0
 
     @property

@@ -41,8 +41,6 @@ class _Silent:
 
 
 class Engine(Protocol):
-    """Does units of work."""
-
     name: str
     n_workers: int
 
@@ -128,7 +126,6 @@ class _Look:
         return PartView(part.format, part.file, part.classes, ignore_index=part.ignore_index)
 
     def run(self) -> None:
-        """Read everything."""
         job = Job(self.storage, self.options, self.cache.is_open)
         if self.engine_name == "ray":
             from whynan.data.engine import RayEngine

@@ -205,7 +205,6 @@ class Cache:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is kept."""
         return self._database is not None
 
     def get(self, kind: str, name: str) -> bytes | None:

@@ -180,8 +180,6 @@ class Route:
 
 @dataclass(frozen=True)
 class Passed:
-    """What is known of one operation on the path."""
-
     op: str
     phase: str
     place: str

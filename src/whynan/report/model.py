@@ -144,8 +144,6 @@ class Term:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on the path."""
-
     op: str
     place: str
     function: str | None

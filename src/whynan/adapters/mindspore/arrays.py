@@ -38,7 +38,6 @@ def array_of(tensor: Any) -> Any:
 
 
 def tensor_like(array: Any, tensor: Any) -> Any:
-    """Return an array as a tensor of the other one's dtype."""
     # A copy: a tensor may share the array's memory, and kernels write into parameters.
     made = ms.Tensor(np.array(array, order="C", copy=True) if np.ndim(array) else array)
     return made if made.dtype == tensor.dtype else made.astype(tensor.dtype)

@@ -82,8 +82,6 @@ _SPELT = {"Truediv": "Div", "Mm": "MatMul", "Matmul": "MatMul", "Setitem": "Inpl
 
 
 class Operation(functools.partial):  # type: ignore[type-arg]
-    """A call of an operation, and what it is called."""
-
     name = ""
 
 
@@ -129,7 +127,6 @@ class PatchedDispatch:
 
 
 def name_of(func: Any, result: Any) -> str:
-    """Return an operation's name: that of its autograd node where it has one."""
     if isinstance(func, Operation):
         made = next(tensors_in(result), None)
         node = getattr(made, "_grad_node", None)
@@ -175,7 +172,6 @@ def _kernels() -> list[tuple[Any, str]]:
 
 @functools.cache
 def _primitives() -> list[tuple[Any, str]]:
-    """Return the classes of primitives that call a kernel of their own, and their names."""
     from mindspore.ops.auto_generate import pyboost_inner_prim as inner
 
     kinds = [value for value in vars(inner).values() if isinstance(value, type) and "__call__" in vars(value)]
@@ -184,7 +180,6 @@ def _primitives() -> list[tuple[Any, str]]:
 
 @functools.cache
 def _methods() -> list[str]:
-    """Return the methods of tensors that are operations."""
     found = []
     for kind in ms.Tensor.__mro__[1:-1]:
         for name, value in vars(kind).items():
@@ -243,7 +238,6 @@ class Flows:
         self._arrays: dict[int, Any] = {}
 
     def follow(self, value: int, tensor: Any) -> None:
-        """See the gradient of a tensor that an operation has made."""
         if not is_floating(tensor):
             return
 

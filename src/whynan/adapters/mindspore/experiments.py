@@ -91,7 +91,6 @@ class Bench(ReplayBench):
 
 
 def _arrays_of(closure: Closure) -> list[Any]:
-    """Return the arrays of a step's batch, in the order in which `mapped` comes to them."""
     found: list[Any] = []
 
     def note(value: Any) -> Any:

@@ -58,8 +58,6 @@ class GuardedStep(nn.Cell):  # type: ignore[misc]
 
 
 class Guards:
-    """The guarded cells, by the cells that they stand for."""
-
     def __init__(self) -> None:
         self._made: dict[int, tuple[weakref.ref[Any], GuardedStep | None]] = {}
 

@@ -42,8 +42,6 @@ Changed = tuple[What, str] | None
 
 
 class MindSporeHost:
-    """The adapter's host: the watch tells it of losses, gradients, updates and compiled steps."""
-
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)
         self.watch = watch = Watch()
@@ -67,14 +65,12 @@ class MindSporeHost:
     # Steps that go well -----------------------------------------------------------------------------------------------
 
     def begun(self, current: Pass) -> None:
-        """An iteration of a loop that may train has begun."""
         if self.watch.is_in_model:
             return
         self.is_noted = False
         self._keep_start()
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
-        """An iteration has come to its end."""
         if error is None and self.is_noted and self.watch.is_in_model == 0:
             self.window.note(LoopClosure(current, self.watch.given))
             self.watch.given = []
@@ -382,8 +378,6 @@ class MindSporeHost:
 
 
 class MindSporeAdapter(CommonAdapter):
-    """MindSpore's side of a watched run."""
-
     framework = "mindspore"
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:

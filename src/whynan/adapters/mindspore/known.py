@@ -180,7 +180,6 @@ class Known:
         return next((p for p in self.statistics() if not all_finite(array_of(p))), None)
 
     def trained(self) -> list[Any]:
-        """Return the parameters that optimizers update, or that gradients were taken of."""
         found = {id(p): p for optimizer in self.known_optimizers() for p in optimizer.parameters}
         return list({**found, **self.weights}.values())
 

@@ -31,8 +31,6 @@ _NOT_DATA = (ms.Parameter,)
 
 
 class Closure(ABC):
-    """One step. `change` is made to its batch before it runs."""
-
     stage: Stage = "train"
     change: Change | None = None
 
@@ -192,8 +190,6 @@ def may_train(site: LoopSite) -> bool:
 
 
 class SavedParameters:
-    """Copies of parameters, put back after each attempt."""
-
     def __init__(self, parameters: Sequence[Any]) -> None:
         self.copies = [
             (parameter, array_of(parameter).copy()) for parameter in parameters if parameter.has_init is False
@@ -275,7 +271,6 @@ class Attempt:
                 return
 
     def clipped(self, gradients: Any) -> Any:
-        """Return gradients scaled to at most the norm that the attempt asks for."""
         assert self.clip is not None
         arrays = [array_of(g).astype(np.float64) for g in tensors_in(gradients)]
         norm = float(np.sqrt(sum(float((a * a).sum()) for a in arrays)))
@@ -348,7 +343,6 @@ class Replayer:
         return attempt
 
     def fails(self, closure: Closure | None = None) -> bool:
-        """Whether the step, untraced, is not finite."""
         attempt = self.run(Attempt(), closure)
         return attempt.error is None and not attempt.is_finite
 

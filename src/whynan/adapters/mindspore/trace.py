@@ -250,13 +250,11 @@ class Tracer(Dispatch):  # type: ignore[misc]
         return __call__
 
     def know(self, tensor: Any, role: Role, name: str) -> None:
-        """Say what a tensor is that no operation of the step makes."""
         value = self._new(tensor)
         # A copy: kernels write running statistics into what they were given.
         self.graph.give(value, role, name, array_of(tensor).copy())
 
     def value_of(self, tensor: Any) -> int:
-        """Return the number of the value that a tensor holds."""
         if id(tensor) in self._by_object:
             return self._by_object[id(tensor)]
         address = int(tensor.data_ptr()) if tensor.size else 0

@@ -217,7 +217,6 @@ class Watch(Known):
         return like(__call__, original)
 
     def _gradients(self, named: list[tuple[str, Any]], optimizer: Any) -> bool:
-        """Look at gradients; returns whether the update is to be left out."""
         attempt = self.attempt
         if attempt is not None:
             attempt.on_gradients([(name, array_of(g)) for name, g in named])

@@ -179,7 +179,6 @@ class Recorder:
     # What instrumented code calls -------------------------------------------------------------------------------------
 
     def do(self, name: str, *operands: Any) -> Any:
-        """Perform an operator."""
         if name.startswith("iattr_"):
             return self._in_attribute(name[6:], *operands)
         if name.startswith("iitem_"):
@@ -200,7 +199,6 @@ class Recorder:
         return result
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a function; one of the user's notes its own operations."""
         if _is_users(function):
             return function(*args, **kwargs)
         owner = getattr(function, "__self__", None)

@@ -47,7 +47,6 @@ def hazards_of(*names: str) -> Callable[[Finder], Finder]:
 
 
 def load() -> None:
-    """Import every family."""
     from whynan.check.hazards import domain, numbers  # noqa: F401
 
 

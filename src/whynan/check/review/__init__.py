@@ -12,8 +12,6 @@ _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer's output in one step."""
-
     path: str
     kind: str
     rms: float
@@ -75,7 +73,6 @@ _REMARKS: list[Remark] = []
 
 
 def remark(function: Remark) -> Remark:
-    """Register a remark."""
     _REMARKS.append(function)
     return function
 

@@ -353,7 +353,6 @@ def average(node: Node, ins: Sequence[Range], context: Context) -> Range:
     "_scaled_dot_product_cudnn_attention",
 )
 def attention(node: Node, ins: Sequence[Range], context: Context) -> Range:
-    """Weights that sum to one of the values."""
     value = ins[2]
     return of(value.lo, value.hi, *ins[:3], nonzero=False, soft=value.soft)
 

@@ -25,7 +25,6 @@ class NpyFile:
     is_fortran: bool
 
     def pieces(self) -> Iterator[Any]:
-        """Yield consecutive rows, a piece at a time."""
         if self.is_fortran or not self.shape:
             yield self.read_all().reshape(self.shape if self.shape else (1,))
             return
@@ -90,7 +89,6 @@ def _read_npz(file: IO[bytes], found: dict[str, Any]) -> None:
 
 
 def measure(array: NpyFile, key: str | None, name: str) -> dict[str, Any]:
-    """Return what is measured of one array, as plain data."""
     measured = ArrayMeasure(key=key, name=name, dtype=str(array.dtype), shape=list(array.shape))
     if array.dtype.kind not in "biufc":
         measured.note = f"dtype {array.dtype}: not looked at, it holds no numbers"

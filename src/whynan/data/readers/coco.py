@@ -204,7 +204,6 @@ class _Chunks:
         return self._numbers[key]
 
     def flush(self) -> None:
-        """Turn what was gathered into columns."""
         first = self._n - len(self.id)
         if not self.id:
             return

@@ -38,7 +38,6 @@ MOST_VALUES = 4096
 
 
 def load() -> Any:
-    """Return Pillow's Image module."""
     return need("PIL.Image", "data", "reading images")
 
 
@@ -143,7 +142,6 @@ def _measure_wide(values: Any, scale: float) -> Facts:
 
 
 def is_right_extension(extension: str, format_: str) -> bool:
-    """Tell whether a file's extension is one of its format's."""
     wanted = EXTENSIONS.get(extension)
     return wanted is None or wanted == format_ or wanted == _ALIKE.get(format_) or wanted in format_
 

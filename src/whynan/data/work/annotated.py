@@ -135,7 +135,6 @@ def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read XML files of Pascal VOC."""
     kept, facts = _read_all(job, unit, outcome, labels.read_voc)
     kept = [_with_image(job, unit, item, fact) for item, fact in zip(kept, facts)]
     size_check = all_checks()["size-mismatch"]
@@ -194,7 +193,6 @@ def _read_all(job: Job, unit: Unit, outcome: Outcome, read: Any) -> tuple[list[I
 
 
 def _with_image(job: Job, unit: Unit, item: Item, fact: Any) -> Item:
-    """Look for the image by the name that stands in the file, where none has the name of the file."""
     if item.image is not None or not fact["filename"]:
         return item
     name = fact["filename"].replace("\\", "/").rpartition("/")[2]

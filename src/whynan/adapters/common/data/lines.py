@@ -38,8 +38,6 @@ class Operation:
 
 @dataclass
 class Event:
-    """A statement that made or returned something bad."""
-
     frame: FrameType
     file: str
     line: int

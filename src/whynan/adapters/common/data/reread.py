@@ -183,7 +183,6 @@ def _as_before(roots: Sequence[Any]) -> Iterator[None]:
 
 
 def _globals_of(root: Any) -> dict[str, Any] | None:
-    """Return the names that an object's code reads: of a function its module's, of an object its class's module's."""
     names: dict[str, Any] | None = getattr(getattr(root, "func", root), "__globals__", None)
     if names is None:
         names = vars(sys.modules.get(type(root).__module__, sys.modules["builtins"]))

@@ -23,8 +23,6 @@ _MAX_GRAPHS = 2
 
 
 class TorchRecording(TorchCheck):
-    """A recorded PyTorch program."""
-
     def seen(self) -> str:
         parts = [
             f"{self.recorder.n_ops} PyTorch operations",

@@ -100,8 +100,6 @@ _LARGEST = 10_000_000
 
 
 class TorchSearch:
-    """Searches over one recorded graph."""
-
     def __init__(self, context: Context, program: Program) -> None:
         self.context, self.graph, self.program = context, context.graph, program
         self.batch = self._batch()
@@ -157,7 +155,6 @@ class TorchSearch:
     # What may change -------------------------------------------------------------------------------------------------
 
     def _above(self, index: int) -> set[int]:
-        """Return the ancestors of a node up to the batch, which stands for all that it was made from."""
         seen: set[int] = set()
         todo = [index]
         while todo:

@@ -117,8 +117,6 @@ class Job:
 
 
 class Flag:
-    """A reduction under way."""
-
     def __init__(self, tensor: Any, work: Any) -> None:
         self.tensor = tensor
         self.work = work
@@ -185,7 +183,6 @@ class Gathered:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything was kept: there was room for it."""
         return 0 < self.n_bytes <= MEMORY_BUDGET
 
     def keep_from(self, patches: Patches) -> None:

@@ -232,7 +232,6 @@ class Ranks:
 
     @property
     def has_sent(self) -> bool:
-        """Whether the others are going to read a flag of this rank's in this step."""
         return bool(self._flags)
 
     def step_is_over(self) -> None:
