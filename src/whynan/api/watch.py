@@ -54,7 +54,6 @@ class Engine:
             self.on_event({"event": "incident", "step": incident.symptom.step, **incident.to_json()})
 
     def report(self) -> Report:
-        """Return what is known now."""
         return Report(self.session.recording(None), (self.root, Path.cwd()))
 
     def is_running(self) -> bool:

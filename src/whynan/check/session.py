@@ -164,7 +164,6 @@ class Session:
 
     @staticmethod
     def _accept(result: CheckResult) -> None:
-        """Note which lines carry a comment that accepts what is found on them."""
         result.suspects = [replace(s, accepted=accepted_reason(s.place.file, s.place.line)) for s in result.suspects]
         result.review = [
             replace(f, accepted=accepted_reason(f.file, f.line)) if f.file and f.line else f for f in result.review

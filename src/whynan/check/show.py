@@ -69,7 +69,6 @@ def render(result: CheckResult, stream: Any) -> None:
 
 
 def render_saved(folders: Sequence[Path], argv: Sequence[str], stream: Any) -> None:
-    """Write where the witnesses are, and how one is run again."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
     if not folders:
         console.print("no witness was saved: none was found that is made of values")
@@ -81,7 +80,6 @@ def render_saved(folders: Sequence[Path], argv: Sequence[str], stream: Any) -> N
 
 
 def render_replay(replayed: Replayed, saved: Saved, stream: Any) -> None:
-    """Write what a step has done on a saved witness."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
     suspect = saved.suspect
     console.print(

@@ -314,8 +314,6 @@ def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark of the review."""
-
     check: str
     severity: Severity
     message: str
@@ -342,8 +340,6 @@ class Finding:
 
 @dataclass
 class CheckResult:
-    """All of one check."""
-
     script: str
     steps: int = 0
     seconds: float = 0.0
@@ -357,7 +353,6 @@ class CheckResult:
 
     @property
     def standing(self) -> list[Suspect]:
-        """Suspects that no comment accepts."""
         return [s for s in self.suspects if s.accepted is None]
 
     @property

@@ -181,7 +181,6 @@ def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
 
 
 def replay(run: RunOptions, folder: Path, steps: int, wait: float, is_quiet: bool) -> None:
-    """Run the program up to its first steps, and one of them on a saved witness; end with the status."""
     from whynan.check.session import CheckOptions, Session
     from whynan.check.show import render_replay
     from whynan.check.witness import read

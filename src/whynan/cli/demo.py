@@ -50,7 +50,6 @@ class Demo:
         return (ast.get_docstring(self._tree) or "").partition("\n")[0]
 
     def missing(self) -> list[str]:
-        """Packages that the script imports and this environment lacks."""
         names: set[str] = set()
         for node in self._tree.body:
             if isinstance(node, ast.Import):

@@ -147,7 +147,6 @@ def run(
 
 
 def launch(options: RunOptions) -> None:
-    """Run the program, watched from before its first line to its end."""
     if options.script is not None:
         try:
             execfile.check_script(options.script)

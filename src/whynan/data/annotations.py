@@ -126,7 +126,6 @@ class Annotations:
         return (x1, y1, x2, y2) if bool(np.isfinite(self.boxes[row]).all()) else None
 
     def text(self, row: int) -> str:
-        """Return the box as it is written, with the names of its numbers."""
         names = {
             "xyxy": ("xmin", "ymin", "xmax", "ymax"),
             "xywh": ("x", "y", "w", "h"),

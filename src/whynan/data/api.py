@@ -128,7 +128,6 @@ def _pick(value: Any, position: int, size: int) -> Any:
 
 
 def _with_paths(findings: Findings, dataset: Any) -> Findings:
-    """Say which file a sample is, where the dataset knows it."""
     if dataset is None or "torch" not in sys.modules:
         return findings
     from dataclasses import replace

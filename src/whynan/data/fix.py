@@ -186,7 +186,6 @@ def _area(value: dict[str, Any]) -> float:
 
 
 def _repair_voc(data: bytes, orders: Orders, changes: Changes, sizes: dict[str, tuple[int, int]]) -> bytes:
-    """Return the repaired content of a file; `sizes` has the real sizes of images."""
     etree = need("lxml.etree", "data", "reading XML annotations")
     parser = etree.XMLParser(resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False)
     root = etree.fromstring(data, parser)

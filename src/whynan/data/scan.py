@@ -25,8 +25,6 @@ _UNIT_OF = {"npz": "array", "csv": "csv", "parquet": "parquet", "webdataset": "s
 
 
 class Progress(Protocol):
-    """Is told how far the look has come."""
-
     def stage(self, name: str, total: int) -> None: ...
 
     def advance(self, n: int) -> None: ...
@@ -107,7 +105,6 @@ class _Look:
         self.result = Result(path, "", engine, Findings(), Statistics(), is_exact=options.exact)
 
     def prepare(self, is_cached: bool) -> None:
-        """List the files and recognise what they are."""
         self.progress.stage("listing files", 0)
         listing = self.storage.list()
         self.cache = Cache(place_of(self.storage) if is_cached else None, listing.entries)

@@ -30,8 +30,6 @@ class Entry:
 
 @dataclass
 class Listing:
-    """All files below a root, and the places that could not be walked."""
-
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 

@@ -41,8 +41,6 @@ class MaskLook:
 
 @dataclass(frozen=True, slots=True)
 class ArrayLook:
-    """An array or a table: what was measured of it."""
-
     file: str
     measure: ArrayMeasure
     classes: int | None = None
@@ -50,8 +48,6 @@ class ArrayLook:
 
 @dataclass(slots=True)
 class ImageRow:
-    """The little that is remembered of each image."""
-
     file: str
     size: tuple[int, int] | None
     mode: str | None
@@ -82,8 +78,6 @@ class PartView:
 
 @dataclass(slots=True)
 class Overview:
-    """The whole set, after everything was read."""
-
     images: list[ImageRow]
     parts: list[PartView]
     digests: dict[str, str] = field(default_factory=dict)
@@ -134,8 +128,6 @@ class Unit:
 
 @dataclass(slots=True)
 class Outcome:
-    """What comes of a unit; everything in it can be merged."""
-
     part: int = -1
     worker: int = 0
     """Id of the process that did it."""
@@ -160,8 +152,6 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker knows."""
-
     storage: Storage
     options: Options
     is_kept: bool = True

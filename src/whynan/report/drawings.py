@@ -169,8 +169,6 @@ class Stop:
 
 @dataclass(frozen=True)
 class Route:
-    """The picture; `summary` is the same in words."""
-
     stops: tuple[Stop, ...]
     height: float
     summary: str

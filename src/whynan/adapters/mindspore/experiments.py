@@ -14,8 +14,6 @@ from whynan.experiments import Measured
 
 
 class Bench(ReplayBench):
-    """What can be tried on the failing step and on the window before it."""
-
     is_out_first = True
 
     def attempt(self, clip: float | None = None) -> Attempt:

@@ -68,7 +68,6 @@ def _maker(frame: FrameType | None, kind: type) -> Frame | None:
 
 
 def names_of_cells(roots: list[Any]) -> dict[int, str]:
-    """Return the dotted path of each cell inside the first model that holds it, by the cell's id."""
     found: dict[int, str] = {}
     for root in roots:
         for path, cell in root.cells_and_names():
@@ -166,7 +165,6 @@ class Known:
         return found
 
     def statistics(self) -> list[Any]:
-        """Return the running statistics of the normalisation layers that are alive."""
         found = []
         for layer in (layer for ref in self.norms if (layer := ref()) is not None):
             for name in ("moving_mean", "moving_variance", "running_mean", "running_var"):

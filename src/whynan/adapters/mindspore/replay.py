@@ -210,8 +210,6 @@ class Stop(BaseException):
 
 @dataclass
 class Attempt:
-    """One run of a step again, and what came of it."""
-
     tracer: Tracer | None = None
     change: Change | None = None
     clip: float | None = None
@@ -248,7 +246,6 @@ class Attempt:
             raise Stop
 
     def on_gradients(self, named: Iterable[tuple[str, Any]]) -> None:
-        """An optimizer is about to use these gradients."""
         bad = [(name, array) for name, array in named if not all_finite(array)]
         if bad:
             self.what, self.name, self.kind = "gradient", bad[0][0], kind_of(bad[0][1]) or "nan"

@@ -199,8 +199,6 @@ _WRITES = {"Assign": None, "AssignAdd": "add", "AssignSub": "sub", "InplaceCopy"
 
 
 class Tracer(Dispatch):  # type: ignore[misc]
-    """Notes operations in a `Graph` while it is entered."""
-
     def __init__(self, places: Places, roots: list[Any]) -> None:
         self.graph = Graph()
         self.places = places
@@ -312,7 +310,6 @@ class Tracer(Dispatch):  # type: ignore[misc]
         return value
 
     def fresh(self) -> int:
-        """Return a number for a value that is known by no memory."""
         self._fresh += 1
         return self._fresh
 

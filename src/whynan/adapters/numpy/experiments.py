@@ -133,7 +133,6 @@ class Bench(CommonBench):
         return self._window(after=slower)
 
     def clipped(self, norm: float) -> Measured | None:
-        """Run the steps with gradients clipped, where each weight is updated by its gradient alone."""
         plain = self.again.plain
         if plain is None:
             return None

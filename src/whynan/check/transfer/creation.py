@@ -12,7 +12,6 @@ NEGATED = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "eq
 
 
 def truth(*operands: Range, always: bool = False, never: bool = False) -> Range:
-    """Return the range of a mask."""
     return of(
         1.0 if always else 0.0,
         0.0 if never else 1.0,

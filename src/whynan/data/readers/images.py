@@ -76,7 +76,6 @@ def open_image(file: IO[bytes]) -> Any:
 
 
 def explain(error: Exception) -> str:
-    """Return in words what a decoder's exception says."""
     text = shown(error, 120) or type(error).__name__
     if type(error).__name__ == "UnidentifiedImageError":
         return "it is no image of a known format"

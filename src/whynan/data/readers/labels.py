@@ -321,7 +321,6 @@ def _odd_line(count: int, label: float, index: int) -> Problem:
 
 
 def _polygons(values: Any, start: Any, counts: Any, is_polygon: Any, size: Any, raw: Any) -> Polygons | None:
-    """Return the polygons, areas in square pixels, and write the box around each into `raw`."""
     owner = np.flatnonzero(is_polygon)
     if not len(owner):
         return None

@@ -231,7 +231,6 @@ def look(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def digest(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Hash files whose size and checksum are those of others."""
     for item in unit.items:
         read = partial(lambda data: hashlib.blake2b(data, digest_size=16).hexdigest())
         facts = facts_of(job, item, "digest", outcome, read, "image-unreadable")

@@ -209,7 +209,6 @@ def _with_image(job: Job, unit: Unit, item: Item, fact: Any) -> Item:
 
 
 def look_at_coco(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read COCO files and check them against the images that are there."""
     for item in unit.items:
         content = _read_coco(job, item, outcome)
         if content is not None:
@@ -341,7 +340,6 @@ def _look_at_images(
 
 
 def _find_orphans(file: str, content: CocoFile, table: Annotations, outcome: Outcome) -> None:
-    """Annotations of images that the file does not have."""
     given = content.columns["image"]
     for row in np.flatnonzero((table.image < 0) & (given != -1)).tolist():
         text = content.id_text.get(int(given[row]), str(int(given[row])))

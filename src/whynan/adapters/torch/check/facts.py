@@ -131,8 +131,6 @@ def is_expired(reference: Any) -> bool:
 
 
 class Facts:
-    """Gathered while the script runs."""
-
     def __init__(self, host: Any) -> None:
         self.host = host
         self.roots: list[Any] = []

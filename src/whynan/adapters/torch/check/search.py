@@ -122,7 +122,6 @@ class TorchSearch:
         return found
 
     def find(self, hazard: Hazard, phase: str, seconds: float) -> Witness:
-        """Look for a witness of a hazard for `seconds` at most."""
         node = self.graph.nodes[hazard.node]
         if node.attrs.get("uninitialized"):
             return Witness(
@@ -338,7 +337,6 @@ class TorchSearch:
         return node.name or f"{'batch' if index in self.batch else node.kind} {shape} {node.dtype}"
 
     def changes(self, values: Values) -> tuple[str, ...]:
-        """Say in words what differs from the recorded step."""
         found = []
         for index, value in list(values.items())[:6]:
             old = self.program.leaves[index]

@@ -90,7 +90,6 @@ class Job:
     # Messages -------------------------------------------------------------------------------------------------------
 
     def put(self, key: str, value: Any) -> None:
-        """Leave a message for the others: plain records of this package."""
         self.store.set(key, pickle.dumps(value))
 
     def get(self, key: str, seconds: float) -> Any:
@@ -210,7 +209,6 @@ class Gathered:
             self.values.append([tensor.detach().clone() for tensor in tensors])
 
     def begin(self) -> None:
-        """Answer from the first gather on."""
         self._n_given = 0
 
     def answers(self, name: str, outputs: Any) -> bool:

@@ -227,7 +227,6 @@ class Ranks:
 
     @staticmethod
     def event() -> Event:
-        """What a rank sees of another one's bad loss."""
         return Event("gradient", "before optimizer.step()", [], "the gradients of all ranks", "nan")
 
     @property
