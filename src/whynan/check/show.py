@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import whynan
-from whynan.check.ranges import Range, plural
+from whynan.check.graph import Range, plural
 from whynan.check.suspects import CheckResult, Suspect
 from whynan.check.witness import Replayed, Saved
 from whynan.diagnosis.catalogue import all_causes, page_of

@@ -14,9 +14,8 @@ from functools import cache
 from typing import Any, Literal
 
 from whynan.check.context import Context
-from whynan.check.graph import Asked, Node, Place
+from whynan.check.graph import Asked, Node, Place, Range
 from whynan.check.hazards import EVERY, FINDERS, Hazard, load
-from whynan.check.ranges import Range
 from whynan.check.witness import Witness
 
 _TESTS = ("isfinite", "is_finite", "isnan", "isinf")

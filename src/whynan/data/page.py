@@ -98,10 +98,8 @@ def _within(value: float, end: int) -> float:
 def _lay_mask(storage: Storage, name: str, small: Any, classes: Sequence[int] | None) -> Any:
     module = images.load()
     if extension_of(name) == "npy":
-        from whynan.data.readers.arrays import open_npy
-
         with storage.open(name) as file:
-            mask = module.fromarray(np.squeeze(open_npy(file).read_all()).astype(np.uint8))
+            mask = module.fromarray(np.squeeze(images.open_npy(file).read_all()).astype(np.uint8))
     else:
         with storage.open(name) as file, images.open_image(file) as opened:
             if opened.mode not in ("L", "P", "1"):

@@ -8,7 +8,7 @@ import numpy as np
 from whynan.adapters.common.arrays import is_floating, to_numpy
 from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, standardised, with_attribute
 from whynan.adapters.common.patches import swapped
-from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
+from whynan.adapters.mindspore.dispatch import array_of, map_structure, tensor_like, write
 from whynan.adapters.mindspore.replay import Attempt, Closure, LoopClosure
 from whynan.experiments import Measured
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from whynan.adapters.mindspore.arrays import array_of
+from whynan.adapters.mindspore.dispatch import array_of
 from whynan.launch.host import tell
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import CommonAdapter, Recovery, Run, Sizes, history_of
-from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
+from whynan.adapters.mindspore.dispatch import array_of, tensors_in, write
 from whynan.adapters.mindspore.experiments import Bench
 from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order

@@ -15,7 +15,7 @@ from whynan.adapters.common.namespaces import user_spaces
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.common.run import Sizes, measure, number_of
-from whynan.adapters.mindspore.arrays import array_of, is_floating
+from whynan.adapters.mindspore.dispatch import array_of, is_floating
 from whynan.launch.host import is_user_file
 from whynan.records import OptimizerFacts, Precision, SourceLine
 from whynan.trace import Frame

@@ -17,8 +17,7 @@ from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of,
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.common.patches import quiet
-from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in, write
-from whynan.adapters.mindspore.dispatch import api
+from whynan.adapters.mindspore.dispatch import api, array_of, is_floating, map_structure, tensor_like, tensors_in, write
 from whynan.adapters.mindspore.trace import Tracer
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What

@@ -14,8 +14,18 @@ from whynan.adapters.common.arrays import summarize
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import called_name, user_frames
-from whynan.adapters.mindspore.arrays import array_of, is_tensor, op_name, tensors_in
-from whynan.adapters.mindspore.dispatch import Dispatch, Flows, Operation, given_to, has_nodes, name_of
+from whynan.adapters.mindspore.dispatch import (
+    Dispatch,
+    Flows,
+    Operation,
+    array_of,
+    given_to,
+    has_nodes,
+    is_tensor,
+    name_of,
+    op_name,
+    tensors_in,
+)
 from whynan.adapters.mindspore.known import Places, names_of_cells
 from whynan.launch.host import tell
 from whynan.records import Phase, SourceLine

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, is_float, join, of
+from whynan.check.graph import INF, Node, Range, is_float, join, of
 from whynan.check.transfer import transfers
 
 FLIPPED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge", "eq": "eq", "ne": "ne"}

@@ -13,7 +13,7 @@ import numpy as np
 
 from whynan.data.measure import ArrayMeasure, is_target_name
 from whynan.data.options import need
-from whynan.data.readers import arrays, images
+from whynan.data.readers import images
 from whynan.data.units import Problem, shown
 
 ROWS = 4096
@@ -279,7 +279,7 @@ def _read_member(name: str, extension: str, data: bytes, exact: bool) -> Iterato
             text = f"label is {shown(data)!r}, no integer"
             yield "problem", name, ("annotation-unreadable", None, shown(data), text)
     elif last in ("npy", "npz"):
-        yield "array", name, arrays.read(io.BytesIO(data), name)
+        yield "array", name, images.read_arrays(io.BytesIO(data), name)
     elif last == "json":
         problem = _json_problem(data)
         if problem is not None:

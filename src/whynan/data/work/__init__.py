@@ -10,7 +10,7 @@ from typing import Any
 
 from whynan.data.finding import look_at, report
 from whynan.data.measure import ArrayMeasure
-from whynan.data.readers import arrays, images, tables
+from whynan.data.readers import images, tables
 from whynan.data.units import (
     ArrayLook,
     ImageLook,
@@ -31,7 +31,7 @@ from whynan.data.work.annotated import look_at_coco, look_at_voc, look_at_yolo
 
 def look_at_arrays(job: Job, unit: Unit, outcome: Outcome) -> None:
     for item in unit.items:
-        facts = _facts(job, item, "array", outcome, lambda file, name: arrays.read(file, name))
+        facts = _facts(job, item, "array", outcome, images.read_arrays)
         if facts is None:
             continue
         for key, what in facts["problems"]:
