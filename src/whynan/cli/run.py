@@ -227,6 +227,15 @@ def _check_capsule(place: Path) -> None:
         raise click.UsageError(f"{step} is not JSON: {error}") from None
 
 
+def check_files(places: dict[str, Path | None]) -> None:
+    """Raise BadParameter where the file that an option names cannot be written."""
+    for option, place in places.items():
+        if place is not None and not place.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {place.parent}", param_hint=option)
+        if place is not None and place.is_dir():
+            raise click.BadParameter(f"{place} is a folder", param_hint=option)
+
+
 def _check_out(out: Path) -> None:
     """Say before the run, and not after hours of it, that the report has no place to go."""
     place = out

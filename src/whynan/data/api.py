@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from whynan.data.finding import Findings
+from whynan.data.finding import EngineName, Findings, Format, Options
 from whynan.data.measure import Statistics
 from whynan.data.objects import ObjectLook
-from whynan.data.options import EngineName, Format, Options
 from whynan.data.result import Result
 from whynan.data.scan import scan
 from whynan.data.sources import Failure, Single, source_of

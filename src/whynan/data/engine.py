@@ -12,8 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
-from whynan.data.finding import report
-from whynan.data.options import DataError, need
+from whynan.data.finding import DataError, need, report
 from whynan.data.units import Job, Outcome, Unit
 from whynan.data.work import process
 

@@ -14,8 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from whynan.data.annotations import shoelace
-from whynan.data.finding import Finding
-from whynan.data.options import need
+from whynan.data.finding import Finding, need
 from whynan.data.readers import coco as coco_reader
 from whynan.data.readers import images
 from whynan.data.readers.json_stream import BEGIN, ELEMENT, END, JsonError, JsonStream

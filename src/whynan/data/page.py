@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined, Template
 
-from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
-from whynan.data.options import need
+from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks, need
 from whynan.data.parts import extension_of
 from whynan.data.readers import images
 from whynan.data.result import Result, write_whole

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from whynan.data.finding import Finding, report
-from whynan.data.options import need
+from whynan.data.finding import Finding, need, report
 from whynan.data.readers import images
 from whynan.data.readers.images import EXTENSIONS
 from whynan.data.storage import Cache, Entry, Storage

@@ -4,8 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from whynan.data.finding import Finding
-from whynan.data.options import DataError, Options
+from whynan.data.finding import DataError, Finding, Options
 from whynan.data.parts import (
     Config,
     Files,

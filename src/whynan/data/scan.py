@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from whynan.data.engine import LocalEngine, default_workers
-from whynan.data.finding import Findings, look_at, report
+from whynan.data.finding import EngineName, Findings, Options, look_at, need, report
 from whynan.data.measure import Statistics
-from whynan.data.options import EngineName, Options, need
 from whynan.data.parts import Heads, Part, Plan
 from whynan.data.recognise import class_of, recognise
 from whynan.data.result import Result

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import whynan
-from whynan.data.finding import Finding
-from whynan.data.options import DataError, need
+from whynan.data.finding import DataError, Finding, need
 
 Stamp = tuple[int, int, int]
 """What tells that a file is as it was: size, time of modification and of change in nanoseconds."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from whynan.data.finding import Check, Finding, Findings, report
+from whynan.data.finding import Check, Finding, Findings, Options, report
 from whynan.data.measure import ArrayMeasure, Statistics
-from whynan.data.options import Options
 from whynan.data.storage import Storage
 
 Problem = tuple[str, int | None, str, str]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 Array = Any
 Axis = int | Sequence[int] | None
@@ -44,93 +44,49 @@ class Guarded:
     slopes: Callable[..., tuple[Array, ...]]
 
 
-class Backend(Protocol):
-    """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
-
-    name: str
-
-    def asarray(self, x: Any, like: Array | None = None) -> Array:
-        """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
-
-    def is_array(self, x: Any) -> bool: ...
-    def dtype(self, x: Array) -> str: ...
-    def default_float(self) -> str: ...
-    def cast(self, x: Array, dtype: str) -> Array: ...
-    def shape(self, x: Array) -> tuple[int, ...]: ...
-    def stop(self, x: Array) -> Array:
-        """Return x as a constant: no gradient flows through it."""
-
-    def saturate_gradient(self, x: Array, limit: float) -> Array:
-        """Return x; its gradient stops at ±limit. NaN stays NaN."""
-
-    def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        """Apply a function with its own slopes to arrays of one shape."""
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array: ...
-    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
-        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
-
-    def clip(self, x: Array, limit: float) -> Array:
-        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
-
-    def lower(self, x: Array, low: float) -> Array:
-        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
-
-    def exp(self, x: Array) -> Array: ...
-    def expm1(self, x: Array) -> Array: ...
-    def log(self, x: Array) -> Array: ...
-    def log1p(self, x: Array) -> Array: ...
-    def sqrt(self, x: Array) -> Array: ...
-    def abs(self, x: Array) -> Array: ...
-    def sign(self, x: Array) -> Array: ...
-    def floor(self, x: Array) -> Array: ...
-    def acos(self, x: Array) -> Array: ...
-    def asin(self, x: Array) -> Array: ...
-    def atan2(self, y: Array, x: Array) -> Array: ...
-    def raw_power(self, x: Array, p: Array) -> Array: ...
-    def broadcast(self, *arrays: Array) -> list[Array]: ...
-    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array: ...
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
-    def moveaxis(self, x: Array, source: int, target: int) -> Array: ...
-    def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
-        """Return the largest element; there is at least one."""
-
-    def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def cumsum(self, x: Array, dim: int) -> Array: ...
-    def argsort(self, x: Array, dim: int) -> Array:
-        """Return the indices that sort x upwards."""
-
-    def take(self, x: Array, indices: Array, dim: int) -> Array:
-        """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
-
-    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
-        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
-
-    def arange(self, n: int, like: Array) -> Array:
-        """Return 0 ... n-1 as integers, on the device of `like`."""
-
-    def concat(self, arrays: Sequence[Array], dim: int) -> Array: ...
-    def stack(self, arrays: Sequence[Array], dim: int) -> Array: ...
-    def matmul(self, a: Array, b: Array) -> Array: ...
-    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
-        """Return all states of state = step(state, row) over the rows of `rows`, stacked, `first` before them."""
-
-    def to_numpy(self, x: Array) -> Any:
-        """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""
-
-
 def axes_of(dim: Axis) -> int | tuple[int, ...] | None:
     return dim if dim is None or isinstance(dim, int) else tuple(dim)
 
 
-class Namespace:
-    """The operations of `whynan.formulas.backend.Backend` that are functions of the module `ns`."""
+class Backend:
+    """The operations of one framework; those that are said here are functions of the module `ns`.
 
+    Operators (`+ - * / < > == & | ~`) and slices are used as they are.
+    """
+
+    name: str
     ns: Any
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
+
+    def asarray(self, x: Any, like: Array | None = None) -> Array:
+        """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
+        raise NotImplementedError
+
+    def default_float(self) -> str:
+        raise NotImplementedError
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        raise NotImplementedError
+
+    def stop(self, x: Array) -> Array:
+        """Return x as a constant: no gradient flows through it."""
+        raise NotImplementedError
+
+    def saturate_gradient(self, x: Array, limit: float) -> Array:
+        """Return x; its gradient stops at ±limit. NaN stays NaN."""
+        raise NotImplementedError
+
+    def broadcast(self, *arrays: Array) -> list[Array]:
+        raise NotImplementedError
+
+    def take(self, x: Array, indices: Array, dim: int) -> Array:
+        """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: Array) -> Any:
+        """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""
+        raise NotImplementedError
 
     def is_array(self, x: Any) -> bool:
         return hasattr(x, "dtype")
@@ -142,18 +98,22 @@ class Namespace:
         return tuple(x.shape)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        """Apply a function with its own slopes to arrays of one shape."""
         return self.functions[function.name](*arrays)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.ns.where(condition, a, b)
 
     def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
         return careful(x)
 
     def clip(self, x: Array, limit: float) -> Array:
+        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
         return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
 
     def lower(self, x: Array, low: float) -> Array:
+        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
         return self.where(x < low, low, x)
 
     def exp(self, x: Array) -> Array:
@@ -205,6 +165,7 @@ class Namespace:
         return self.ns.sum(x, axis=axes_of(dim), keepdims=keepdim)
 
     def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        """Return the largest element; there is at least one."""
         return self.ns.max(x, axis=axes_of(dim), keepdims=keepdim)
 
     def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
@@ -217,12 +178,15 @@ class Namespace:
         return self.ns.cumsum(x, dim)
 
     def argsort(self, x: Array, dim: int) -> Array:
+        """Return the indices that sort x upwards."""
         return self.ns.argsort(x, dim)
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
-        return self.take(x, indices, dim)  # type: ignore[attr-defined]
+        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
+        return self.take(x, indices, dim)
 
     def arange(self, n: int, like: Array) -> Array:
+        """Return 0 ... n-1 as integers, on the device of `like`."""
         return self.ns.arange(n)
 
     def concat(self, arrays: Sequence[Array], dim: int) -> Array:
@@ -235,6 +199,7 @@ class Namespace:
         return a @ b
 
     def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
+        """Return all states of state = step(state, row) over the rows of `rows`, stacked, `first` before them."""
         states = [first]
         for index in range(rows.shape[0]):
             states.append(step(states[-1], rows[index]))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Backend, Guarded, axes_of
 from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
 
@@ -61,7 +61,7 @@ def _length(dim: Any, careful: Callable[[Array], Array], primals: Any, tangents:
     return value, jnp.sum(jnp.where(flat, 0.0, unit) * tangents[0], axis=dim, keepdims=True)
 
 
-class Jax(Namespace):
+class Jax(Backend):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "jax"

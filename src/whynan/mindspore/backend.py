@@ -7,7 +7,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from whynan.formulas.backend import Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import Array, Axis, Backend, Guarded, axes_of
 
 DTYPES = {
     "float64": mindspore.float64,
@@ -58,7 +58,7 @@ class WithSlopes(WithSlope):
         return upstream * by_a, upstream * by_b
 
 
-class MindSpore(Namespace):
+class MindSpore(Backend):
     """MindSpore as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "mindspore"

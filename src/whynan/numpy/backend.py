@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas.backend import Array, Guarded, Namespace
+from whynan.formulas.backend import Array, Backend, Guarded
 
 
-class NumPy(Namespace):
+class NumPy(Backend):
     """NumPy as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "numpy"

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from whynan.data.finding import need
 from whynan.data.measure import ArrayMeasure
-from whynan.data.options import need
 from whynan.data.units import shown
 
 EXTENSIONS = {

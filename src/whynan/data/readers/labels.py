@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import BOX_LINE, POLYGON_LINE, Annotations, Keypoints, Polygons, shoelace
-from whynan.data.options import need
+from whynan.data.finding import need
 from whynan.data.units import Problem, shown
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

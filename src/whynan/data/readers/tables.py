@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from whynan.data.finding import need
 from whynan.data.measure import ArrayMeasure, is_target_name
-from whynan.data.options import need
 from whynan.data.readers import images
 from whynan.data.units import Problem, shown
 
