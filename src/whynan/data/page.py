@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks, need
 from whynan.data.parts import extension_of
@@ -187,9 +186,12 @@ def _known(result: Result, finding: Finding) -> list[int] | None:
 
 @cache
 def _template() -> Template:
-    text = (resources.files("whynan.data") / "templates" / "data.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+    # Colours and type are those of a report.
+    folders = ChoiceLoader([PackageLoader("whynan.data"), PackageLoader("whynan.report")])
+    environment = Environment(
+        loader=folders, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("data.html")
 
 
 WIDTH, HEIGHT = 680, 150
