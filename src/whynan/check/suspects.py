@@ -281,7 +281,6 @@ def is_asked_first(node: Node, hazard: Hazard, context: Context) -> bool:
 
 
 def merged(suspects: Iterable[Suspect]) -> list[Suspect]:
-    """Return one suspect for each line and cause, in the order in which to show them."""
     best: dict[tuple[str, int], Suspect] = {}
     for suspect in suspects:
         key = (suspect.place.file, suspect.place.line)

@@ -107,7 +107,6 @@ class Statistics:
 
     @property
     def usual_channels(self) -> Channels | None:
-        """Return the moments of the number of channels that most images have."""
         return max(self.channels.values(), key=lambda each: each.n_images, default=None)
 
 

@@ -224,7 +224,6 @@ class Plot:
 
 
 def plots(result: Result) -> Iterator[Plot]:
-    """Yield the distributions of a result that have something to show."""
     statistics = result.statistics
     if len(statistics.classes) > 1:
         yield lying(f"classes ({statistics.counted_in})", statistics.classes.most_common())

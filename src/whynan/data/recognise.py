@@ -308,7 +308,6 @@ class _Finder:
         return part
 
     def _labels(self, names: list[str]) -> set[int]:
-        """Return the classes in some of the label files, to tell which of several configurations is theirs."""
         found: set[int] = set()
         step = max(1, len(names) // 200)
         for name in names[::step]:

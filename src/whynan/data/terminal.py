@@ -118,7 +118,6 @@ def headline(result: Result) -> str:
 
 
 def lines(result: Result) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the summary."""
     statistics = result.statistics
     counts = [
         plural(n, what) for n, what in ((result.n_images, "image"), (statistics.n_annotations, "annotation")) if n

@@ -228,7 +228,6 @@ def _camel(name: str) -> str:
 
 @functools.cache
 def _kernels() -> list[tuple[Any, str]]:
-    """Return the functions of kernels, by the modules that call them."""
     found = []
     for title, module in list(sys.modules.items()):
         if not title.startswith("mindspore.") or title == "mindspore._c_expression":

@@ -234,7 +234,6 @@ class Attempt:
             self.tracer.follow_back(root)
 
     def on_validation(self, loss: Any) -> None:
-        """The step has come to a loss; nothing may be trained with it."""
         array = array_of(loss)
         self.loss = float(array.sum())
         if self.tracer is not None:

@@ -158,7 +158,6 @@ class Recorder:
         self.graph.give(self._new(array), role, name, to_numpy(array))
 
     def number_of(self, value: Any) -> int:
-        """Return the number of a value; of a view that of the array it looks into."""
         seen = value
         while seen is not None:
             number = self._numbers.get(id(seen))

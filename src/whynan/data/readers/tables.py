@@ -164,7 +164,6 @@ class _Csv:
 
 
 def _joined(head: str, text: IO[str]) -> Iterator[str]:
-    """Yield lines, the beginning that was read already first."""
     lines = head.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += text.readline()

@@ -194,7 +194,6 @@ def _file_of(kind: type) -> str:
 
 
 def _wanted(parts: Sequence[Part], position: int | None) -> list[Any]:
-    """Return the rows of the batch that are not finite: that of the guilty sample, else the first of each part."""
     rows = []
     for part in parts:
         if not part.array.ndim or not is_bad(part.array):

@@ -318,7 +318,6 @@ class Lineage:
         return known[1]
 
     def note(self, name: str, args: Any, kwargs: Any, out: Any, written: list[Any], is_fetching: bool) -> None:
-        """Note an operation that is not recorded."""
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         pointers = {pointer_of(t) for t in inputs}

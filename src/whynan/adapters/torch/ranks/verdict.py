@@ -283,7 +283,6 @@ class Ranks:
         return patches
 
     def alone(self, on_answer: Callable[[Any], None], gathered: Gathered | None = None) -> Alone:
-        """What is entered for a replay on this rank only."""
         return Alone(self._models, on_answer, gathered, self.host.known.is_sharded)
 
     @staticmethod
