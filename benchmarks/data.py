@@ -29,7 +29,7 @@ from lxml import etree
 from PIL import Image
 
 from whynan.data.engine import default_workers
-from whynan.data.options import Options
+from whynan.data.finding import Options
 from whynan.data.scan import scan
 
 N_IMAGES = 1200

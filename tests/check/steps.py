@@ -9,9 +9,9 @@ import torch
 
 from whynan.adapters.torch.check.program import Program
 from whynan.adapters.torch.check.record import Recorder
-from whynan.check.analyse import analyse
 from whynan.check.context import Context
 from whynan.check.suspects import Suspect, find_suspects
+from whynan.check.transfer import analyse
 from whynan.launch import host
 
 

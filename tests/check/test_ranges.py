@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whynan.check.analyse import analyse
-from whynan.check.graph import Graph, Measured
-from whynan.check.ranges import Range
+from whynan.check.graph import Graph, Measured, Range
+from whynan.check.transfer import analyse
 
 UNARY = {
     "exp": np.exp,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from whynan.data.options import Options
+from whynan.data.finding import Options
 from whynan.data.result import Result
 from whynan.data.scan import scan
 

@@ -19,8 +19,7 @@ from PIL import Image
 from tests.data import sets
 from tests.data.conftest import checks, look, told
 
-from whynan.data.finding import Finding
-from whynan.data.options import DataError
+from whynan.data.finding import DataError, Finding
 from whynan.data.storage import Storage
 
 BOMB = (
@@ -284,7 +283,7 @@ def test_names_that_are_no_text(yolo: Path) -> None:
         sets.write_image(yolo / "images/train" / f"{odd}.png")
     except OSError:
         pytest.skip("this file system takes no such names")
-    from whynan.data.options import Options
+    from whynan.data.finding import Options
     from whynan.data.scan import scan
     from whynan.data.terminal import render
 
@@ -354,7 +353,7 @@ def test_any_bytes(content: bytes, data: st.DataObject, tmp_path_factory: pytest
 
 def test_crash_of_a_decoder_costs_one_file(yolo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from whynan.data import engine
-    from whynan.data.options import Options
+    from whynan.data.finding import Options
     from whynan.data.readers import images
     from whynan.data.scan import scan
 

@@ -13,7 +13,7 @@ from tests.data import sets
 from tests.data.conftest import checks
 from tests.data.test_faults import broken_images
 
-from whynan.data.options import Options
+from whynan.data.finding import Options
 from whynan.data.result import Result
 from whynan.data.scan import scan
 from whynan.data.storage import Storage

@@ -13,7 +13,7 @@ from tests.data import sets
 from tests.data.conftest import told
 
 from whynan.data import check
-from whynan.data.options import DataError
+from whynan.data.finding import DataError
 
 
 def arrays(n: int = 40) -> tuple[Any, Any]:

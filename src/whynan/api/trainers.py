@@ -30,6 +30,11 @@ class Options(TypedDict, total=False):
     on_incident: OnIncident | None
 
 
+def _run_options(policy: Policy, budget: float, prove: bool, out: str | Path | None) -> RunOptions:
+    place = Path(out).absolute() if out is not None else Path()
+    return RunOptions(out=place, policy=policy, prove=prove, budget=budget, argv=tuple(sys.argv))
+
+
 class Standing:
     """A session that an object of the user's program holds. `filename` is the file that the object was made in."""
 
@@ -42,13 +47,7 @@ class Standing:
         out: str | Path | None = None,
         on_incident: OnIncident | None = None,
     ) -> None:
-        self.options = RunOptions(
-            out=Path(out).absolute() if out is not None else Path(),
-            policy=policy,
-            prove=prove,
-            budget=budget,
-            argv=tuple(sys.argv),
-        )
+        self.options = _run_options(policy, budget, prove, out)
         self.on_incident = on_incident
         self.session = Session(self.options)
         record = self.session.record
@@ -117,13 +116,7 @@ class TrainerWatch:
         out: str | Path | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        options = RunOptions(
-            out=Path(out).absolute() if out is not None else Path(),
-            policy=policy,
-            prove=prove,
-            budget=budget,
-            argv=tuple(sys.argv),
-        )
+        options = _run_options(policy, budget, prove, out)
         self._engine = Engine(options, on_event)
         self._engine.host.stopped = self._stopped
         self._engine.know(sys._getframe(1).f_code.co_filename)

@@ -54,7 +54,6 @@ class Engine:
             self.on_event({"event": "incident", "step": incident.symptom.step, **incident.to_json()})
 
     def report(self) -> Report:
-        """Return what is known now."""
         return Report(self.session.recording(None), (self.root, Path.cwd()))
 
     def is_running(self) -> bool:
@@ -83,7 +82,6 @@ class Engine:
         return self.host.new_site(site)
 
     def close(self) -> None:
-        """Stop watching, and undo everything that watching has set up."""
         if self.session.adapter is not None:
             self.adapter.detach()
             if self.options.out != Path():

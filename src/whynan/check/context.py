@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from whynan.check.graph import Graph, Node
-from whynan.check.ranges import Range, of
+from whynan.check.graph import Graph, Node, Range, of
 
 SHAPES = frozenset(
     [

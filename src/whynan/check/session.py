@@ -58,8 +58,6 @@ class Recording(Protocol):
 
 @dataclass
 class Session:
-    """A check under way."""
-
     options: CheckOptions
     adapters: dict[str, Recording] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -73,12 +71,18 @@ class Session:
         imports.when_imported("tensorflow", self._note_tensorflow)
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGALRM, self._too_long)
-            self._set_alarm()
+        self._set_alarm()
 
     def _set_alarm(self) -> None:
         """Begin to count the script's time; once more when a framework has been imported, which takes its own."""
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_REAL, self.options.wait)
+
+    def _stop(self) -> None:
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for attached in self.adapters.values():
+            attached.detach()
 
     def _too_long(self, number: int, frame: Any) -> None:
         raise TooLong()
@@ -106,11 +110,8 @@ class Session:
 
     def finish(self, error: BaseException | None, progress: Progress) -> CheckResult:
         """Judge what was recorded. `error` is how the program ended."""
-        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._stop()
         result = CheckResult(self.options.script)
-        for attached in self.adapters.values():
-            attached.detach()
         has_raised = error is not None and not isinstance(error, (Unwind, SystemExit, KeyboardInterrupt))
         adapter = max(self.adapters.values(), key=lambda a: a.n_iterations, default=None)
         if adapter is not None:
@@ -126,10 +127,7 @@ class Session:
 
     def replay(self, error: BaseException | None, saved: Saved) -> Replayed:
         """Run a step of the script on a saved witness. Raises WitnessError where that can't be done."""
-        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for attached in self.adapters.values():
-            attached.detach()
+        self._stop()
         adapter = next((a for a in self.adapters.values() if a.framework == saved.framework), None)
         if adapter is None:
             raise WitnessError(f"the witness is of {saved.framework}, which the script did not import")
@@ -166,7 +164,6 @@ class Session:
 
     @staticmethod
     def _accept(result: CheckResult) -> None:
-        """Note which lines carry a comment that accepts what is found on them."""
         result.suspects = [replace(s, accepted=accepted_reason(s.place.file, s.place.line)) for s in result.suspects]
         result.review = [
             replace(f, accepted=accepted_reason(f.file, f.line)) if f.file and f.line else f for f in result.review
@@ -188,6 +185,3 @@ def progress_on(stream: Any) -> Progress:
             stream.flush()
 
     return say
-
-
-__all__ = ["CheckOptions", "Recording", "Session", "TooLong", "progress_on"]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import whynan
-from whynan.check.ranges import Range, plural
+from whynan.check.graph import Range, plural
 from whynan.check.suspects import CheckResult, Suspect
 from whynan.check.witness import Replayed, Saved
 from whynan.diagnosis.catalogue import all_causes, page_of
@@ -69,7 +69,6 @@ def render(result: CheckResult, stream: Any) -> None:
 
 
 def render_saved(folders: Sequence[Path], argv: Sequence[str], stream: Any) -> None:
-    """Write where the witnesses are, and how one is run again."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
     if not folders:
         console.print("no witness was saved: none was found that is made of values")
@@ -81,7 +80,6 @@ def render_saved(folders: Sequence[Path], argv: Sequence[str], stream: Any) -> N
 
 
 def render_replay(replayed: Replayed, saved: Saved, stream: Any) -> None:
-    """Write what a step has done on a saved witness."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
     suspect = saved.suspect
     console.print(
@@ -174,7 +172,6 @@ def _place(x: float) -> float:
 
 
 def code(file: str, line: int, around: int = 2) -> list[tuple[int, str, bool]]:
-    """Return the lines about a line: number, text, whether it is the one."""
     try:
         lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -256,7 +253,6 @@ def _uri(file: str) -> str:
 
 
 def annotations(result: CheckResult) -> Iterator[str]:
-    """Yield one command for each suspect and finding that stands."""
     for suspect in result.standing:
         level = "error" if suspect.is_certain else "notice" if suspect.handled is not None else "warning"
         text = f"{suspect.why}" + (

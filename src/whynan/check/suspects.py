@@ -14,9 +14,8 @@ from functools import cache
 from typing import Any, Literal
 
 from whynan.check.context import Context
-from whynan.check.graph import Asked, Node, Place
+from whynan.check.graph import Asked, Node, Place, Range
 from whynan.check.hazards import EVERY, FINDERS, Hazard, load
-from whynan.check.ranges import Range
 from whynan.check.witness import Witness
 
 _TESTS = ("isfinite", "is_finite", "isnan", "isinf")
@@ -282,7 +281,6 @@ def is_asked_first(node: Node, hazard: Hazard, context: Context) -> bool:
 
 
 def merged(suspects: Iterable[Suspect]) -> list[Suspect]:
-    """Return one suspect for each line and cause, in the order in which to show them."""
     best: dict[tuple[str, int], Suspect] = {}
     for suspect in suspects:
         key = (suspect.place.file, suspect.place.line)
@@ -314,8 +312,6 @@ def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark of the review."""
-
     check: str
     severity: Severity
     message: str
@@ -342,8 +338,6 @@ class Finding:
 
 @dataclass
 class CheckResult:
-    """All of one check."""
-
     script: str
     steps: int = 0
     seconds: float = 0.0
@@ -357,7 +351,6 @@ class CheckResult:
 
     @property
     def standing(self) -> list[Suspect]:
-        """Suspects that no comment accepts."""
         return [s for s in self.suspects if s.accepted is None]
 
     @property

@@ -73,8 +73,6 @@ class Saved:
 
 @dataclass
 class Replayed:
-    """What a step of the script has done on a witness."""
-
     before: str
     """The loss on the script's own batch."""
     after: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from whynan.cli.run import _ProgramCommand
+from whynan.cli.run import _ProgramCommand, check_files
 from whynan.errors import NoScriptError, WitnessError
 from whynan.launch import execfile, host
 from whynan.launch.options import RunOptions
@@ -106,11 +106,7 @@ def check(
     """
     if module is None and not program:
         raise click.UsageError("no script given; try `whynan check train.py`, or `whynan check -m MODULE`")
-    for option, place in (("--json", json_file), ("--html", html_file), ("--sarif", sarif_file)):
-        if place is not None and not place.absolute().parent.is_dir():
-            raise click.BadParameter(f"there is no folder {place.parent}", param_hint=option)
-        if place is not None and place.is_dir():
-            raise click.BadParameter(f"{place} is a folder", param_hint=option)
+    check_files({"--json": json_file, "--html": html_file, "--sarif": sarif_file})
     script = None if module is not None else program[0]
     run = RunOptions(
         out=Path.cwd(),
@@ -119,10 +115,8 @@ def check(
         module=module,
         root=Path(execfile.user_root(script)),
     )
-    outputs = {
-        name: place.absolute() if place is not None else None
-        for name, place in (("json", json_file), ("html", html_file), ("sarif", sarif_file), ("save", save_folder))
-    }
+    places = {"json": json_file, "html": html_file, "sarif": sarif_file, "save": save_folder}
+    outputs = {name: place.absolute() for name, place in places.items() if place is not None}
     if replayed is not None:
         return lambda: replay(run, replayed.absolute(), steps, wait, quiet)
     is_github = bool(os.environ.get("GITHUB_ACTIONS")) if github is None else github
@@ -134,11 +128,10 @@ def launch(
     steps: int,
     budget: float,
     wait: float,
-    outputs: dict[str, Path | None],
+    outputs: dict[str, Path],
     is_github: bool,
     is_quiet: bool,
 ) -> None:
-    """Run the program up to its first steps, judge them, say what was found, end with the status."""
     _check_script(run)
     from whynan.check.session import CheckOptions, Session, progress_on
 
@@ -182,7 +175,6 @@ def _run(run: RunOptions, is_quiet: bool) -> BaseException | None:
 
 
 def replay(run: RunOptions, folder: Path, steps: int, wait: float, is_quiet: bool) -> None:
-    """Run the program up to its first steps, and one of them on a saved witness; end with the status."""
     from whynan.check.session import CheckOptions, Session
     from whynan.check.show import render_replay
     from whynan.check.witness import read
@@ -225,37 +217,28 @@ def _check_script(run: RunOptions) -> None:
             sys.exit(NOTHING)
 
 
-def say(result: Any, outputs: dict[str, Path | None], is_github: bool, run: RunOptions) -> int:
+def say(result: Any, outputs: dict[str, Path], is_github: bool, run: RunOptions) -> int:
     """Render a result everywhere it is wanted; returns the exit status."""
-    from whynan.check.show import render, render_saved
+    from whynan.check import show
     from whynan.check.witness import write
 
-    render(result, sys.stdout)
+    show.render(result, sys.stdout)
     if is_github:
-        from whynan.check.show import annotations
-
-        for line in annotations(result):
+        for line in show.annotations(result):
             print(line)
     try:
-        if outputs.get("json") is not None:
-            Path(outputs["json"]).write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
-        if outputs.get("sarif") is not None:
-            from whynan.check.show import sarif
-
-            Path(outputs["sarif"]).write_text(json.dumps(sarif(result), indent=1) + "\n", encoding="utf-8")  # type: ignore[arg-type]
-        if outputs.get("html") is not None:
-            from whynan.check.show import page
-
-            Path(outputs["html"]).write_text(page(result), encoding="utf-8")  # type: ignore[arg-type]
-        if outputs.get("save") is not None and result.problem is None:
-            folders = write(result, Path(outputs["save"]), run.argv)  # type: ignore[arg-type]
-            render_saved(folders, ("-m", *run.argv) if run.module else run.argv, sys.stdout)
+        for name, made in (("json", result.to_json), ("sarif", lambda: show.sarif(result))):
+            if name in outputs:
+                outputs[name].write_text(json.dumps(made(), indent=1) + "\n", encoding="utf-8")
+        if "html" in outputs:
+            outputs["html"].write_text(show.page(result), encoding="utf-8")
+        if "save" in outputs and result.problem is None:
+            folders = write(result, outputs["save"], run.argv)
+            show.render_saved(folders, ("-m", *run.argv) if run.module else run.argv, sys.stdout)
     except WitnessError as error:
         print(f"whynan: {error}", file=sys.stderr)
         return NOTHING
     except OSError as error:
         print(f"whynan: can't write {error.filename}: {error.strerror}", file=sys.stderr)
         return NOTHING
-    if result.problem is not None:
-        return FOUND if result.has_errors else NOTHING
-    return FOUND if result.has_errors else CLEAN
+    return FOUND if result.has_errors else NOTHING if result.problem is not None else CLEAN

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from whynan.cli.run import check_files
 from whynan.errors import OutputError, WhynanError
 from whynan.report.output import write_safely
 
@@ -125,7 +126,7 @@ def data(
 
     Exit status: 0 nothing of severity error, 1 errors were found, 2 the set cannot be read at all, 130 Ctrl-C.
     """
-    from whynan.data.options import Options
+    from whynan.data.finding import Options
 
     _check_outputs(json_file, html_file, fix_out, path)
     names = classes if isinstance(classes, tuple) else ()
@@ -163,7 +164,7 @@ def data(
 
 
 def _scan(path: str, options: Any, engine: Any, workers: int | None, is_cached: bool) -> Any:
-    from whynan.data.options import need
+    from whynan.data.finding import need
 
     need("numpy", "data", "whynan data")
     from whynan.data.scan import scan
@@ -190,11 +191,7 @@ def _write(result: Any, json_file: Path | None, html_file: Path | None, fix_out:
 
 def _check_outputs(json_file: Path | None, html_file: Path | None, fix_out: Path | None, path: str) -> None:
     """Say before the look, and not after hours of it, that something has no place to go."""
-    for option, place in (("--json", json_file), ("--html", html_file)):
-        if place is not None and not place.absolute().parent.is_dir():
-            raise click.BadParameter(f"there is no folder {place.parent}", param_hint=option)
-        if place is not None and place.is_dir():
-            raise click.BadParameter(f"{place} is a folder", param_hint=option)
+    check_files({"--json": json_file, "--html": html_file})
     if fix_out is None:
         return
     if "://" in path:

@@ -1,7 +1,7 @@
 """`whynan demo`: a training run that really fails, in a temporary folder, diagnosed before the user's eyes.
 
 A demo is a folder of `whynan/demos` with a `train.py`, which says what it needs and what it is about; what mends it
-stands in `whynan.demos.MENDED`.
+stands in `MENDED`.
 """
 
 import ast
@@ -16,23 +16,64 @@ from pathlib import Path
 
 import click
 
-from whynan.demos import MENDED
-
 FOLDER = Path(__file__).parents[1] / "demos"
 MAIN = "coins"
 INCIDENT_STATUS = 3
 
+MENDED: dict[str, dict[str, str]] = {
+    "attention": {
+        '''"""Grey values as they are in the files, 0 to 255."""''': (
+            '''"""Grey values with a mean of about 0 and a deviation of about 1."""'''
+        ),
+        "torch.from_numpy(np.stack(images)).float(), ": "(torch.from_numpy(np.stack(images)).float() - 128) / 50, ",
+    },
+    "box-width": {
+        "        return image, {": (
+            "        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)]\n        return image, {"
+        ),
+    },
+    "coins": {"per_image = per_image / n_boxes\n": "per_image = per_image / n_boxes.clamp(min=1)\n"},
+    "deeplab": {
+        "losses = {name: F.cross_entropy(scores, masks, ignore_index=VOID) for name, scores in outputs.items()}": (
+            "known = (masks != VOID).sum().clamp(min=1)\n"
+            "    losses = {\n"
+            '        name: F.cross_entropy(scores, masks, ignore_index=VOID, reduction="sum") / known\n'
+            "        for name, scores in outputs.items()\n"
+            "    }"
+        ),
+    },
+    "keras": {
+        "a cross entropy written by hand": "a cross entropy of logits",
+        "from keras import layers, ops": "from keras import layers",
+        "def pixel_cross_entropy(is_coin, p):\n"
+        "    return -ops.mean(is_coin * ops.log(p) + (1 - is_coin) * ops.log(1 - p))\n\n\n": "",
+        'layers.Conv2D(1, 1, activation="sigmoid")': "layers.Conv2D(1, 1)",
+        "loss=pixel_cross_entropy": "loss=keras.losses.BinaryCrossentropy(from_logits=True)",
+    },
+    "learning-rate": {"lr=0.1": "lr=0.001"},
+    "mindspore": {"(ops.square(distance) / (2 * distance)).sum()": "(distance / 2).sum()"},
+    "numpy": {"np.exp(scores)": "np.exp(scores - scores.max(axis=1, keepdims=True))"},
+    "rpn": {
+        "    p = torch.sigmoid(objectness.flatten()[sampled])\n"
+        "    is_object = labels[sampled]\n"
+        "    log_loss = -(is_object * torch.log(p) + (1 - is_object) * torch.log(1 - p)).mean()\n": (
+            "    log_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], labels[sampled])\n"
+        ),
+    },
+    "siamese": {"(a - b).pow(2).sum(dim=1).sqrt()": "((a - b).pow(2).sum(dim=1) + 1e-12).sqrt()"},
+    "textures": {"lr=3.0": "lr=0.03"},
+    "vae": {"    return table\n": "    return (table - table.median(dim=0).values).clamp(-10, 10)\n"},
+}
+"""Of each demo the lines of `train.py` that are wrong, and what is to stand in their place."""
+
 
 @dataclass(frozen=True)
 class Demo:
-    """One shipped training script."""
-
     name: str
     script: Path
 
     @cached_property
     def text(self) -> str:
-        """The script."""
         return self.script.read_text(encoding="utf-8")
 
     @property
@@ -50,11 +91,9 @@ class Demo:
 
     @property
     def title(self) -> str:
-        """The first line of the script's docstring."""
         return (ast.get_docstring(self._tree) or "").partition("\n")[0]
 
     def missing(self) -> list[str]:
-        """Packages that the script imports and this environment lacks."""
         names: set[str] = set()
         for node in self._tree.body:
             if isinstance(node, ast.Import):
@@ -66,7 +105,6 @@ class Demo:
 
 
 def find_demos() -> dict[str, Demo]:
-    """Shipped demos by name, the main one first."""
     scripts = sorted(FOLDER.glob("*/train.py"), key=lambda script: (script.parent.name != MAIN, script))
     return {script.parent.name: Demo(script.parent.name, script) for script in scripts}
 

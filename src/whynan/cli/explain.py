@@ -64,7 +64,6 @@ def _overview() -> RenderableType:
 
 
 def _capabilities() -> RenderableType:
-    """Return what each framework's adapter offers, as a table."""
     table = Table(show_lines=False, box=None, padding=(0, 1))
     table.add_column("", min_width=30, max_width=40)
     for name in FRAMEWORKS:

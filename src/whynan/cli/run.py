@@ -147,7 +147,6 @@ def run(
 
 
 def launch(options: RunOptions) -> None:
-    """Run the program, watched from before its first line to its end."""
     if options.script is not None:
         try:
             execfile.check_script(options.script)
@@ -226,6 +225,15 @@ def _check_capsule(place: Path) -> None:
         json.loads(step.read_text())
     except ValueError as error:
         raise click.UsageError(f"{step} is not JSON: {error}") from None
+
+
+def check_files(places: dict[str, Path | None]) -> None:
+    """Raise BadParameter where the file that an option names cannot be written."""
+    for option, place in places.items():
+        if place is not None and not place.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {place.parent}", param_hint=option)
+        if place is not None and place.is_dir():
+            raise click.BadParameter(f"{place} is a folder", param_hint=option)
 
 
 def _check_out(out: Path) -> None:

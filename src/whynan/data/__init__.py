@@ -3,20 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whynan.data.api import check as check
     from whynan.data.result import Result as Result
+    from whynan.data.result import check as check
 
 __all__ = ["Result", "check"]
 
 
 def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # NumPy and the readers are an extra: `import whynan.data` alone must not need them.
-    if name == "check":
-        from whynan.data.api import check
+    from whynan.data import result
 
-        return check
-    if name == "Result":
-        from whynan.data.result import Result
-
-        return Result
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(result, name)

@@ -114,7 +114,6 @@ class Annotations:
         return np.isfinite(raw[:, 0]) & np.isfinite(raw[:, 1]) & np.isfinite(raw[:, 2]) & np.isfinite(raw[:, 3])
 
     def where(self, row: int) -> tuple[str, int]:
-        """Return the file and the index in it."""
         return self.files[int(self.file[row])], int(self.number[row])
 
     def image_name(self, row: int) -> str | None:
@@ -127,7 +126,6 @@ class Annotations:
         return (x1, y1, x2, y2) if bool(np.isfinite(self.boxes[row]).all()) else None
 
     def text(self, row: int) -> str:
-        """Return the box as it is written, with the names of its numbers."""
         names = {
             "xyxy": ("xmin", "ymin", "xmax", "ymax"),
             "xywh": ("x", "y", "w", "h"),

@@ -12,8 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
-from whynan.data.finding import report
-from whynan.data.options import DataError, need
+from whynan.data.finding import DataError, need, report
 from whynan.data.units import Job, Outcome, Unit
 from whynan.data.work import process
 
@@ -24,7 +23,6 @@ _job: Job | None = None
 
 
 def default_workers() -> int:
-    """Return the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -170,7 +168,6 @@ class RayEngine:
             raise DataError(f"{where} cannot be reached: {error}") from error
 
     def run(self, units: Iterable[Unit], is_small: bool = False) -> Iterator[Outcome]:
-        """Yield the outcome of each unit."""
         rows = [{"unit": pickle.dumps(unit)} for unit in units]
         if not rows:
             return
@@ -185,6 +182,5 @@ class RayEngine:
 
 
 def _run_row(row: dict[str, Any], job: bytes) -> dict[str, bytes]:
-    """Do a unit in a worker of Ray."""
     known: Job = pickle.loads(job)
     return {"outcome": pickle.dumps(process(known, pickle.loads(row["unit"])))}

@@ -1,4 +1,4 @@
-"""What a finding is, and the catalogue of defects."""
+"""What a user may set and what must be installed for it; what a finding is, and the catalogue of defects."""
 
 import importlib
 import pkgutil
@@ -8,7 +8,56 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from whynan.data.options import Options
+from whynan.errors import WhynanError
+
+Format = Literal["auto", "coco", "voc", "yolo", "masks", "folder", "npz", "csv", "parquet", "webdataset"]
+EngineName = Literal["local", "ray"]
+
+TRAIN_SIZE = 640
+"""Longest side, in pixels, that images are scaled to for training where the user says nothing else."""
+TOLERANCE = 0.25
+"""Pixels that a box may stand out of its image: rounding in exports. Half a pixel and more is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings that checks and readers see; plain data, sent to worker processes as it is."""
+
+    format: Format = "auto"
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    train_size: int = TRAIN_SIZE
+    tolerance: float = TOLERANCE
+    pixels: bool = True
+    """Whether image files are read at all; False looks at annotations alone."""
+    exact: bool = False
+    """Whether mean and standard deviation use each pixel of each image, where a grid of 64 x 64 is the default."""
+
+
+class MissingExtraError(WhynanError):
+    """A library that this kind of data needs is not installed."""
+
+    slug = "missing-extra"
+
+
+class DataError(WhynanError):
+    """A data set cannot be looked at at all: not there, not readable, of no known format."""
+
+    slug = "data-unreadable"
+
+
+def need(module: str, extra: str, what: str) -> Any:
+    """Return an imported module; without it raise MissingExtraError, which names the pip line."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise MissingExtraError(
+            f"{what} needs {module.partition('.')[0]}, which is not installed here: pip install 'whynan[{extra}]'"
+        ) from error
+
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -64,16 +113,11 @@ class Finding:
     box: tuple[float, float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "check": self.check,
-            "severity": self.severity,
-            "file": self.file,
-            "annotation": self.annotation,
-            "value": self.value,
-            "message": self.message,
-            "cause": self.cause,
-            "fixable": self.fixable,
-        }
+        names = ("check", "severity", "file", "annotation", "value", "message", "cause", "fixable")
+        return {name: getattr(self, name) for name in names}
+
+
+Found = Iterator[Finding]
 
 
 class Findings:
@@ -96,7 +140,6 @@ class Findings:
         self.counts.update(counts)
 
     def merge(self, other: "Findings") -> None:
-        """Take in the findings of another look at another part."""
         for key, found in other._found.items():
             room = self._limit - len(self._found.get(key, ()))
             self._found.setdefault(key, []).extend(found[: max(0, room)])
@@ -131,7 +174,7 @@ set. A reader reports by itself what it could not read."""
 
 
 class Check:
-    """Base of all checks. The docstring of a check says why a loss cares."""
+    """Base of all checks. The docstring of a check says why a loss cares; its slug is the name of its file."""
 
     slug: ClassVar[str]
     title: ClassVar[str]
@@ -142,11 +185,14 @@ class Check:
     fixable: ClassVar[bool] = False
     subject: ClassVar[Subject] = "reader"
 
+    def __init_subclass__(cls) -> None:
+        cls.slug = cls.__module__.rpartition(".")[2].replace("_", "-")
+
     @property
     def why(self) -> str:
         return " ".join((self.__doc__ or "").split())
 
-    def find(self, thing: Any, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Any, options: Options) -> Found:
         """Yield what is wrong with a thing of this check's subject."""
         return iter(())
 
@@ -178,7 +224,6 @@ class Check:
 
 @cache
 def all_checks() -> dict[str, Check]:
-    """Return every check by its slug."""
     from whynan.data import checks
 
     found: dict[str, Check] = {}
@@ -192,11 +237,10 @@ def all_checks() -> dict[str, Check]:
 
 @cache
 def checks_of(subject: Subject) -> tuple[Check, ...]:
-    """Return the checks that look at one subject."""
     return tuple(check for check in all_checks().values() if check.subject == subject)
 
 
-def look_at(subject: Subject, thing: Any, options: Options) -> Iterator[Finding]:
+def look_at(subject: Subject, thing: Any, options: Options) -> Found:
     """Yield what all checks of a subject find in a thing."""
     for check in checks_of(subject):
         yield from check.find(thing, options)

@@ -14,8 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from whynan.data.annotations import shoelace
-from whynan.data.finding import Finding
-from whynan.data.options import need
+from whynan.data.finding import Finding, need
 from whynan.data.readers import coco as coco_reader
 from whynan.data.readers import images
 from whynan.data.readers.json_stream import BEGIN, ELEMENT, END, JsonError, JsonStream
@@ -62,7 +61,6 @@ class Changes:
     place: str = ""
 
     def text(self) -> str:
-        """Return it as a person would be told."""
         lines = [f"{self.n_changed} of {self.n_files} annotation files repaired, all of them written to {self.place}"]
         lines += [f"  {n:6,}  {what}" for what, n in self.done.most_common()]
         if self.left:
@@ -187,7 +185,6 @@ def _area(value: dict[str, Any]) -> float:
 
 
 def _repair_voc(data: bytes, orders: Orders, changes: Changes, sizes: dict[str, tuple[int, int]]) -> bytes:
-    """Return the repaired content of a file; `sizes` has the real sizes of images."""
     etree = need("lxml.etree", "data", "reading XML annotations")
     parser = etree.XMLParser(resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False)
     root = etree.fromstring(data, parser)
@@ -256,7 +253,6 @@ def _clip(box: Any, size: tuple[float, float]) -> None:
 
 
 def _repair_yolo(data: bytes, orders: Orders, changes: Changes) -> bytes:
-    """Return the repaired content of a label file."""
     kept = []
     for index, line in enumerate(data.splitlines(keepends=True)):
         slugs = orders.slugs(index)
@@ -360,7 +356,6 @@ def _write_coco(
 
 
 def _real_sizes(storage: Storage, findings: list[Finding]) -> dict[str, tuple[int, int]]:
-    """Return the sizes of the images whose annotation gives another one."""
     found: dict[str, tuple[int, int]] = {}
     for name in {f.image for f in findings if f.check == "size-mismatch" and f.fixable and f.image}:
         try:

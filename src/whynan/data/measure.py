@@ -78,7 +78,6 @@ class Statistics:
             self.counted_in = other.counted_in
 
     def add_image(self, facts: dict[str, Any]) -> None:
-        """Count an image by what its reader found."""
         if facts.get("error"):
             return
         width, height = facts["size"]
@@ -96,7 +95,6 @@ class Statistics:
         self.channels.setdefault(len(total), Channels()).add(weight, 1, total, squares)
 
     def add_boxes(self, table: Annotations) -> None:
-        """Count the boxes of a table."""
         self.n_annotations += len(table)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             sides = table.sides
@@ -109,7 +107,6 @@ class Statistics:
 
     @property
     def usual_channels(self) -> Channels | None:
-        """Return the moments of the number of channels that most images have."""
         return max(self.channels.values(), key=lambda each: each.n_images, default=None)
 
 

@@ -145,7 +145,6 @@ class ObjectLook:
         self.n = 0
 
     def add(self, index: int, sample: Any) -> None:
-        """Look at one sample."""
         self.n += 1
         if isinstance(sample, Failure):
             what = f"{type(sample.error).__name__}: {shown(sample.error, 160)}"
@@ -238,7 +237,6 @@ class ObjectLook:
         self.outcome.statistics.counted_in = "pixels"
 
     def finish(self) -> Outcome:
-        """Return everything that was found."""
         for key in list(self._held):
             self._measure(key)
         for (name, *_), measure in self.measures.items():

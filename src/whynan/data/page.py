@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
-from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
-from whynan.data.options import need
+from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks, need
 from whynan.data.parts import extension_of
 from whynan.data.readers import images
 from whynan.data.result import Result, write_whole
@@ -98,10 +96,8 @@ def _within(value: float, end: int) -> float:
 def _lay_mask(storage: Storage, name: str, small: Any, classes: Sequence[int] | None) -> Any:
     module = images.load()
     if extension_of(name) == "npy":
-        from whynan.data.readers.arrays import open_npy
-
         with storage.open(name) as file:
-            mask = module.fromarray(np.squeeze(open_npy(file).read_all()).astype(np.uint8))
+            mask = module.fromarray(np.squeeze(images.open_npy(file).read_all()).astype(np.uint8))
     else:
         with storage.open(name) as file, images.open_image(file) as opened:
             if opened.mode not in ("L", "P", "1"):
@@ -123,8 +119,6 @@ ROWS = 200
 
 @dataclass(frozen=True)
 class Row:
-    """A finding as the page shows it."""
-
     place: str
     value: str
     message: str
@@ -133,8 +127,6 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """All findings of one check and severity."""
-
     severity: Severity
     slug: str
     title: str
@@ -151,7 +143,6 @@ def save_page(result: Result, place: Path) -> None:
 
 
 def render(result: Result) -> str:
-    """Return the page of a result."""
     storage, _ = locate(result.path)
     return _template().render(
         title=clean(result.path),
@@ -195,9 +186,12 @@ def _known(result: Result, finding: Finding) -> list[int] | None:
 
 @cache
 def _template() -> Template:
-    text = (resources.files("whynan.data") / "templates" / "data.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+    # Colours and type are those of a report.
+    folders = ChoiceLoader([PackageLoader("whynan.data"), PackageLoader("whynan.report")])
+    environment = Environment(
+        loader=folders, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("data.html")
 
 
 WIDTH, HEIGHT = 680, 150
@@ -230,7 +224,6 @@ class Plot:
 
 
 def plots(result: Result) -> Iterator[Plot]:
-    """Yield the distributions of a result that have something to show."""
     statistics = result.statistics
     if len(statistics.classes) > 1:
         yield lying(f"classes ({statistics.counted_in})", statistics.classes.most_common())

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from whynan.data.finding import Finding, report
-from whynan.data.options import need
+from whynan.data.finding import Finding, need, report
 from whynan.data.readers import images
 from whynan.data.readers.images import EXTENSIONS
 from whynan.data.storage import Cache, Entry, Storage
@@ -23,8 +22,6 @@ _TOKENS = re.compile(r"[a-z]+")
 
 
 class Heads:
-    """Reads beginnings, once."""
-
     def __init__(self, storage: Storage, cache: Cache) -> None:
         self._storage = storage
         self._cache = cache
@@ -98,8 +95,6 @@ class Part:
 
 @dataclass
 class Plan:
-    """Everything there is to look at."""
-
     parts: list[Part]
     images: list[str]
     findings: list[Finding] = field(default_factory=list)
@@ -154,8 +149,6 @@ def is_image(name: str) -> bool:
 
 
 class Files:
-    """The files of a set by extension, folder and stem."""
-
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.names = [entry.name for entry in entries]
         self.by_extension: dict[str, list[str]] = defaultdict(list)

@@ -4,8 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from whynan.data.finding import Finding
-from whynan.data.options import DataError, Options
+from whynan.data.finding import DataError, Finding, Options
 from whynan.data.parts import (
     Config,
     Files,
@@ -162,7 +161,6 @@ def recognise(listing: Listing, only: str | None, options: Options, heads: Heads
 
 
 def _with_one(files: Files, only: str) -> Files:
-    """Keep a named annotation file, and the images that it may speak of."""
     kept = Files(())
     extension = extension_of(only)
     speaks_of_images = extension in ("json", "yaml", "yml", "xml", "txt")
@@ -310,7 +308,6 @@ class _Finder:
         return part
 
     def _labels(self, names: list[str]) -> set[int]:
-        """Return the classes in some of the label files, to tell which of several configurations is theirs."""
         found: set[int] = set()
         step = max(1, len(names) // 200)
         for name in names[::step]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from whynan.data.engine import LocalEngine, default_workers
-from whynan.data.finding import Findings, look_at, report
+from whynan.data.finding import EngineName, Findings, Options, look_at, need, report
 from whynan.data.measure import Statistics
-from whynan.data.options import EngineName, Options, need
 from whynan.data.parts import Heads, Part, Plan
 from whynan.data.recognise import class_of, recognise
 from whynan.data.result import Result
@@ -25,8 +24,6 @@ _UNIT_OF = {"npz": "array", "csv": "csv", "parquet": "parquet", "webdataset": "s
 
 
 class Progress(Protocol):
-    """Is told how far the look has come."""
-
     def stage(self, name: str, total: int) -> None: ...
 
     def advance(self, n: int) -> None: ...
@@ -41,8 +38,6 @@ class _Silent:
 
 
 class Engine(Protocol):
-    """Does units of work."""
-
     name: str
     n_workers: int
 
@@ -109,7 +104,6 @@ class _Look:
         self.result = Result(path, "", engine, Findings(), Statistics(), is_exact=options.exact)
 
     def prepare(self, is_cached: bool) -> None:
-        """List the files and recognise what they are."""
         self.progress.stage("listing files", 0)
         listing = self.storage.list()
         self.cache = Cache(place_of(self.storage) if is_cached else None, listing.entries)
@@ -128,7 +122,6 @@ class _Look:
         return PartView(part.format, part.file, part.classes, ignore_index=part.ignore_index)
 
     def run(self) -> None:
-        """Read everything."""
         job = Job(self.storage, self.options, self.cache.is_open)
         if self.engine_name == "ray":
             from whynan.data.engine import RayEngine

@@ -11,15 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be loaded."""
-
     error: Exception
 
 
 @dataclass(frozen=True)
 class Single:
-    """One sample where a batch was to be expected."""
-
     sample: Any
 
 
@@ -232,7 +228,6 @@ def _counted(data: Any, is_batched: bool) -> Iterator[tuple[list[int], Any]]:
 
 
 def _batch_size(item: Any) -> int:
-    """Return the number of samples of a batch: the length of its first array, or of a list of samples."""
     if _is_array(item):
         return int(item.shape[0]) if item.ndim else 1
     if isinstance(item, Mapping):

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import whynan
-from whynan.data.finding import Finding
-from whynan.data.options import DataError, need
+from whynan.data.finding import DataError, Finding, need
 
 Stamp = tuple[int, int, int]
 """What tells that a file is as it was: size, time of modification and of change in nanoseconds."""
@@ -30,8 +29,6 @@ class Entry:
 
 @dataclass
 class Listing:
-    """All files below a root, and the places that could not be walked."""
-
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -205,7 +202,6 @@ class Cache:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is kept."""
         return self._database is not None
 
     def get(self, kind: str, name: str) -> bytes | None:

@@ -44,7 +44,6 @@ class Bars:
             self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
 
     def tell_plan(self, plan: Any) -> None:
-        """Say which format was recognised."""
         where = f"{len(plan.parts)} parts: " if len(plan.parts) > 1 else ""
         some = ", ".join(f"{part.format} in {part.file}" for part in plan.parts[:4])
         more = ", ..." if len(plan.parts) > 4 else ""
@@ -57,7 +56,6 @@ class Bars:
             write_safely(f"whynan: {clean(text)}\n", self._file)
 
     def stage(self, name: str, total: int) -> None:
-        """Begin with something else."""
         if self._progress is None:
             return
         if self._task is not None:
@@ -66,7 +64,6 @@ class Bars:
         self._progress.refresh()
 
     def advance(self, n: int) -> None:
-        """Tell of `n` more files."""
         if self._progress is None or self._task is None:
             return
         self._progress.advance(self._task, n)
@@ -112,7 +109,6 @@ def summary(result: Result) -> RenderableType:
 
 
 def headline(result: Result) -> str:
-    """Return what was looked at, in one line."""
     known = result.n_files and result.n_read == 0
     how = "nothing read again, all known from the cache" if known else f"{plural(result.n_read, 'file')} read"
     if result.engine == "python":
@@ -122,7 +118,6 @@ def headline(result: Result) -> str:
 
 
 def lines(result: Result) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of the summary."""
     statistics = result.statistics
     counts = [
         plural(n, what) for n, what in ((result.n_images, "image"), (statistics.n_annotations, "annotation")) if n
@@ -226,7 +221,6 @@ def _array(each: dict[str, object]) -> str:
 
 
 def findings(result: Result, is_all: bool) -> RenderableType:
-    """Return the findings, grouped and counted."""
     parts: list[RenderableType] = []
     checks = all_checks()
     for severity, slug, n, found in result.found.groups():

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from whynan.data.finding import Check, Finding, Findings, report
+from whynan.data.finding import Check, Finding, Findings, Options, report
 from whynan.data.measure import ArrayMeasure, Statistics
-from whynan.data.options import Options
 from whynan.data.storage import Storage
 
 Problem = tuple[str, int | None, str, str]
@@ -41,8 +40,6 @@ class MaskLook:
 
 @dataclass(frozen=True, slots=True)
 class ArrayLook:
-    """An array or a table: what was measured of it."""
-
     file: str
     measure: ArrayMeasure
     classes: int | None = None
@@ -50,8 +47,6 @@ class ArrayLook:
 
 @dataclass(slots=True)
 class ImageRow:
-    """The little that is remembered of each image."""
-
     file: str
     size: tuple[int, int] | None
     mode: str | None
@@ -82,8 +77,6 @@ class PartView:
 
 @dataclass(slots=True)
 class Overview:
-    """The whole set, after everything was read."""
-
     images: list[ImageRow]
     parts: list[PartView]
     digests: dict[str, str] = field(default_factory=dict)
@@ -134,8 +127,6 @@ class Unit:
 
 @dataclass(slots=True)
 class Outcome:
-    """What comes of a unit; everything in it can be merged."""
-
     part: int = -1
     worker: int = 0
     """Id of the process that did it."""
@@ -160,8 +151,6 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker knows."""
-
     storage: Storage
     options: Options
     is_kept: bool = True

@@ -13,7 +13,6 @@ __all__ = ["InitReport", "LayerScale", "activation_scale", "detection_prior", "f
 
 
 def leaves(model: Any) -> list[Any]:
-    """Return the layers that have none inside."""
     return [layer for layer in model._flatten_layers() if not list(layer._flatten_layers(include_self=False))]
 
 
@@ -53,7 +52,6 @@ def activation_scale(model: Any, *batch: Any, **named: Any) -> list[LayerScale]:
 
 
 def kernels(model: Any) -> dict[str, Any]:
-    """Return the kernels of dense and convolutional layers by the layer's name."""
     kinds = keras.layers.Dense | keras.layers.EinsumDense | keras.src.layers.convolutional.base_conv.BaseConv
     return {layer.name: layer for layer in leaves(model) if isinstance(layer, kinds) and layer.built}
 

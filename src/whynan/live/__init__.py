@@ -128,7 +128,6 @@ class TensorBoard:
         self._add(self._summary(value=found), beat.step)
 
     def tell(self, text: str, step: int) -> None:
-        """Write a text, in Markdown."""
         from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto

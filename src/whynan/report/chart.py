@@ -31,8 +31,6 @@ _MOST_INCIDENTS = int((TIME_WIDTH - _TIME_LEFT - _TIME_RIGHT) / _APART)
 
 @dataclass(frozen=True)
 class Tick:
-    """A horizontal line of the grid with its label."""
-
     y: float
     label: str
 

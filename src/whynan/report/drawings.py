@@ -169,8 +169,6 @@ class Stop:
 
 @dataclass(frozen=True)
 class Route:
-    """The picture; `summary` is the same in words."""
-
     stops: tuple[Stop, ...]
     height: float
     summary: str
@@ -180,8 +178,6 @@ class Route:
 
 @dataclass(frozen=True)
 class Passed:
-    """What is known of one operation on the path."""
-
     op: str
     phase: str
     place: str

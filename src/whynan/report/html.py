@@ -28,8 +28,6 @@ _MOST_MAPPED = 5
 
 @dataclass(frozen=True)
 class Drawings:
-    """What is drawn for one incident."""
-
     path: drawings.Route | None
     pictures: tuple[drawings.Shown, ...]
     terms: chart.Lines | None
@@ -141,7 +139,6 @@ def _script() -> str:
 
 
 def _hash(script: str) -> str:
-    """Return a script's hash as a content security policy names it: no other script runs."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 

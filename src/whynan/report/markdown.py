@@ -108,5 +108,4 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text in which nothing is markup."""
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)

@@ -54,7 +54,6 @@ def _recorded_row(row: Mapping[str, Any], origin: Mapping[str, Any]) -> SourceRo
 
 
 def first_line(origin: Mapping[str, Any]) -> str:
-    """Return the first line of the recorded code, without the space around it."""
     return str(origin.get("code") or "").strip().split("\n")[0].strip()
 
 
@@ -144,8 +143,6 @@ class Term:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on the path."""
-
     op: str
     place: str
     function: str | None

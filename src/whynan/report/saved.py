@@ -220,7 +220,6 @@ def _page(
 
 
 def _remove_old_pictures(out: Path, wanted: Mapping[str, bytes]) -> None:
-    """Take away the pictures of a report that is about to be replaced: they would belong to nothing."""
     for path in out.glob("incident-*-picture-*.png"):
         if path.name not in wanted:
             path.unlink(missing_ok=True)

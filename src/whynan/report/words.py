@@ -18,7 +18,6 @@ def clean(text: object) -> str:
 
 
 def clean_lines(text: object) -> tuple[str, ...]:
-    """Return the lines of a text, each one clean."""
     return tuple(clean(line) for line in str(text).split("\n"))
 
 
@@ -82,7 +81,6 @@ def tensor(summary: Mapping[str, Any]) -> str:
 
 
 def n_elements(summary: Mapping[str, Any]) -> int:
-    """Return how many elements a tensor has."""
     n = 1
     for size in summary["shape"]:
         n *= size
@@ -175,7 +173,6 @@ def _no_sample(incident: Json) -> str:
 
 
 def _fix(incident: Json) -> tuple[str, str]:
-    """Return the best remedy and whether it was proved."""
     remedies = incident["remedies"]
     if not remedies:
         return "nothing is proposed", ""
@@ -253,7 +250,6 @@ def remedy_mark(remedy: Json, replay: Json) -> tuple[str, str]:
 
 
 def no_origin(incident: Json) -> str:
-    """Return why no origin can be named."""
     if not is_nonfinite(incident["symptom"]["value"]):
         return "no single operation: nothing is non-finite yet, the values grow from step to step"
     if not incident["replay"]["reproduced"]:
@@ -295,7 +291,6 @@ def sample(found: Json) -> str:
 
 
 def skipped(incidents: Sequence[Json]) -> str | None:
-    """Return one line on the steps that the script itself skipped."""
     if not incidents:
         return None
     steps = [str(item["step"]) for item in incidents]
@@ -304,7 +299,6 @@ def skipped(incidents: Sequence[Json]) -> str | None:
 
 
 def script_error(report: Json) -> str | None:
-    """Return the script's own exception, where it ended with one."""
     if not report.get("error"):
         return None
     lines = [line for line in str(report["error"]).strip().splitlines() if line.strip()]

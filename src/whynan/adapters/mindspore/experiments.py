@@ -8,14 +8,12 @@ import numpy as np
 from whynan.adapters.common.arrays import is_floating, to_numpy
 from whynan.adapters.common.experiments import ReplayBench, Scale, scale_of, standardised, with_attribute
 from whynan.adapters.common.patches import swapped
-from whynan.adapters.mindspore.arrays import array_of, map_structure, tensor_like, write
+from whynan.adapters.mindspore.dispatch import array_of, map_structure, tensor_like, write
 from whynan.adapters.mindspore.replay import Attempt, Closure, LoopClosure
 from whynan.experiments import Measured
 
 
 class Bench(ReplayBench):
-    """What can be tried on the failing step and on the window before it."""
-
     is_out_first = True
 
     def attempt(self, clip: float | None = None) -> Attempt:
@@ -91,7 +89,6 @@ class Bench(ReplayBench):
 
 
 def _arrays_of(closure: Closure) -> list[Any]:
-    """Return the arrays of a step's batch, in the order in which `mapped` comes to them."""
     found: list[Any] = []
 
     def note(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from whynan.adapters.mindspore.arrays import array_of
+from whynan.adapters.mindspore.dispatch import array_of
 from whynan.launch.host import tell
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ class GuardedStep(nn.Cell):  # type: ignore[misc]
 
 
 class Guards:
-    """The guarded cells, by the cells that they stand for."""
-
     def __init__(self) -> None:
         self._made: dict[int, tuple[weakref.ref[Any], GuardedStep | None]] = {}
 

@@ -15,7 +15,7 @@ from whynan.adapters.common.loops import Loops, Pass, in_body
 from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.positions import calling_frame, source_line
 from whynan.adapters.common.run import CommonAdapter, Recovery, Run, Sizes, history_of
-from whynan.adapters.mindspore.arrays import array_of, tensors_in, write
+from whynan.adapters.mindspore.dispatch import array_of, tensors_in, write
 from whynan.adapters.mindspore.experiments import Bench
 from whynan.adapters.mindspore.known import learning_rate, measured, optimizer_of, parameters_in, precision_of
 from whynan.adapters.mindspore.pipeline import reader_of, rows_in_order
@@ -42,8 +42,6 @@ Changed = tuple[What, str] | None
 
 
 class MindSporeHost:
-    """The adapter's host: the watch tells it of losses, gradients, updates and compiled steps."""
-
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
         self.run = Run(options, record)
         self.watch = watch = Watch()
@@ -67,14 +65,12 @@ class MindSporeHost:
     # Steps that go well -----------------------------------------------------------------------------------------------
 
     def begun(self, current: Pass) -> None:
-        """An iteration of a loop that may train has begun."""
         if self.watch.is_in_model:
             return
         self.is_noted = False
         self._keep_start()
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
-        """An iteration has come to its end."""
         if error is None and self.is_noted and self.watch.is_in_model == 0:
             self.window.note(LoopClosure(current, self.watch.given))
             self.watch.given = []
@@ -390,8 +386,6 @@ class MindSporeHost:
 
 
 class MindSporeAdapter(CommonAdapter):
-    """MindSpore's side of a watched run."""
-
     framework = "mindspore"
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:

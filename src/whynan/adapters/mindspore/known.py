@@ -15,7 +15,7 @@ from whynan.adapters.common.namespaces import user_spaces
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.common.run import Sizes, measure, number_of
-from whynan.adapters.mindspore.arrays import array_of, is_floating
+from whynan.adapters.mindspore.dispatch import array_of, is_floating
 from whynan.launch.host import is_user_file
 from whynan.records import OptimizerFacts, Precision, SourceLine
 from whynan.trace import Frame
@@ -79,7 +79,6 @@ def _maker(frame: FrameType | None, kind: type) -> Frame | None:
 
 
 def names_of_cells(roots: list[Any]) -> dict[int, str]:
-    """Return the dotted path of each cell inside the first model that holds it, by the cell's id."""
     found: dict[int, str] = {}
     for root in roots:
         for path, cell in root.cells_and_names():
@@ -179,7 +178,6 @@ class Known:
         return found
 
     def statistics(self) -> list[Any]:
-        """Return the running statistics of the normalisation layers that are alive."""
         found = []
         for layer in (layer for ref in self.norms if (layer := ref()) is not None):
             for name in ("moving_mean", "moving_variance", "running_mean", "running_var"):
@@ -193,7 +191,6 @@ class Known:
         return next((p for p in self.statistics() if not all_finite(array_of(p))), None)
 
     def trained(self) -> list[Any]:
-        """Return the parameters that optimizers update, or that gradients were taken of."""
         found = {id(p): p for optimizer in self.known_optimizers() for p in optimizer.parameters}
         return list({**found, **self.weights}.values())
 

@@ -92,7 +92,6 @@ def _counts_up(source: Any) -> None:
 
 
 def _is_spent(source: Any) -> bool:
-    """Whether a source can be run through only once."""
     return not hasattr(source, "__getitem__") and not callable(source) and iter(source) is source
 
 

@@ -17,8 +17,7 @@ from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of,
 from whynan.adapters.common.body import Again, no_look, nothing
 from whynan.adapters.common.loops import Pass, is_innermost
 from whynan.adapters.common.patches import quiet
-from whynan.adapters.mindspore.arrays import array_of, is_floating, map_structure, tensor_like, tensors_in, write
-from whynan.adapters.mindspore.dispatch import api
+from whynan.adapters.mindspore.dispatch import api, array_of, is_floating, map_structure, tensor_like, tensors_in, write
 from whynan.adapters.mindspore.trace import Tracer
 from whynan.launch.rewrite import LoopSite
 from whynan.records.recording import Stage, What
@@ -31,8 +30,6 @@ _NOT_DATA = (ms.Parameter,)
 
 
 class Closure(ABC):
-    """One step. `change` is made to its batch before it runs."""
-
     stage: Stage = "train"
     change: Change | None = None
 
@@ -192,8 +189,6 @@ def may_train(site: LoopSite) -> bool:
 
 
 class SavedParameters:
-    """Copies of parameters, put back after each attempt."""
-
     def __init__(self, parameters: Sequence[Any]) -> None:
         self.copies = [
             (parameter, array_of(parameter).copy()) for parameter in parameters if parameter.has_init is False
@@ -214,8 +209,6 @@ class Stop(BaseException):
 
 @dataclass
 class Attempt:
-    """One run of a step again, and what came of it."""
-
     tracer: Tracer | None = None
     change: Change | None = None
     clip: float | None = None
@@ -241,7 +234,6 @@ class Attempt:
             self.tracer.follow_back(root)
 
     def on_validation(self, loss: Any) -> None:
-        """The step has come to a loss; nothing may be trained with it."""
         array = array_of(loss)
         self.loss = float(array.sum())
         if self.tracer is not None:
@@ -252,7 +244,6 @@ class Attempt:
             raise Stop
 
     def on_gradients(self, named: Iterable[tuple[str, Any]]) -> None:
-        """An optimizer is about to use these gradients."""
         bad = [(name, array) for name, array in named if not all_finite(array)]
         if bad:
             self.what, self.name, self.kind = "gradient", bad[0][0], kind_of(bad[0][1]) or "nan"
@@ -275,7 +266,6 @@ class Attempt:
                 return
 
     def clipped(self, gradients: Any) -> Any:
-        """Return gradients scaled to at most the norm that the attempt asks for."""
         assert self.clip is not None
         arrays = [array_of(g).astype(np.float64) for g in tensors_in(gradients)]
         norm = float(np.sqrt(sum(float((a * a).sum()) for a in arrays)))
@@ -348,7 +338,6 @@ class Replayer:
         return attempt
 
     def fails(self, closure: Closure | None = None) -> bool:
-        """Whether the step, untraced, is not finite."""
         attempt = self.run(Attempt(), closure)
         return attempt.error is None and not attempt.is_finite
 

@@ -14,8 +14,18 @@ from whynan.adapters.common.arrays import summarize
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.common.positions import called_name, user_frames
-from whynan.adapters.mindspore.arrays import array_of, is_tensor, op_name, tensors_in
-from whynan.adapters.mindspore.dispatch import Dispatch, Flows, Operation, given_to, has_nodes, name_of
+from whynan.adapters.mindspore.dispatch import (
+    Dispatch,
+    Flows,
+    Operation,
+    array_of,
+    given_to,
+    has_nodes,
+    is_tensor,
+    name_of,
+    op_name,
+    tensors_in,
+)
 from whynan.adapters.mindspore.known import Places, names_of_cells
 from whynan.launch.host import tell
 from whynan.records import Phase, SourceLine
@@ -199,8 +209,6 @@ _WRITES = {"Assign": None, "AssignAdd": "add", "AssignSub": "sub", "InplaceCopy"
 
 
 class Tracer(Dispatch):  # type: ignore[misc]
-    """Notes operations in a `Graph` while it is entered."""
-
     def __init__(self, places: Places, roots: list[Any]) -> None:
         self.graph = Graph()
         self.places = places
@@ -252,13 +260,11 @@ class Tracer(Dispatch):  # type: ignore[misc]
         return __call__
 
     def know(self, tensor: Any, role: Role, name: str) -> None:
-        """Say what a tensor is that no operation of the step makes."""
         value = self._new(tensor)
         # A copy: kernels write running statistics into what they were given.
         self.graph.give(value, role, name, array_of(tensor).copy())
 
     def value_of(self, tensor: Any) -> int:
-        """Return the number of the value that a tensor holds."""
         if id(tensor) in self._by_object:
             return self._by_object[id(tensor)]
         address = int(tensor.data_ptr()) if tensor.size else 0
@@ -316,7 +322,6 @@ class Tracer(Dispatch):  # type: ignore[misc]
         return value
 
     def fresh(self) -> int:
-        """Return a number for a value that is known by no memory."""
         self._fresh += 1
         return self._fresh
 

@@ -23,8 +23,7 @@ from mindspore import context, nn
 from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.mindspore.arrays import array_of, is_floating, tensors_in
-from whynan.adapters.mindspore.dispatch import api, differentiates
+from whynan.adapters.mindspore.dispatch import api, array_of, differentiates, is_floating, tensors_in
 from whynan.adapters.mindspore.guard import Guards
 from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.replay import Attempt, CellClosure, SavedParameters, given_to
@@ -223,7 +222,6 @@ class Watch(Known):
         return like(__call__, original)
 
     def _gradients(self, named: list[tuple[str, Any]], optimizer: Any) -> bool:
-        """Look at gradients; returns whether the update is to be left out."""
         attempt = self.attempt
         if attempt is not None:
             attempt.on_gradients([(name, array_of(g)) for name, g in named])

@@ -81,7 +81,6 @@ class Bench(CommonBench):
         return self._once(None, sources={file: source})
 
     def in_double(self) -> Measured | None:
-        """Run the iteration with its data and parameters in float64."""
         narrow = [a for _, a in self.again.before.reached.arrays.values() if a.dtype in (np.float32, np.float16)]
         if not narrow:
             return None
@@ -149,7 +148,6 @@ class Bench(CommonBench):
             space[name] *= factor
 
     def clipped(self, norm: float) -> Measured | None:
-        """Run the steps with gradients clipped, where each weight is updated by its gradient alone."""
         plain = self.again.plain
         if plain is None:
             return None

@@ -121,7 +121,6 @@ def _began(seen: Seen) -> float:
 
 
 def seen_in(recorder: Recorder, values: dict[str, Any], name: str) -> Seen:
-    """Find the symptom among the names after a run."""
     value = values.get(name)
     if value is None:
         arrays = dict(Reached(values).arrays.values())
@@ -148,7 +147,6 @@ def _is_data(again: Again, seen: Seen) -> bool:
 
 
 def parts_of(seen: Seen) -> tuple[Part, ...]:
-    """Return the batch: what the body picked out of larger arrays."""
     found = []
     for _, owner, _, result in seen.recorder.gathers:
         number = seen.recorder.number_of(owner)
@@ -237,7 +235,6 @@ def data_gathers(seen: Seen) -> list[tuple[int, Any, Any, Any]]:
 
 
 def fails(again: Again, name: str, rows: list[int], size: int, owners: set[int]) -> bool:
-    """Whether the iteration is not finite with row rows[i] of the batch in place i."""
     recorder = Recorder(again.function, is_tracing=False)
     recorder.on_rows = lambda owner, index, result: (
         result[np.asarray(rows)] if len(result) == size and id(owner) in owners else result
@@ -299,7 +296,6 @@ def history_of(host: Host, again: Again, seen: Seen) -> History:
 
 
 def rate_of(again: Again) -> float | None:
-    """Return the learning rate that the script has a name for."""
     return rate_in(again.before.values, again.frame.f_globals)
 
 

@@ -30,8 +30,6 @@ _LEARNING_PASSES = 2
 
 
 class NumpyHost:
-    """The adapter's host."""
-
     recorder = Recorder
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:
@@ -54,7 +52,6 @@ class NumpyHost:
         self.window.note(current.before, current.owner.site.assigned)
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
-        """The body has come to its end, or an exception has ended it."""
         owner = current.owner
         values = frame_values(current.frame) or {}
         if error is not None:
@@ -223,8 +220,6 @@ def _loss_in(values: dict[str, Any], before: dict[str, Any], site: LoopSite) -> 
 
 
 class NumpyAdapter(CommonAdapter):
-    """NumPy's side of a watched run."""
-
     framework = "numpy"
 
     def __init__(self, options: RunOptions, record: Callable[[Incident], None]) -> None:

@@ -158,7 +158,6 @@ class Recorder:
         self.graph.give(self._new(array), role, name, to_numpy(array))
 
     def number_of(self, value: Any) -> int:
-        """Return the number of a value; of a view that of the array it looks into."""
         seen = value
         while seen is not None:
             number = self._numbers.get(id(seen))
@@ -179,7 +178,6 @@ class Recorder:
     # What instrumented code calls -------------------------------------------------------------------------------------
 
     def do(self, name: str, *operands: Any) -> Any:
-        """Perform an operator."""
         if name.startswith("iattr_"):
             return self._in_attribute(name[6:], *operands)
         if name.startswith("iitem_"):
@@ -200,7 +198,6 @@ class Recorder:
         return result
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a function; one of the user's notes its own operations."""
         if _is_users(function):
             return function(*args, **kwargs)
         owner = getattr(function, "__self__", None)

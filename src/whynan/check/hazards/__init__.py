@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.ranges import Range
+from whynan.check.graph import Node, Range
 
 Goal = Literal["zero", "low", "high", "empty", "equal", "constant", "none"]
 """Where a witness must bring the operand: to 0, below a bound, above one, to no elements at all, to a constant."""
@@ -47,13 +46,12 @@ def hazards_of(*names: str) -> Callable[[Finder], Finder]:
 
 
 def load() -> None:
-    """Import every family."""
     from whynan.check.hazards import domain, numbers  # noqa: F401
 
 
 def say(x: Range) -> str:
     """Return an operand's range in words, with what it is known not to be."""
-    from whynan.check.ranges import number
+    from whynan.check.graph import number
 
     if x.lo == x.hi:
         return number(x.lo)

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
+from whynan.check.graph import Node, Range
 from whynan.check.hazards import Hazard, hazards_of, say
-from whynan.check.ranges import Range
 
 
 @hazards_of("acos", "asin", "acos_", "asin_", "atanh")

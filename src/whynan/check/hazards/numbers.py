@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from whynan.check.context import SHAPES, Context, difference_from_extreme, mask_varies
-from whynan.check.graph import Node
+from whynan.check.graph import SMALLEST, Node, Range, exp_limit, is_half, largest, number
 from whynan.check.hazards import EVERY, Hazard, hazards_of, say
-from whynan.check.ranges import SMALLEST, Range, exp_limit, is_half, largest, number
 from whynan.check.transfer.reductions import n_reduced
 
 

@@ -4,10 +4,19 @@ import math
 from collections.abc import Iterator
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.patterns import LogSoftmax, has_mean, is_cross_entropy, log_softmaxes, logs_of_clipped, probability_of
-from whynan.check.ranges import is_float
-from whynan.check.review import StepFacts, finding, relevant, remark
+from whynan.check.graph import Node, is_float
+from whynan.check.review import (
+    LogSoftmax,
+    StepFacts,
+    finding,
+    has_mean,
+    is_cross_entropy,
+    log_softmaxes,
+    logs_of_clipped,
+    probability_of,
+    relevant,
+    remark,
+)
 from whynan.check.suspects import Finding
 
 _NAMES = {"square": "a squared error", "integer_pow": "a squared error", "pow": "a squared error", "abs": "an error"}

@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterator
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.ranges import SMALLEST
+from whynan.check.graph import SMALLEST, Node
 from whynan.check.review import StepFacts, finding, relevant, remark
 from whynan.check.suspects import Finding, Severity
 

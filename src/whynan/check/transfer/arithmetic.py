@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from whynan.check.context import Context, difference_from_extreme, unit_share
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, join, of, safe, times, widen_down, widen_up
+from whynan.check.graph import INF, Node, Range, join, of, safe, times, widen_down, widen_up
 from whynan.check.transfer import transfers
 
 

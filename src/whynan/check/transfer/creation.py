@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, is_float, join, of
+from whynan.check.graph import INF, Node, Range, is_float, join, of
 from whynan.check.transfer import transfers
 
 FLIPPED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge", "eq": "eq", "ne": "ne"}
@@ -12,7 +11,6 @@ NEGATED = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "eq
 
 
 def truth(*operands: Range, always: bool = False, never: bool = False) -> Range:
-    """Return the range of a mask."""
     return of(
         1.0 if always else 0.0,
         0.0 if never else 1.0,

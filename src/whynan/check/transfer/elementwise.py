@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from whynan.check.context import Context
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, largest, monotone, of, safe, widen_down, widen_up
+from whynan.check.graph import INF, Node, Range, largest, monotone, of, safe, widen_down, widen_up
 from whynan.check.transfer import transfers
 
 

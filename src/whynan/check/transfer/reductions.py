@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from whynan.check.context import Context, difference_from_extreme, is_unit_vectors, mask_varies
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, of, times, widen_down, widen_up
+from whynan.check.graph import INF, Node, Range, of, times, widen_down, widen_up
 from whynan.check.transfer import transfers
 from whynan.check.transfer.arithmetic import product as multiplied
 
@@ -353,7 +352,6 @@ def average(node: Node, ins: Sequence[Range], context: Context) -> Range:
     "_scaled_dot_product_cudnn_attention",
 )
 def attention(node: Node, ins: Sequence[Range], context: Context) -> Range:
-    """Weights that sum to one of the values."""
     value = ins[2]
     return of(value.lo, value.hi, *ins[:3], nonzero=False, soft=value.soft)
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whynan.check.context import SHAPES, Context
-from whynan.check.graph import Node
-from whynan.check.ranges import INF, Range, is_float, join, of, times
+from whynan.check.graph import INF, Node, Range, is_float, join, of, times
 from whynan.check.transfer import transfers
 from whynan.check.transfer.creation import refined
 

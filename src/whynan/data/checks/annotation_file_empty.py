@@ -1,5 +1,3 @@
-"""annotation-file-empty: annotation file without content."""
-
 from whynan.data.finding import Check
 
 
@@ -7,7 +5,6 @@ class AnnotationFileEmpty(Check):
     """For label files of YOLO it is how a background image is written, or a slip of the export. A batch of such images
     alone has no target, and a mean over its boxes is 0 / 0."""
 
-    slug = "annotation-file-empty"
     title = "annotation file without content"
     severity = "note"
     cause = "empty-target"

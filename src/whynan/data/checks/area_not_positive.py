@@ -1,10 +1,5 @@
-"""area-not-positive: an annotation whose written area is zero, negative or not a number."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 ABSENT_AREA = -1e308
 """Stands for an annotation without an area, which is no defect: most formats have none."""
@@ -13,14 +8,13 @@ ABSENT_AREA = -1e308
 class AreaNotPositive(Check):
     """Keypoint losses and OKS divide by the area; filters by area drop the object without a word."""
 
-    slug = "area-not-positive"
     title = "annotation area of zero or less"
     severity = "error"
     cause = "division-by-zero"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.area is None:
             return
         for row, file, index, look in thing.places(~(thing.area > 0) & (thing.area != ABSENT_AREA)):

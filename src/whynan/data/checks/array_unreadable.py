@@ -1,12 +1,9 @@
-"""array-unreadable: array or table that cannot be read."""
-
 from whynan.data.finding import Check
 
 
 class ArrayUnreadable(Check):
     """The loader raises an exception, or unpickles objects, which can run anything."""
 
-    slug = "array-unreadable"
     title = "array or table that cannot be read"
     severity = "error"
     cause = "bad-input-values"

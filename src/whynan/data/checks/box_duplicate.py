@@ -1,25 +1,20 @@
-"""box-duplicate: the same box twice in one image."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxDuplicate(Check):
     """The object counts twice in the loss, and matching by rank (Hungarian, SimOTA) sees two equal costs."""
 
-    slug = "box-duplicate"
     title = "same box and class twice in one image"
     severity = "warning"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         rows = np.flatnonzero(thing.has_box & thing.is_finite)
         if len(rows) < 2:
             return

@@ -1,9 +1,4 @@
-"""box-format-mismatch: boxes that are written in another convention than that of their format."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 ODD = 0.2
@@ -16,13 +11,12 @@ class BoxFormatMismatch(Check):
     """Width and height taken for a corner, or a corner for width and height: boxes reach outside of the image or have a
     negative size, and log, IoU and the clipping behind them are not finite."""
 
-    slug = "box-format-mismatch"
     title = "boxes written in another convention"
     severity = "error"
     cause = "degenerate-box"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         for part in thing.parts:
             if part.n_boxes < 3 or part.n_odd_boxes < ODD * part.n_boxes:
                 continue

@@ -1,23 +1,17 @@
-"""box-negative-size: a box whose corners are swapped."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxNegativeSize(Check):
     """The logarithm of a negative width is NaN, and areas, intersections and IoU come out with the wrong sign."""
 
-    slug = "box-negative-size"
     title = "box of negative width or height"
     severity = "error"
     cause = "degenerate-box"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         width, height = thing.sides[:, 0], thing.sides[:, 1]
         for row, file, index, look in thing.places(thing.has_box & ((width < 0) | (height < 0))):
             sides = [name for name, side in (("width", width[row]), ("height", height[row])) if side < 0]

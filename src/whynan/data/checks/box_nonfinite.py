@@ -1,22 +1,16 @@
-"""box-nonfinite: a coordinate that is NaN or infinite."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxNonfinite(Check):
     """A coordinate that is NaN or infinite goes into the regression target, and the loss of its batch is NaN."""
 
-    slug = "box-nonfinite"
     title = "box with a NaN or infinite coordinate"
     severity = "error"
     cause = "bad-target-values"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         for row, file, index, look in thing.places(thing.has_box & ~thing.is_finite):
             yield self.finding(file, thing.text(row), f"box ({thing.text(row)}) is not finite", index, **look)

@@ -1,24 +1,18 @@
-"""box-outside-image: a box that has no point in common with its image."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxOutsideImage(Check):
     """Nothing of the object is in the image. A loader that clips boxes to the image makes a box without size of it, and
     log(0) of that; a random crop does the same."""
 
-    slug = "box-outside-image"
     title = "box entirely outside of its image"
     severity = "error"
     cause = "degenerate-box"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         for row, file, index, look in thing.places(thing.is_outside):
             width, height = thing.size[row]
             message = f"box ({thing.text(row)}) lies outside of its image of {number(width)} x {number(height)} px"

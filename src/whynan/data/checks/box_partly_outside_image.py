@@ -1,10 +1,5 @@
-"""box-partly-outside-image: a box that stands out of its image."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding, Severity
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options, Severity
 
 SLIGHT = 2.0
 """Pixels. Less than that is rounding or another convention of where a pixel begins: a note."""
@@ -14,14 +9,13 @@ class BoxPartlyOutsideImage(Check):
     """Coordinates beyond 1 after normalisation break losses that take log or sqrt of them or of 1 - x, and augmentation
     libraries refuse such boxes; otherwise the regression target is a little wrong."""
 
-    slug = "box-partly-outside-image"
     title = "box standing out of its image"
     severity = "warning"
     cause = "degenerate-box"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         over = thing.overhang
         bad = thing.is_sized & ~thing.is_outside & (over > options.tolerance)
         for row, file, index, look in thing.places(bad):

@@ -1,25 +1,19 @@
-"""box-too-small: a box that vanishes when its image is scaled for training."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxTooSmall(Check):
     """Scaled to the training size such a box is less than a pixel wide: rounding leaves it without width or height, no
     anchor matches it, and a mean over its matches is 0 / 0."""
 
-    slug = "box-too-small"
     title = "box smaller than a pixel at the training size"
     severity = "warning"
     cause = "degenerate-box"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         sides = np.minimum(thing.sides[:, 0], thing.sides[:, 1])
         longest = np.maximum(thing.size[:, 0], thing.size[:, 1])
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,24 +1,18 @@
-"""box-zero-size: a box without width or height."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class BoxZeroSize(Check):
     """Box regression takes log(width / anchor width) and IoU divides by areas: a box without width or height makes both
     infinite or NaN, and detectors that check their targets stop."""
 
-    slug = "box-zero-size"
     title = "box without width or height"
     severity = "error"
     cause = "degenerate-box"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         width, height = thing.sides[:, 0], thing.sides[:, 1]
         bad = thing.has_box & ((width == 0) & (height >= 0) | (height == 0) & (width >= 0))
         for row, file, index, look in thing.places(bad):

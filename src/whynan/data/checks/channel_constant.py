@@ -1,22 +1,16 @@
-"""channel-constant: an image of which one channel holds nothing."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ImageLook
 
 
 class ChannelConstant(Check):
     """Standardising each channel of an image by itself divides by 0 in this channel; instance norm does the same."""
 
-    slug = "channel-constant"
     title = "image with a constant channel"
     severity = "note"
     cause = "constant-input"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ImageLook, options: Options) -> Found:
         flat = thing.facts.get("flat") or []
         if thing.facts.get("error") or thing.facts["mode"] not in ("RGB", "RGBA") or not any(flat[:3]) or all(flat[:3]):
             return

@@ -1,9 +1,4 @@
-"""class-missing-in-split: a class that one split has and another has not."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 
@@ -11,13 +6,12 @@ class ClassMissingInSplit(Check):
     """A class that is validated and never trained has an arbitrary output; a metric over the classes of the validation
     divides by 0 for one that only training has."""
 
-    slug = "class-missing-in-split"
     title = "class that a split lacks"
     severity = "warning"
     cause = "division-by-zero"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         for part in thing.parts:
             splits = {name: counts for name, counts in part.classes_by_split.items() if sum(counts.values())}
             if "train" not in splits or len(splits) < 2:

@@ -1,9 +1,4 @@
-"""class-unused: a declared class that nothing is labelled with."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 
@@ -11,13 +6,12 @@ class ClassUnused(Check):
     """Its output is never right: a loss averaged over classes divides by its count of 0, and class weights computed as
     1 / frequency are infinite."""
 
-    slug = "class-unused"
     title = "declared class without any sample"
     severity = "note"
     cause = "division-by-zero"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         for part in thing.parts:
             if not part.declared or not part.counts:
                 continue

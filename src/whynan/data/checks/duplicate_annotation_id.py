@@ -1,27 +1,22 @@
-"""duplicate-annotation-id: an annotation id used twice in one file."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class DuplicateAnnotationId(Check):
     """A loader that looks annotations up by id (pycocotools) gives the last of them for both: an image gets the box of
     another one, often outside of its borders."""
 
-    slug = "duplicate-annotation-id"
     title = "annotation id used twice"
     severity = "error"
     cause = "degenerate-box"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.ids is None:
             return
         order = np.lexsort((thing.ids, thing.file))

@@ -1,5 +1,3 @@
-"""duplicate-image-id: image id used twice."""
-
 from whynan.data.finding import Check
 
 
@@ -7,7 +5,6 @@ class DuplicateImageId(Check):
     """A loader keeps the last of the images: annotations of the first one are drawn on another picture, with boxes
     outside of it."""
 
-    slug = "duplicate-image-id"
     title = "image id used twice"
     severity = "error"
     cause = "degenerate-box"

@@ -1,11 +1,6 @@
-"""feature-near-zero-variance: a feature that hardly varies beside its size."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ArrayLook
 
 RELATIVE = 1e-5
@@ -18,13 +13,12 @@ class FeatureNearZeroVariance(Check):
     """The variance is below eps, or below what float32 can tell from the mean: normalisation blows rounding up to the
     size of a signal, or divides by 0 after cancellation."""
 
-    slug = "feature-near-zero-variance"
     title = "feature of nearly one value"
     severity = "warning"
     cause = "normalization-zero-variance"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         measure = thing.measure
         if measure.is_target or measure.count is None or measure.n_rows < 8 or len(measure.shape) < 2:
             return

@@ -1,9 +1,4 @@
-"""feature-zero-variance: a feature, or channel, that has one value in every row."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ArrayLook
 
 
@@ -11,13 +6,12 @@ class FeatureZeroVariance(Check):
     """Standardising divides by the standard deviation, here 0: the feature becomes NaN in every row. Batch norm over it
     lives on eps alone, and its gradients are large."""
 
-    slug = "feature-zero-variance"
     title = "feature of one single value"
     severity = "warning"
     cause = "normalization-zero-variance"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         measure = thing.measure
         if measure.is_target or measure.count is None or measure.n_rows < 2 or measure.dtype == "bool":
             return

@@ -1,9 +1,4 @@
-"""ignore-index-swallows-class: the ignore index is that of a class."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 
@@ -11,13 +6,12 @@ class IgnoreIndexSwallowsClass(Check):
     """Pixels of this class never count: the model does not learn it, and images that hold nothing else have a mean over
     nothing, 0 / 0."""
 
-    slug = "ignore-index-swallows-class"
     title = "ignore index that is a class"
     severity = "warning"
     cause = "empty-target"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         for part in thing.parts:
             ignored = part.ignore_index
             if ignored is None or not part.declared or ignored not in part.declared:

@@ -1,9 +1,4 @@
-"""image-constant: an image, or a channel of one, that has one value everywhere."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ImageLook
 
 
@@ -11,13 +6,12 @@ class ImageConstant(Check):
     """Normalising an image by its own mean and standard deviation divides by 0, and so do instance norm and layer norm
     without enough eps; a batch that is constant in a channel does it to batch norm."""
 
-    slug = "image-constant"
     title = "image of one single value"
     severity = "warning"
     cause = "constant-input"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ImageLook, options: Options) -> Found:
         flat = thing.facts.get("flat")
         if thing.facts.get("error") or not flat or not all(_colours(thing.facts["mode"], flat)):
             return

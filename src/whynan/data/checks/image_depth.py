@@ -1,9 +1,4 @@
-"""image-depth: an image of another scale than 8 bits. Floats that are not finite are value-nan and value-inf."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding, report
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options, report
 from whynan.data.units import ImageLook
 
 
@@ -11,13 +6,12 @@ class ImageDepth(Check):
     """Images of 16 bits or floats pass ToTensor without being divided by 255: their values are up to 65535 where others
     are at most 1, and the first layers overflow in half precision."""
 
-    slug = "image-depth"
     title = "image of 16 bits or floats"
     severity = "warning"
     cause = "extreme-input-scale"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ImageLook, options: Options) -> Found:
         facts = thing.facts
         if facts.get("error") or not facts.get("wide"):
             return

@@ -1,9 +1,4 @@
-"""image-duplicate: the same image file twice; across splits it is a leak."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 
@@ -11,12 +6,11 @@ class ImageDuplicate(Check):
     """A copy in training and validation makes the validation loss too good; a copy with other labels makes one of the
     two unlearnable. Within a split it only counts twice."""
 
-    slug = "image-duplicate"
     title = "identical image files"
     severity = "warning"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         groups: dict[str, list[int]] = {}
         for number, row in enumerate(thing.images):
             digest = thing.digests.get(row.file)

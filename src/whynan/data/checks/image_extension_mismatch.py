@@ -1,9 +1,4 @@
-"""image-extension-mismatch: a file whose content is not what its extension says."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.readers.images import is_right_extension
 from whynan.data.units import ImageLook
 
@@ -12,12 +7,11 @@ class ImageExtensionMismatch(Check):
     """Readers that choose the decoder by the extension (tf.io.decode_png, many data pipelines) fail on the file; Pillow
     and OpenCV look at the content and do not mind."""
 
-    slug = "image-extension-mismatch"
     title = "content is not what the extension says"
     severity = "warning"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ImageLook, options: Options) -> Found:
         format_ = thing.facts.get("format")
         if format_ and not is_right_extension(thing.extension, format_):
             yield self.finding(

@@ -1,5 +1,3 @@
-"""image-missing: annotation without its image."""
-
 from whynan.data.finding import Check
 
 
@@ -7,7 +5,6 @@ class ImageMissing(Check):
     """The loader raises an exception when it comes to this sample, in the middle of an epoch. Label files of YOLO are
     only ignored."""
 
-    slug = "image-missing"
     title = "annotation without its image"
     severity = "error"
     cause = "bad-input-values"

@@ -1,10 +1,6 @@
-"""image-mode-varies: images of different channels or depth in one set."""
-
 from collections import Counter
-from collections.abc import Iterator
 
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 CHANNELS = {"1": 1, "L": 1, "P": 3, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3}
@@ -16,13 +12,12 @@ class ImageModeVaries(Check):
     """Tensors of 1, 3 and 4 channels do not go into one batch; a loader without convert("RGB") stops at the first odd
     one, or broadcasts it."""
 
-    slug = "image-mode-varies"
     title = "image mode that differs from the others'"
     severity = "warning"
     cause = "loss-input-mismatch"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         modes = Counter(row.mode for row in thing.images if row.mode)
         if len(modes) < 2:
             return

@@ -1,9 +1,4 @@
-"""image-unreadable: a file that does not decode to an image."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ImageLook
 
 
@@ -11,13 +6,12 @@ class ImageUnreadable(Check):
     """The loader raises an exception in the middle of an epoch, or, where truncated files are allowed, fills the rest
     of the image with grey."""
 
-    slug = "image-unreadable"
     title = "image that cannot be read"
     severity = "error"
     cause = "bad-input-values"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ImageLook, options: Options) -> Found:
         error = thing.facts.get("error")
         if error:
             size = thing.facts.get("size")

@@ -1,25 +1,19 @@
-"""keypoint-outside-image: a labelled keypoint beyond the border of its image."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Finding, Severity
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options, Severity
 
 
 class KeypointOutsideImage(Check):
     """The heatmap of such a keypoint is empty, and a loss that divides by its sum divides by 0; an index computed
     from it is out of range."""
 
-    slug = "keypoint-outside-image"
     title = "labelled keypoint outside of its image"
     severity = "warning"
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.keypoints is None or not len(thing.keypoints.owner):
             return
         owner, xy = thing.keypoints.owner, thing.keypoints.xy

@@ -1,9 +1,4 @@
-"""label-ids-not-contiguous: class ids with gaps."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import Overview
 
 
@@ -11,13 +6,12 @@ class LabelIdsNotContiguous(Check):
     """Used as indices as they are, such ids reach beyond the number of classes: the usual label out of range of
     COCO's 80 classes, whose ids go to 90. A loader must map them to 0..C-1."""
 
-    slug = "label-ids-not-contiguous"
     title = "class ids with gaps"
     severity = "note"
     cause = "label-out-of-range"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Overview, options: Options) -> Found:
         for part in thing.parts:
             ids = sorted(part.declared or {})
             if part.format not in ("coco", "yolo", "masks") or len(ids) < 2 or ids[-1] - ids[0] + 1 == len(ids):

@@ -1,12 +1,9 @@
-"""label-missing: an annotation without a class."""
-
 from whynan.data.finding import Check
 
 
 class LabelMissing(Check):
     """There is nothing to compute a classification loss with; a loader raises an exception or takes a default."""
 
-    slug = "label-missing"
     title = "annotation without a class"
     severity = "error"
     cause = "bad-target-values"

@@ -1,5 +1,3 @@
-"""label-out-of-range: a class that the set does not declare."""
-
 from whynan.data.finding import Check
 
 
@@ -7,7 +5,6 @@ class LabelOutOfRange(Check):
     """Cross-entropy and one_hot index with the label: outside of 0..C-1 they raise an exception on the CPU, and on a
     GPU they fail an assertion or read foreign memory. In COCO files it is a category_id that no category declares."""
 
-    slug = "label-out-of-range"
     title = "label outside of the declared classes"
     severity = "error"
     cause = "label-out-of-range"

@@ -1,9 +1,4 @@
-"""mask-all-ignored: a mask of which every pixel is ignored."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import MaskLook
 
 
@@ -11,13 +6,12 @@ class MaskAllIgnored(Check):
     """The mean over the pixels that count is 0 / 0, NaN, in a batch of such masks alone, and for every loss that is
     averaged image by image."""
 
-    slug = "mask-all-ignored"
     title = "mask that is ignored everywhere"
     severity = "error"
     cause = "empty-target"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: MaskLook, options: Options) -> Found:
         values = thing.facts.get("values")
         if values and thing.ignore_index is not None and set(values) == {thing.ignore_index}:
             n = values[thing.ignore_index]

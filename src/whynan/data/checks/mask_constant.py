@@ -1,9 +1,4 @@
-"""mask-constant: a mask that holds a single class."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import MaskLook
 
 
@@ -11,13 +6,12 @@ class MaskConstant(Check):
     """Losses over the classes that are present (dice, Lovasz) divide by the size of what is absent; with background
     alone a dice loss without smoothing is 0 / 0."""
 
-    slug = "mask-constant"
     title = "mask of a single class"
     severity = "note"
     cause = "empty-target"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: MaskLook, options: Options) -> Found:
         values = thing.facts.get("values")
         if not values or len(set(values) - {thing.ignore_index}) != 1:
             return

@@ -1,9 +1,4 @@
-"""mask-unreadable: a mask that gives no class indices."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding, report
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options, report
 from whynan.data.units import MaskLook
 
 
@@ -11,13 +6,12 @@ class MaskUnreadable(Check):
     """A mask must give one class index for each pixel. A damaged file stops the loader; a mask of colours, or one saved
     with loss or scaled with smoothing, holds values that are no classes."""
 
-    slug = "mask-unreadable"
     title = "mask without class indices"
     severity = "error"
     cause = "bad-target-values"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: MaskLook, options: Options) -> Found:
         facts = thing.facts
         if facts.get("error"):
             yield self.finding(thing.file, facts.get("format") or "mask", f"mask cannot be read: {facts['error']}")

@@ -1,9 +1,4 @@
-"""mask-value-out-of-range: a mask value that is no class."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import MaskLook
 
 
@@ -12,13 +7,12 @@ class MaskValueOutOfRange(Check):
     fails an assertion or reads foreign memory. A void class needs ignore_index, and its default, -100, is in no mask
     of 8 bits."""
 
-    slug = "mask-value-out-of-range"
     title = "mask value that is no class"
     severity = "error"
     cause = "label-out-of-range"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: MaskLook, options: Options) -> Found:
         values = thing.facts.get("values")
         if not values or thing.classes is None:
             return

@@ -1,25 +1,19 @@
-"""mixed-box-and-polygon-lines: lines of five numbers among polygons."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
 from whynan.data.annotations import BOX_LINE, POLYGON_LINE, Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class MixedBoxAndPolygonLines(Check):
     """A loader reads a file either as boxes or as polygons. A line of five numbers among polygons becomes a polygon of
     two points, or makes the loader drop the masks of the whole set."""
 
-    slug = "mixed-box-and-polygon-lines"
     title = "boxes and polygons in one label file"
     severity = "error"
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.line_kind is None or not len(thing):
             return
         n_files = len(thing.files)

@@ -1,23 +1,17 @@
-"""polygon-too-short: a polygon of fewer than three points."""
-
-from collections.abc import Iterator
-
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class PolygonTooShort(Check):
     """Fewer than three points enclose nothing: the mask is empty, or the rasteriser raises an exception."""
 
-    slug = "polygon-too-short"
     title = "polygon of fewer than 3 points"
     severity = "error"
     cause = "empty-target"
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.polygons is None:
             return
         for k in (thing.polygons.points < 3).nonzero()[0].tolist():

@@ -1,22 +1,16 @@
-"""sample-constant: a sample whose values are all the same."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ArrayLook
 
 
 class SampleConstant(Check):
     """Normalising the sample by its own standard deviation divides by 0; so does a cosine or a correlation with it."""
 
-    slug = "sample-constant"
     title = "sample of one single value"
     severity = "warning"
     cause = "constant-input"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         measure = thing.measure
         if measure.n_constant == measure.n_rows and measure.n_rows > 1 and measure.low == measure.high:
             return  # everything is one value: that is feature-zero-variance, or a table of placeholders

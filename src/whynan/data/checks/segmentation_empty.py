@@ -1,25 +1,19 @@
-"""segmentation-empty: an annotation whose segmentation holds nothing."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
 from whynan.data.annotations import EMPTY, POLYGON, RLE, Annotations
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 
 
 class SegmentationEmpty(Check):
     """The mask target is empty: a mask loss averages over nothing, and a dice loss without smoothing divides 0 by 0.
     A set in which no annotation at all has a segmentation is a set of boxes, and that is a note."""
 
-    slug = "segmentation-empty"
     title = "empty segmentation"
     severity = "error"
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Iterator[Finding]:
+    def find(self, thing: Annotations, options: Options) -> Found:
         if thing.segmentation is None:
             return
         for number, file in enumerate(thing.files):

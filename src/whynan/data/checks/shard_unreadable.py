@@ -1,12 +1,9 @@
-"""shard-unreadable: shard that cannot be read to its end."""
-
 from whynan.data.finding import Check
 
 
 class ShardUnreadable(Check):
     """The loader raises an exception when it comes to this place, and the samples behind it are never seen."""
 
-    slug = "shard-unreadable"
     title = "shard that cannot be read to its end"
     severity = "error"
     cause = "bad-input-values"

@@ -1,9 +1,4 @@
-"""size-mismatch: an image, its annotation and its mask do not agree about the size."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import MaskLook
 
 
@@ -11,14 +6,13 @@ class SizeMismatch(Check):
     """Boxes divided by a wrong width are wrong, beyond 1 or, where a size of 0 is written, infinite; a mask of another
     size than its image stops the loss or is resized into wrong labels."""
 
-    slug = "size-mismatch"
     title = "sizes that do not agree"
     severity = "error"
     cause = "bad-target-values"
     fixable = True
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: MaskLook, options: Options) -> Found:
         size, image = thing.facts.get("size"), thing.image_size
         if size and image and tuple(size) != tuple(image) and not thing.facts.get("error"):
             message = f"mask is {size[0]} x {size[1]} px, its image {image[0]} x {image[1]}"
@@ -26,7 +20,7 @@ class SizeMismatch(Check):
 
     def declared(
         self, file: str, image: str | None, told: tuple[float | None, float | None], real: tuple[int, int] | None
-    ) -> Iterator[Finding]:
+    ) -> Found:
         """Yield what is wrong with the width and height that an annotation gives for its image."""
         width, height = told
         if width is None or height is None or width != width or height != height:

@@ -1,9 +1,4 @@
-"""target-unlabelled: integer targets that are ignored; those that are no class index are label-out-of-range."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding, Severity, report
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options, Severity, report
 from whynan.data.units import ArrayLook
 
 IGNORED = (-1, -100)
@@ -13,13 +8,12 @@ IGNORED = (-1, -100)
 class TargetUnlabelled(Check):
     """Samples whose label is the ignore index add nothing to the loss; in a batch of them alone the mean is 0 / 0."""
 
-    slug = "target-unlabelled"
     title = "targets that are ignored"
     severity = "note"
     cause = "empty-target"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         labels = thing.measure.labels
         if not labels or (thing.measure.is_image_like and thing.classes is None):
             return
@@ -31,7 +25,7 @@ class TargetUnlabelled(Check):
             elif value < 0 and thing.classes is None and len(labels) <= 1000:
                 yield from self._outside(thing, value, n, "as a class index it is out of range", "warning")
 
-    def _outside(self, thing: ArrayLook, value: int, n: int, what: str, severity: Severity) -> Iterator[Finding]:
+    def _outside(self, thing: ArrayLook, value: int, n: int, what: str, severity: Severity) -> Found:
         rows = thing.measure.label_rows.get(value, [])
         column = f" of {thing.measure.names[0]}" if thing.measure.names else ""
         for row in rows:

@@ -1,11 +1,6 @@
-"""value-extreme: inputs of a scale that training does not survive, or does not expect."""
-
-from collections.abc import Iterator
-
 import numpy as np
 
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ArrayLook
 
 SQUARE_OVERFLOWS = 1.8e19
@@ -22,13 +17,12 @@ class ValueExtreme(Check):
     """Activations, squares and gradients grow with the input: values in the thousands diverge at learning rates that
     are right for values around 1, overflow half precision at 65504, and float32 when they are squared at 1.8e19."""
 
-    slug = "value-extreme"
     title = "values of an extreme scale"
     severity = "warning"
     cause = "extreme-input-scale"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         measure = thing.measure
         if measure.count is None or (measure.is_target and measure.labels is not None):
             return
@@ -66,7 +60,7 @@ class ValueExtreme(Check):
         reach = OUTLIER * (high - low)
         return high > low and (measure.highs[k] - median > reach or median - measure.lows[k] > reach)  # type: ignore[attr-defined]
 
-    def _image_range(self, thing: ArrayLook) -> Iterator[Finding]:
+    def _image_range(self, thing: ArrayLook) -> Found:
         low, high = thing.measure.low, thing.measure.high
         if 1.5 < high <= 255 and low >= 0 and high > 32:
             is_byte = thing.measure.dtype == "uint8"

@@ -1,21 +1,15 @@
-"""value-nan: NaN in an input."""
-
-from collections.abc import Iterator
-
-from whynan.data.finding import Check, Finding
-from whynan.data.options import Options
+from whynan.data.finding import Check, Found, Options
 from whynan.data.units import ArrayLook, find_cells
 
 
 class ValueNan(Check):
     """One NaN in the input makes every activation behind it NaN, then the loss, then all weights: one row is enough."""
 
-    slug = "value-nan"
     title = "NaN in an input"
     severity = "error"
     cause = "bad-input-values"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Iterator[Finding]:
+    def find(self, thing: ArrayLook, options: Options) -> Found:
         if not thing.measure.is_target:
             yield from find_cells(self, thing, lambda kind: kind == "nan")

@@ -1,5 +1,3 @@
-"""worker-crashed: file that makes its decoder crash."""
-
 from whynan.data.finding import Check
 
 
@@ -7,7 +5,6 @@ class WorkerCrashed(Check):
     """Reading this file ends the whole process (a fault in a decoder, or too little memory): a training ends with
     it."""
 
-    slug = "worker-crashed"
     title = "file that makes its decoder crash"
     severity = "error"
     cause = "bad-input-values"

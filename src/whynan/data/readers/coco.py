@@ -36,7 +36,6 @@ class CocoFile:
     problems: list[Problem] = field(default_factory=list)
 
     def to_facts(self) -> dict[str, Any]:
-        """Return plain data that a cache can keep."""
         facts = {**vars(self), "keys": sorted(self.keys)}
         facts["columns"] = {
             name: (str(column.dtype), column.shape, column.tobytes()) for name, column in self.columns.items()
@@ -103,8 +102,6 @@ def _read_category(value: Any, made: CocoFile, chunks: "_Chunks") -> None:
 
 
 class _Chunks:
-    """Annotations on their way into columns."""
-
     def __init__(self, made: CocoFile) -> None:
         self._made = made
         self._numbers: dict[Any, int] = {}
@@ -194,7 +191,6 @@ class _Chunks:
             self._made.problems.append((slug, self._n if index is None else index, value, message))
 
     def number_of(self, value: Any) -> int:
-        """Return the integer that stands for an id."""
         if type(value) is int and -(2**62) < value < 2**62 and value >= 0:
             return value
         key = repr(value)
@@ -204,7 +200,6 @@ class _Chunks:
         return self._numbers[key]
 
     def flush(self) -> None:
-        """Turn what was gathered into columns."""
         first = self._n - len(self.id)
         if not self.id:
             return

@@ -137,7 +137,6 @@ class JsonStream:
         return found is not None and found.end() == len(self._text)
 
     def _more(self) -> bool:
-        """Read on, forget what lies behind; return whether there was more."""
         if self._at_end:
             return False
         # Elements longer than a piece double what is read, so that one is not scanned over and over.

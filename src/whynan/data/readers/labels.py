@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import BOX_LINE, POLYGON_LINE, Annotations, Keypoints, Polygons, shoelace
-from whynan.data.options import need
+from whynan.data.finding import need
 from whynan.data.units import Problem, shown
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -321,7 +321,6 @@ def _odd_line(count: int, label: float, index: int) -> Problem:
 
 
 def _polygons(values: Any, start: Any, counts: Any, is_polygon: Any, size: Any, raw: Any) -> Polygons | None:
-    """Return the polygons, areas in square pixels, and write the box around each into `raw`."""
     owner = np.flatnonzero(is_polygon)
     if not len(owner):
         return None

@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from whynan.data.finding import need
 from whynan.data.measure import ArrayMeasure, is_target_name
-from whynan.data.options import need
-from whynan.data.readers import arrays, images
+from whynan.data.readers import images
 from whynan.data.units import Problem, shown
 
 ROWS = 4096
@@ -164,7 +164,6 @@ class _Csv:
 
 
 def _joined(head: str, text: IO[str]) -> Iterator[str]:
-    """Yield lines, the beginning that was read already first."""
     lines = head.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += text.readline()
@@ -279,7 +278,7 @@ def _read_member(name: str, extension: str, data: bytes, exact: bool) -> Iterato
             text = f"label is {shown(data)!r}, no integer"
             yield "problem", name, ("annotation-unreadable", None, shown(data), text)
     elif last in ("npy", "npz"):
-        yield "array", name, arrays.read(io.BytesIO(data), name)
+        yield "array", name, images.read_arrays(io.BytesIO(data), name)
     elif last == "json":
         problem = _json_problem(data)
         if problem is not None:

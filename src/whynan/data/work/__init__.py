@@ -10,7 +10,7 @@ from typing import Any
 
 from whynan.data.finding import look_at, report
 from whynan.data.measure import ArrayMeasure
-from whynan.data.readers import arrays, images, tables
+from whynan.data.readers import images, tables
 from whynan.data.units import (
     ArrayLook,
     ImageLook,
@@ -30,9 +30,8 @@ from whynan.data.work.annotated import look_at_coco, look_at_voc, look_at_yolo
 
 
 def look_at_arrays(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Measure .npy and .npz files."""
     for item in unit.items:
-        facts = _facts(job, item, "array", outcome, lambda file, name: arrays.read(file, name))
+        facts = _facts(job, item, "array", outcome, images.read_arrays)
         if facts is None:
             continue
         for key, what in facts["problems"]:
@@ -46,12 +45,10 @@ def look_at_arrays(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def look_at_csv(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Measure CSV files."""
     _look_at_tables(job, unit, outcome, "csv", tables.read_csv)
 
 
 def look_at_parquet(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Measure Parquet files."""
     _look_at_tables(job, unit, outcome, "parquet", tables.read_parquet)
 
 
@@ -79,7 +76,6 @@ def _look_at_tables(job: Job, unit: Unit, outcome: Outcome, kind: str, read: Any
 
 
 def look_at_measure(job: Job, name: str, measure: ArrayMeasure, outcome: Outcome) -> None:
-    """Check and count one measured array."""
     if measure.note:
         outcome.findings.add([report("array-unreadable", name, measure.dtype, measure.note, severity="note")])
     outcome.findings.add(look_at("array", ArrayLook(name, measure, job.options.classes), job.options))
@@ -132,7 +128,6 @@ def _facts(job: Job, item: Item, kind: str, outcome: Outcome, read: Any) -> Any 
 
 
 def look_at_shards(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read the shards of a WebDataset."""
     for item in unit.items:
         try:
             facts = unpack(item.facts) if item.facts is not None else _read_shard(job, item)
@@ -218,7 +213,6 @@ def kind_of_images(exact: bool) -> str:
 
 
 def look(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Decode images."""
     kind = kind_of_images(job.options.exact)
     read = partial(images.read, exact=job.options.exact)
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image becomes a finding
@@ -237,7 +231,6 @@ def look(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def digest(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Hash files whose size and checksum are those of others."""
     for item in unit.items:
         read = partial(lambda data: hashlib.blake2b(data, digest_size=16).hexdigest())
         facts = facts_of(job, item, "digest", outcome, read, "image-unreadable")
@@ -246,7 +239,6 @@ def digest(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def look_at_masks(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read masks and count their values."""
     classes, ignored = unit.shared["classes"], unit.shared["ignore_index"]
     outcome.statistics.counted_in = "pixels"
     for item in unit.items:
@@ -265,7 +257,6 @@ def look_at_masks(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def process(job: Job, unit: Unit) -> Outcome:
-    """Read and check the files of a unit."""
     outcome = Outcome(part=unit.part, worker=os.getpid())
     # Many small lists and hardly a cycle: the collector would go through all of them again and again for little. It is
     # not turned off: what cycles there are add up over a file of a million annotations.

@@ -135,7 +135,6 @@ def look_at_yolo(job: Job, unit: Unit, outcome: Outcome) -> None:
 
 
 def look_at_voc(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read XML files of Pascal VOC."""
     kept, facts = _read_all(job, unit, outcome, labels.read_voc)
     kept = [_with_image(job, unit, item, fact) for item, fact in zip(kept, facts)]
     size_check = all_checks()["size-mismatch"]
@@ -194,7 +193,6 @@ def _read_all(job: Job, unit: Unit, outcome: Outcome, read: Any) -> tuple[list[I
 
 
 def _with_image(job: Job, unit: Unit, item: Item, fact: Any) -> Item:
-    """Look for the image by the name that stands in the file, where none has the name of the file."""
     if item.image is not None or not fact["filename"]:
         return item
     name = fact["filename"].replace("\\", "/").rpartition("/")[2]
@@ -211,7 +209,6 @@ def _with_image(job: Job, unit: Unit, item: Item, fact: Any) -> Item:
 
 
 def look_at_coco(job: Job, unit: Unit, outcome: Outcome) -> None:
-    """Read COCO files and check them against the images that are there."""
     for item in unit.items:
         content = _read_coco(job, item, outcome)
         if content is not None:
@@ -343,7 +340,6 @@ def _look_at_images(
 
 
 def _find_orphans(file: str, content: CocoFile, table: Annotations, outcome: Outcome) -> None:
-    """Annotations of images that the file does not have."""
     given = content.columns["image"]
     for row in np.flatnonzero((table.image < 0) & (given != -1)).tolist():
         text = content.id_text.get(int(given[row]), str(int(given[row])))

@@ -38,8 +38,6 @@ class Operation:
 
 @dataclass
 class Event:
-    """A statement that made or returned something bad."""
-
     frame: FrameType
     file: str
     line: int
@@ -92,11 +90,9 @@ class LineWatch:
         return self.roots[-1] if self.roots else None
 
     def operations(self) -> AbstractContextManager[Any]:
-        """Return a context in which a framework's operations are noted."""
         return nullcontext()
 
     def unseen(self) -> AbstractContextManager[Any]:
-        """Return a context in which nothing is noted."""
         return nullcontext()
 
     def enter(self, frame: FrameType, what: str, arg: Any) -> Any:

@@ -153,7 +153,6 @@ _DOMAIN = (
 
 
 def _bad_part(value: Any) -> Any:
-    """Return the first bad tensor, array or number inside a value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

@@ -183,7 +183,6 @@ def _as_before(roots: Sequence[Any]) -> Iterator[None]:
 
 
 def _globals_of(root: Any) -> dict[str, Any] | None:
-    """Return the names that an object's code reads: of a function its module's, of an object its class's module's."""
     names: dict[str, Any] | None = getattr(getattr(root, "func", root), "__globals__", None)
     if names is None:
         names = vars(sys.modules.get(type(root).__module__, sys.modules["builtins"]))
@@ -195,7 +194,6 @@ def _file_of(kind: type) -> str:
 
 
 def _wanted(parts: Sequence[Part], position: int | None) -> list[Any]:
-    """Return the rows of the batch that are not finite: that of the guilty sample, else the first of each part."""
     rows = []
     for part in parts:
         if not part.array.ndim or not is_bad(part.array):

@@ -15,13 +15,12 @@ from whynan.adapters.jax.check.build import Built, build, measure
 from whynan.adapters.jax.check.search import JaxSearch
 from whynan.adapters.jax.replay import Call, Runner
 from whynan.adapters.jax.watch import Watch
-from whynan.check.analyse import analyse
 from whynan.check.context import Context
-from whynan.check.graph import Graph, Measured, Place
-from whynan.check.ranges import SMALLEST
+from whynan.check.graph import SMALLEST, Graph, Measured, Place
 from whynan.check.review import LayerFacts, OptimizerFacts, StepFacts, review
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import CheckResult, find_suspects, ranked
+from whynan.check.transfer import analyse
 from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 from whynan.launch.host import Unwind, is_user_file

@@ -131,8 +131,6 @@ def is_expired(reference: Any) -> bool:
 
 
 class Facts:
-    """Gathered while the script runs."""
-
     def __init__(self, host: Any) -> None:
         self.host = host
         self.roots: list[Any] = []
@@ -281,7 +279,6 @@ class Facts:
             self._handles.append(self._watch_keras(keras))
 
     def _watch_keras(self, keras: Any) -> Any:
-        """Look at each layer of Keras, which has a call of its own."""
         original = keras.layers.Layer.__call__
 
         def called(layer: Any, *args: Any, **kwargs: Any) -> Any:

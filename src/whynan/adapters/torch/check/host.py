@@ -21,8 +21,6 @@ class Enough(Unwind):
 
 
 class CheckSite:
-    """A loop of the user's: tells the host when an iteration begins and ends."""
-
     def __init__(self, site: LoopSite, host: "TorchCheck") -> None:
         self.site, self.host = site, host
 
@@ -33,8 +31,6 @@ class CheckSite:
 
 
 class CheckPass:
-    """One iteration."""
-
     def __init__(self, owner: CheckSite) -> None:
         self.owner = owner
         self.started = False

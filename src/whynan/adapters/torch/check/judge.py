@@ -8,14 +8,13 @@ from typing import Any
 from whynan.adapters.torch.check.host import TorchCheck
 from whynan.adapters.torch.check.program import GRAPH_STRIDE, Program, replay
 from whynan.adapters.torch.check.search import TorchSearch
-from whynan.check.analyse import analyse
 from whynan.check.context import Context
-from whynan.check.graph import Graph, Measured
+from whynan.check.graph import SMALLEST, Graph, Measured, Range
 from whynan.check.hazards import Hazard
-from whynan.check.ranges import SMALLEST, Range
 from whynan.check.review import StepFacts, review
 from whynan.check.session import CheckOptions, Progress
 from whynan.check.suspects import CheckResult, Suspect, find_suspects, merged, ranked
+from whynan.check.transfer import analyse
 from whynan.check.witness import Replayed, Saved, Witness
 from whynan.errors import WitnessError
 
@@ -23,8 +22,6 @@ _MAX_GRAPHS = 2
 
 
 class TorchRecording(TorchCheck):
-    """A recorded PyTorch program."""
-
     def seen(self) -> str:
         parts = [
             f"{self.recorder.n_ops} PyTorch operations",

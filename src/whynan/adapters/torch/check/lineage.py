@@ -275,11 +275,9 @@ class Binding:
             self.bind(tensor, number, by_key)
 
     def wrote(self, tensor: Any, index: int) -> None:
-        """A node has written to a tensor's memory."""
         self._last_write[pointer_of(tensor)] = index
 
     def leaf(self, tensor: Any, index: int) -> None:
-        """Bind a tensor that was there before the recording."""
         self.bind(tensor, index)
         self._alive[pointer_of(tensor)] = weak(tensor)
 
@@ -305,7 +303,6 @@ class Lineage:
         self._made: dict[int, tuple[Any, str]] = {}
 
     def written(self, tensor: Any) -> None:
-        """Something was written to a tensor's memory."""
         self.empty.pop(pointer_of(tensor), None)
 
     def empty_at(self, tensor: Any) -> tuple[Place, ...] | None:
@@ -321,7 +318,6 @@ class Lineage:
         return known[1]
 
     def note(self, name: str, args: Any, kwargs: Any, out: Any, written: list[Any], is_fetching: bool) -> None:
-        """Note an operation that is not recorded."""
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         pointers = {pointer_of(t) for t in inputs}

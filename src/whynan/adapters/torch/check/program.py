@@ -197,7 +197,6 @@ def matched(search: "TorchSearch", saved: Saved) -> Values:
 
 
 def replay(search: "TorchSearch", saved: Saved) -> Replayed:
-    """Run a step of this run on a saved witness."""
     values = matched(search, saved)
     graph, program = search.graph, search.program
     node = _operation(graph, saved)

@@ -100,8 +100,6 @@ _LARGEST = 10_000_000
 
 
 class TorchSearch:
-    """Searches over one recorded graph."""
-
     def __init__(self, context: Context, program: Program) -> None:
         self.context, self.graph, self.program = context, context.graph, program
         self.batch = self._batch()
@@ -124,7 +122,6 @@ class TorchSearch:
         return found
 
     def find(self, hazard: Hazard, phase: str, seconds: float) -> Witness:
-        """Look for a witness of a hazard for `seconds` at most."""
         node = self.graph.nodes[hazard.node]
         if node.attrs.get("uninitialized"):
             return Witness(
@@ -157,7 +154,6 @@ class TorchSearch:
     # What may change -------------------------------------------------------------------------------------------------
 
     def _above(self, index: int) -> set[int]:
-        """Return the ancestors of a node up to the batch, which stands for all that it was made from."""
         seen: set[int] = set()
         todo = [index]
         while todo:
@@ -341,7 +337,6 @@ class TorchSearch:
         return node.name or f"{'batch' if index in self.batch else node.kind} {shape} {node.dtype}"
 
     def changes(self, values: Values) -> tuple[str, ...]:
-        """Say in words what differs from the recorded step."""
         found = []
         for index, value in list(values.items())[:6]:
             old = self.program.leaves[index]

@@ -90,7 +90,6 @@ class Job:
     # Messages -------------------------------------------------------------------------------------------------------
 
     def put(self, key: str, value: Any) -> None:
-        """Leave a message for the others: plain records of this package."""
         self.store.set(key, pickle.dumps(value))
 
     def get(self, key: str, seconds: float) -> Any:
@@ -117,8 +116,6 @@ class Job:
 
 
 class Flag:
-    """A reduction under way."""
-
     def __init__(self, tensor: Any, work: Any) -> None:
         self.tensor = tensor
         self.work = work
@@ -185,7 +182,6 @@ class Gathered:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything was kept: there was room for it."""
         return 0 < self.n_bytes <= MEMORY_BUDGET
 
     def keep_from(self, patches: Patches) -> None:
@@ -213,7 +209,6 @@ class Gathered:
             self.values.append([tensor.detach().clone() for tensor in tensors])
 
     def begin(self) -> None:
-        """Answer from the first gather on."""
         self._n_given = 0
 
     def answers(self, name: str, outputs: Any) -> bool:

@@ -92,7 +92,6 @@ class Orders:
         experiments.notes.append("what takes several steps was tried by all ranks in step")
 
     def close(self) -> None:
-        """Say that there is no more."""
         if self.windows:
             self._put(Order())
 

@@ -227,12 +227,10 @@ class Ranks:
 
     @staticmethod
     def event() -> Event:
-        """What a rank sees of another one's bad loss."""
         return Event("gradient", "before optimizer.step()", [], "the gradients of all ranks", "nan")
 
     @property
     def has_sent(self) -> bool:
-        """Whether the others are going to read a flag of this rank's in this step."""
         return bool(self._flags)
 
     def step_is_over(self) -> None:
@@ -285,7 +283,6 @@ class Ranks:
         return patches
 
     def alone(self, on_answer: Callable[[Any], None], gathered: Gathered | None = None) -> Alone:
-        """What is entered for a replay on this rank only."""
         return Alone(self._models, on_answer, gathered, self.host.known.is_sharded)
 
     @staticmethod
