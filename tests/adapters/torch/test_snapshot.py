@@ -1,5 +1,6 @@
 """Whatever a loop's body changes is as it was once the snapshot is restored, or it is named as not restored."""
 
+import math
 import random
 import sys
 
@@ -8,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whynan.adapters.torch.snapshot import KnownState, OptimizerCopy, Snapshot
+from whynan.adapters.torch import late
+from whynan.adapters.torch.snapshot import KnownState, OptimizerCopy, Snapshot, cloned
 from whynan.launch.rewrite import LoopSite
 
 
@@ -168,3 +170,24 @@ def test_taking_a_snapshot_keeps_frames_as_they_are():
 
     before, after = body()
     assert before == after
+
+
+def bits(tensor):
+    wide = tensor.to(torch.float32, copy=True) if tensor.dtype is torch.bfloat16 else tensor.clone()
+    wide[wide.isnan()] = 7  # one NaN is as good as another
+    return wide.contiguous().numpy().tobytes()
+
+
+def test_copies_by_few_operations_are_the_same_bits(monkeypatch):
+    monkeypatch.setattr(late, "works_ahead", lambda tensor: True)
+    values = torch.tensor([0.0, -0.0, 1e-45, 3.4e38, math.inf, -math.inf, math.nan, 1 / 3])
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    tensors = [values.to(dtype, copy=True) for dtype in dtypes for _ in range(2)] + [
+        torch.arange(3), torch.tensor(2**62 + 1), torch.tensor([True, False]), torch.empty(0), torch.empty(0),
+        values.to(torch.complex64), torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last), values.clone()[::2],
+    ]  # fmt: skip
+    for tensor, copy in zip(tensors, cloned(tensors), strict=True):
+        assert copy.dtype == tensor.dtype and copy.stride() == tensor.clone().stride()
+        before = bits(tensor)
+        tensor.zero_()
+        assert bits(copy) == before

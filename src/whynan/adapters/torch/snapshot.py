@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from whynan.adapters.torch import late
 from whynan.launch.host import is_user_file
 from whynan.launch.rewrite import LoopSite
 from whynan.snapshot import (
@@ -126,11 +127,25 @@ def parts_of(tensor: Any) -> list[Any]:
     return [inner for part in parts if isinstance(part, torch.Tensor) for inner in parts_of(part)]
 
 
+def cloned(tensors: list[Any]) -> list[Any]:
+    """Return copies; where an operation has to be launched on a device, those of one dtype by a few of them."""
+    groups: dict[Any, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        if late.works_ahead(tensor) and tensor.layout is torch.strided:
+            groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    copies: dict[int, Any] = {}
+    for (_, dtype), places in groups.items():
+        if not dtype.is_complex and dtype.itemsize > 1 and len(places) > 1:
+            copies |= dict(zip(places, torch._foreach_mul([tensors[place] for place in places], 1)))
+    return [copies[place] if place in copies else tensor.clone() for place, tensor in enumerate(tensors)]
+
+
 class TensorCopies:
     """Copies of tensors by value, put back in place."""
 
     def __init__(self, tensors: Iterable[Any]) -> None:
-        self.pairs = [(part, part.detach().clone()) for tensor in tensors for part in parts_of(tensor)]
+        parts = [part for tensor in tensors for part in parts_of(tensor)]
+        self.pairs = list(zip(parts, cloned([part.detach() for part in parts])))
 
     def have_changed(self) -> bool:
         return any(not torch.equal(tensor.detach(), copy) for tensor, copy in self.pairs)
