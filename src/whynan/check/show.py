@@ -17,6 +17,7 @@ from whynan.check.graph import Range, plural
 from whynan.check.suspects import CheckResult, Suspect
 from whynan.check.witness import Replayed, Saved
 from whynan.diagnosis.catalogue import all_causes, page_of
+from whynan.live.finish import escaped, escaped_property
 
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _SHOWN = 25
@@ -267,13 +268,5 @@ def annotations(result: CheckResult) -> Iterator[str]:
 
 def command(level: str, file: str | None, line: int | None, title: str, message: str) -> str:
     """Return one workflow command; its special characters are escaped as GitHub's toolkit escapes them."""
-    place = f"file={_property(os.path.relpath(file))},line={line}," if file and line else ""
-    return f"::{level} {place}title={_property('whynan ' + title)}::{_data(message)}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    place = f"file={escaped_property(os.path.relpath(file))},line={line}," if file and line else ""
+    return f"::{level} {place}title={escaped_property('whynan ' + title)}::{escaped(message)}"

@@ -192,9 +192,13 @@ class Check:
     def why(self) -> str:
         return " ".join((self.__doc__ or "").split())
 
-    def find(self, thing: Any, options: Options) -> Found:
+    def find(self, thing: Any) -> Found:
         """Yield what is wrong with a thing of this check's subject."""
         return iter(())
+
+    def find_with(self, thing: Any, options: Options) -> Found:
+        """The same of a check that asks what the user has set."""
+        return self.find(thing)
 
     def finding(
         self,
@@ -243,7 +247,7 @@ def checks_of(subject: Subject) -> tuple[Check, ...]:
 def look_at(subject: Subject, thing: Any, options: Options) -> Found:
     """Yield what all checks of a subject find in a thing."""
     for check in checks_of(subject):
-        yield from check.find(thing, options)
+        yield from check.find_with(thing, options)
 
 
 def report(

@@ -54,17 +54,17 @@ def annotations(report: Mapping[str, Any], roots: Sequence[Path] = ()) -> list[s
 def _annotation(item: Mapping[str, Any], incident: model.Incident) -> str:
     origin = item["origin"] or {}
     place = {"file": origin.get("file"), "line": origin.get("line"), "title": incident.headline}
-    properties = ",".join(f"{key}={_property(value)}" for key, value in place.items() if value is not None)
+    properties = ",".join(f"{key}={escaped_property(value)}" for key, value in place.items() if value is not None)
     said = [answer.text for answer in incident.answers if answer.question in ("Where", "Why", "What fixes it")]
-    return f"::error {properties}::{_message('; '.join(said))}"
+    return f"::error {properties}::{escaped('; '.join(said))}"
 
 
-def _message(text: object) -> str:
+def escaped(text: object) -> str:
     return str(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: object) -> str:
-    return _message(text).replace(":", "%3A").replace(",", "%2C")
+def escaped_property(text: object) -> str:
+    return escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def junit(report: Mapping[str, Any], roots: Sequence[Path] = ()) -> bytes:

@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 ABSENT_AREA = -1e308
 """Stands for an annotation without an area, which is no defect: most formats have none."""
@@ -14,7 +14,7 @@ class AreaNotPositive(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.area is None:
             return
         for row, file, index, look in thing.places(~(thing.area > 0) & (thing.area != ABSENT_AREA)):

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 
@@ -11,7 +11,7 @@ class BoxCrowd(Check):
     cause = "empty-target"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         for part in thing.parts:
             if part.n_crowd:
                 message = f"{part.n_crowd} annotations are crowds (iscrowd=1): leave them out of the targets"

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class BoxDuplicate(Check):
@@ -14,7 +14,7 @@ class BoxDuplicate(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         rows = np.flatnonzero(thing.has_box & thing.is_finite)
         if len(rows) < 2:
             return

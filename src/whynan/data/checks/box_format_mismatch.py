@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 ODD = 0.2
@@ -16,7 +16,7 @@ class BoxFormatMismatch(Check):
     cause = "degenerate-box"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         for part in thing.parts:
             if part.n_boxes < 3 or part.n_odd_boxes < ODD * part.n_boxes:
                 continue

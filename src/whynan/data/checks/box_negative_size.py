@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class BoxNegativeSize(Check):
@@ -11,7 +11,7 @@ class BoxNegativeSize(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         width, height = thing.sides[:, 0], thing.sides[:, 1]
         for row, file, index, look in thing.places(thing.has_box & ((width < 0) | (height < 0))):
             sides = [name for name, side in (("width", width[row]), ("height", height[row])) if side < 0]

@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class BoxNonfinite(Check):
@@ -11,6 +11,6 @@ class BoxNonfinite(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         for row, file, index, look in thing.places(thing.has_box & ~thing.is_finite):
             yield self.finding(file, thing.text(row), f"box ({thing.text(row)}) is not finite", index, **look)

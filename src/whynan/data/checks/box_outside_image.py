@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class BoxOutsideImage(Check):
@@ -12,7 +12,7 @@ class BoxOutsideImage(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         for row, file, index, look in thing.places(thing.is_outside):
             width, height = thing.size[row]
             message = f"box ({thing.text(row)}) lies outside of its image of {number(width)} x {number(height)} px"

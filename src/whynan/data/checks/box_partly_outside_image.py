@@ -15,7 +15,7 @@ class BoxPartlyOutsideImage(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find_with(self, thing: Annotations, options: Options) -> Found:
         over = thing.overhang
         bad = thing.is_sized & ~thing.is_outside & (over > options.tolerance)
         for row, file, index, look in thing.places(bad):

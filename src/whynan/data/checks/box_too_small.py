@@ -13,7 +13,7 @@ class BoxTooSmall(Check):
     cause = "degenerate-box"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find_with(self, thing: Annotations, options: Options) -> Found:
         sides = np.minimum(thing.sides[:, 0], thing.sides[:, 1])
         longest = np.maximum(thing.size[:, 0], thing.size[:, 1])
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations, number
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class BoxZeroSize(Check):
@@ -12,7 +12,7 @@ class BoxZeroSize(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         width, height = thing.sides[:, 0], thing.sides[:, 1]
         bad = thing.has_box & ((width == 0) & (height >= 0) | (height == 0) & (width >= 0))
         for row, file, index, look in thing.places(bad):

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ImageLook
 
 
@@ -10,7 +10,7 @@ class ChannelConstant(Check):
     cause = "constant-input"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Found:
+    def find(self, thing: ImageLook) -> Found:
         flat = thing.facts.get("flat") or []
         if thing.facts.get("error") or thing.facts["mode"] not in ("RGB", "RGBA") or not any(flat[:3]) or all(flat[:3]):
             return

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 
@@ -11,7 +11,7 @@ class ClassMissingInSplit(Check):
     cause = "division-by-zero"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         for part in thing.parts:
             splits = {name: counts for name, counts in part.classes_by_split.items() if sum(counts.values())}
             if "train" not in splits or len(splits) < 2:

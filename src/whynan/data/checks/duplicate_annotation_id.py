@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class DuplicateAnnotationId(Check):
@@ -16,7 +16,7 @@ class DuplicateAnnotationId(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.ids is None:
             return
         order = np.lexsort((thing.ids, thing.file))

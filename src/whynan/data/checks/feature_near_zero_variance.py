@@ -1,6 +1,6 @@
 import numpy as np
 
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ArrayLook
 
 RELATIVE = 1e-5
@@ -18,7 +18,7 @@ class FeatureNearZeroVariance(Check):
     cause = "normalization-zero-variance"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find(self, thing: ArrayLook) -> Found:
         measure = thing.measure
         if measure.is_target or measure.count is None or measure.n_rows < 8 or len(measure.shape) < 2:
             return

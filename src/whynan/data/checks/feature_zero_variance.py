@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ArrayLook
 
 
@@ -11,7 +11,7 @@ class FeatureZeroVariance(Check):
     cause = "normalization-zero-variance"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find(self, thing: ArrayLook) -> Found:
         measure = thing.measure
         if measure.is_target or measure.count is None or measure.n_rows < 2 or measure.dtype == "bool":
             return

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 
@@ -11,7 +11,7 @@ class IgnoreIndexSwallowsClass(Check):
     cause = "empty-target"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         for part in thing.parts:
             ignored = part.ignore_index
             if ignored is None or not part.declared or ignored not in part.declared:

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ImageLook
 
 
@@ -11,7 +11,7 @@ class ImageConstant(Check):
     cause = "constant-input"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Found:
+    def find(self, thing: ImageLook) -> Found:
         flat = thing.facts.get("flat")
         if thing.facts.get("error") or not flat or not all(_colours(thing.facts["mode"], flat)):
             return

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options, report
+from whynan.data.finding import Check, Found, report
 from whynan.data.units import ImageLook
 
 
@@ -11,7 +11,7 @@ class ImageDepth(Check):
     cause = "extreme-input-scale"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Found:
+    def find(self, thing: ImageLook) -> Found:
         facts = thing.facts
         if facts.get("error") or not facts.get("wide"):
             return

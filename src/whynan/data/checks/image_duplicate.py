@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 
@@ -10,7 +10,7 @@ class ImageDuplicate(Check):
     severity = "warning"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         groups: dict[str, list[int]] = {}
         for number, row in enumerate(thing.images):
             digest = thing.digests.get(row.file)

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.readers.images import is_right_extension
 from whynan.data.units import ImageLook
 
@@ -11,7 +11,7 @@ class ImageExtensionMismatch(Check):
     severity = "warning"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Found:
+    def find(self, thing: ImageLook) -> Found:
         format_ = thing.facts.get("format")
         if format_ and not is_right_extension(thing.extension, format_):
             yield self.finding(

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 CHANNELS = {"1": 1, "L": 1, "P": 3, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3}
@@ -17,7 +17,7 @@ class ImageModeVaries(Check):
     cause = "loss-input-mismatch"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         modes = Counter(row.mode for row in thing.images if row.mode)
         if len(modes) < 2:
             return

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ImageLook
 
 
@@ -11,7 +11,7 @@ class ImageUnreadable(Check):
     cause = "bad-input-values"
     subject = "image"
 
-    def find(self, thing: ImageLook, options: Options) -> Found:
+    def find(self, thing: ImageLook) -> Found:
         error = thing.facts.get("error")
         if error:
             size = thing.facts.get("size")

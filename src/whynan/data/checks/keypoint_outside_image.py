@@ -13,7 +13,7 @@ class KeypointOutsideImage(Check):
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find_with(self, thing: Annotations, options: Options) -> Found:
         if thing.keypoints is None or not len(thing.keypoints.owner):
             return
         owner, xy = thing.keypoints.owner, thing.keypoints.xy

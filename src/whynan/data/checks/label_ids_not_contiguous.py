@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import Overview
 
 
@@ -11,7 +11,7 @@ class LabelIdsNotContiguous(Check):
     cause = "label-out-of-range"
     subject = "set"
 
-    def find(self, thing: Overview, options: Options) -> Found:
+    def find(self, thing: Overview) -> Found:
         for part in thing.parts:
             ids = sorted(part.declared or {})
             if part.format not in ("coco", "yolo", "masks") or len(ids) < 2 or ids[-1] - ids[0] + 1 == len(ids):

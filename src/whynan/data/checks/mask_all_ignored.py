@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import MaskLook
 
 
@@ -11,7 +11,7 @@ class MaskAllIgnored(Check):
     cause = "empty-target"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Found:
+    def find(self, thing: MaskLook) -> Found:
         values = thing.facts.get("values")
         if values and thing.ignore_index is not None and set(values) == {thing.ignore_index}:
             n = values[thing.ignore_index]

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import MaskLook
 
 
@@ -11,7 +11,7 @@ class MaskConstant(Check):
     cause = "empty-target"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Found:
+    def find(self, thing: MaskLook) -> Found:
         values = thing.facts.get("values")
         if not values or len(set(values) - {thing.ignore_index}) != 1:
             return

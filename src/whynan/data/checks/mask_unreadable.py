@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options, report
+from whynan.data.finding import Check, Found, report
 from whynan.data.units import MaskLook
 
 
@@ -11,7 +11,7 @@ class MaskUnreadable(Check):
     cause = "bad-target-values"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Found:
+    def find(self, thing: MaskLook) -> Found:
         facts = thing.facts
         if facts.get("error"):
             yield self.finding(thing.file, facts.get("format") or "mask", f"mask cannot be read: {facts['error']}")

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import MaskLook
 
 
@@ -12,7 +12,7 @@ class MaskValueOutOfRange(Check):
     cause = "label-out-of-range"
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Found:
+    def find(self, thing: MaskLook) -> Found:
         values = thing.facts.get("values")
         if not values or thing.classes is None:
             return

@@ -1,7 +1,7 @@
 import numpy as np
 
 from whynan.data.annotations import BOX_LINE, POLYGON_LINE, Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class MixedBoxAndPolygonLines(Check):
@@ -13,7 +13,7 @@ class MixedBoxAndPolygonLines(Check):
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.line_kind is None or not len(thing):
             return
         n_files = len(thing.files)

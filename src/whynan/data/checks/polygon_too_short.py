@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class PolygonTooShort(Check):
@@ -11,7 +11,7 @@ class PolygonTooShort(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.polygons is None:
             return
         for k in (thing.polygons.points < 3).nonzero()[0].tolist():

@@ -1,5 +1,5 @@
 from whynan.data.annotations import Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class PolygonZeroArea(Check):
@@ -12,7 +12,7 @@ class PolygonZeroArea(Check):
     fixable = True
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.polygons is None:
             return
         bad = (thing.polygons.points >= 3) & ~(thing.polygons.area > 1e-9)

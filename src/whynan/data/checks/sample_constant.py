@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ArrayLook
 
 
@@ -10,7 +10,7 @@ class SampleConstant(Check):
     cause = "constant-input"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find(self, thing: ArrayLook) -> Found:
         measure = thing.measure
         if measure.n_constant == measure.n_rows and measure.n_rows > 1 and measure.low == measure.high:
             return  # everything is one value: that is feature-zero-variance, or a table of placeholders

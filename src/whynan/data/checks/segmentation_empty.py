@@ -1,7 +1,7 @@
 import numpy as np
 
 from whynan.data.annotations import EMPTY, POLYGON, RLE, Annotations
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 
 
 class SegmentationEmpty(Check):
@@ -13,7 +13,7 @@ class SegmentationEmpty(Check):
     cause = "empty-target"
     subject = "annotations"
 
-    def find(self, thing: Annotations, options: Options) -> Found:
+    def find(self, thing: Annotations) -> Found:
         if thing.segmentation is None:
             return
         for number, file in enumerate(thing.files):

@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import MaskLook
 
 
@@ -12,7 +12,7 @@ class SizeMismatch(Check):
     fixable = True
     subject = "mask"
 
-    def find(self, thing: MaskLook, options: Options) -> Found:
+    def find(self, thing: MaskLook) -> Found:
         size, image = thing.facts.get("size"), thing.image_size
         if size and image and tuple(size) != tuple(image) and not thing.facts.get("error"):
             message = f"mask is {size[0]} x {size[1]} px, its image {image[0]} x {image[1]}"

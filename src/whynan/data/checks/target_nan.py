@@ -1,4 +1,4 @@
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ArrayLook, find_cells
 
 
@@ -10,6 +10,6 @@ class TargetNan(Check):
     cause = "bad-target-values"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find(self, thing: ArrayLook) -> Found:
         if thing.measure.is_target:
             yield from find_cells(self, thing, lambda kind: kind == "nan")

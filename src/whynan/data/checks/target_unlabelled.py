@@ -13,7 +13,7 @@ class TargetUnlabelled(Check):
     cause = "empty-target"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find_with(self, thing: ArrayLook, options: Options) -> Found:
         labels = thing.measure.labels
         if not labels or (thing.measure.is_image_like and thing.classes is None):
             return

@@ -1,6 +1,6 @@
 import numpy as np
 
-from whynan.data.finding import Check, Found, Options
+from whynan.data.finding import Check, Found
 from whynan.data.units import ArrayLook
 
 SQUARE_OVERFLOWS = 1.8e19
@@ -22,7 +22,7 @@ class ValueExtreme(Check):
     cause = "extreme-input-scale"
     subject = "array"
 
-    def find(self, thing: ArrayLook, options: Options) -> Found:
+    def find(self, thing: ArrayLook) -> Found:
         measure = thing.measure
         if measure.count is None or (measure.is_target and measure.labels is not None):
             return
