@@ -4,7 +4,7 @@ import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 SMALLEST = 6e-8
 LITERAL = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)e-\d+", re.IGNORECASE)

@@ -2,8 +2,7 @@
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 LOGS = ("log", "log2", "log10", "xlogy", "xlog1py", "logit", "log1p", "logdet", "slogdet", "logaddexp", "logcumsumexp")
 

@@ -3,7 +3,7 @@
 import ast
 
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class BetterInit(Remedy):

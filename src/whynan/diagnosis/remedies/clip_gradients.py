@@ -5,7 +5,7 @@ from statistics import median
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class ClipGradients(Remedy):

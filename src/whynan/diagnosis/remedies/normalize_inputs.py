@@ -2,7 +2,7 @@
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class NormalizeInputs(Remedy):
