@@ -1,5 +1,3 @@
-"""bad-initialization: the weights were wrong before the first step."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of

@@ -1,5 +1,3 @@
-"""bad-input-values: the batch itself holds NaN or Inf."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence, TensorSummary

@@ -1,5 +1,3 @@
-"""bad-target-values: the target itself can't be used."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

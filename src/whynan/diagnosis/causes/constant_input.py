@@ -1,5 +1,3 @@
-"""constant-input: a sample whose values are all the same."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

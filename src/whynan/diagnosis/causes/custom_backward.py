@@ -1,5 +1,3 @@
-"""custom-backward: the user's own derivative gave a non-finite value."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

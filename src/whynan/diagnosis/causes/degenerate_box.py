@@ -1,5 +1,3 @@
-"""degenerate-box: a box without width or height."""
-
 import re
 
 from whynan.diagnosis import facts

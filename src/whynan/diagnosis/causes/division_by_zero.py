@@ -1,5 +1,3 @@
-"""division-by-zero: a divisor that is 0, or so small that the quotient overflows."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

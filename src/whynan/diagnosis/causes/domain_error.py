@@ -1,5 +1,3 @@
-"""domain-error: an argument outside the domain of a function."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence, TensorSummary

@@ -1,5 +1,3 @@
-"""empty-reduction: a mean over nothing, a spread of one."""
-
 import re
 
 from whynan.diagnosis import facts

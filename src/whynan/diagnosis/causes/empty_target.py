@@ -1,5 +1,3 @@
-"""empty-target: a sample has nothing to learn from."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""excessive-regularization: the penalty drives the weights, not the data."""
-
 import re
 
 from whynan.diagnosis import facts

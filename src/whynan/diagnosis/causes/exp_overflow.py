@@ -1,5 +1,3 @@
-"""exp-overflow: an exponential beyond the range of its dtype."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of

@@ -1,5 +1,3 @@
-"""exploding-gradient: a product of many factors larger than 1."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.learning_rate_too_high import large_for

@@ -1,5 +1,3 @@
-"""extreme-input-scale: the data is far from the size that networks are made for."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.bad_input_values import is_fill_value

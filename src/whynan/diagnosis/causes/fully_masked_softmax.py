@@ -1,5 +1,3 @@
-"""fully-masked-softmax: a softmax over nothing but -inf."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""half-precision-overflow: finite in float32, beyond 65504 in float16."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of

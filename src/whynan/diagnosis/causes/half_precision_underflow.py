@@ -1,5 +1,3 @@
-"""half-precision-underflow: a number that is 0 in float16 only."""
-
 import re
 
 from whynan.diagnosis import facts

@@ -1,5 +1,3 @@
-"""inf-minus-inf: an invalid operation on infinities."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""label-out-of-range: a class index that names no class."""
-
 import re
 
 from whynan.diagnosis import facts

@@ -1,5 +1,3 @@
-"""learning-rate-too-high: every update makes it worse."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import Growth, growth_of

@@ -1,5 +1,3 @@
-"""log-of-zero: a logarithm of an exact 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence, TensorSummary

@@ -1,5 +1,3 @@
-"""loss-input-mismatch: a loss that got what it is not made for."""
-
 import re
 
 from whynan.diagnosis import facts

@@ -1,5 +1,3 @@
-"""missing-grad-scaling: float16 gradients without a scaler."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

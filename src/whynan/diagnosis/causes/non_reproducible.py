@@ -1,5 +1,3 @@
-"""non-reproducible: the same step, run again, is finite."""
-
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence
 

@@ -1,5 +1,3 @@
-"""normalization-zero-variance: a normalisation of values that are all the same."""
-
 import re
 
 from whynan.diagnosis import facts

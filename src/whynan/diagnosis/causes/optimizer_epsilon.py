@@ -1,5 +1,3 @@
-"""optimizer-epsilon: the optimizer divides by the root of a 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""sqrt-at-zero: the infinite slope of a root at 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""uninitialized-memory: memory that nobody wrote."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.records import Evidence

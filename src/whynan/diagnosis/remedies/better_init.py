@@ -1,5 +1,3 @@
-"""better-init: start where signals keep their size."""
-
 import ast
 
 from whynan.diagnosis.catalogue import Remedy

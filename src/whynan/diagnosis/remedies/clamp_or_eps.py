@@ -1,5 +1,3 @@
-"""clamp-or-eps: keep the argument away from the point where the function breaks."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor, replace_power_base, wrap_argument

@@ -1,5 +1,3 @@
-"""clip-gradients: bound the length of an update."""
-
 import math
 from statistics import median
 

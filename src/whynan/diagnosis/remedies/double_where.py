@@ -1,5 +1,3 @@
-"""double-where: a safe argument inside, the choice outside."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor, wrap_argument

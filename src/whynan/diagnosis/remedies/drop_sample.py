@@ -1,5 +1,3 @@
-"""drop-sample: train without the offending sample."""
-
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence
 

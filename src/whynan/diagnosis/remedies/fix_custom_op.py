@@ -1,5 +1,3 @@
-"""fix-custom-op: mend the hand-written operation."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor

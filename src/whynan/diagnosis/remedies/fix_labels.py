@@ -1,5 +1,3 @@
-"""fix-labels: make the targets say what they mean."""
-
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence
 

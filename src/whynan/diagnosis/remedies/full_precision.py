@@ -1,5 +1,3 @@
-"""full-precision: this operation, or the run, in float32."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import parse, wrap_argument

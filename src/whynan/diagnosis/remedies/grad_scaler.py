@@ -1,5 +1,3 @@
-"""grad-scaler: scale the loss, skip the steps that overflow."""
-
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence
 

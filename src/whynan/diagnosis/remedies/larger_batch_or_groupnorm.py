@@ -1,5 +1,3 @@
-"""larger-batch-or-groupnorm: statistics over more than one value."""
-
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence
 

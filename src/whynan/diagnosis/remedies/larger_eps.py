@@ -1,5 +1,3 @@
-"""larger-eps: an eps that the dtype can hold."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import set_keyword

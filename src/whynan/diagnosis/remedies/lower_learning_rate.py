@@ -1,5 +1,3 @@
-"""lower-learning-rate: smaller steps."""
-
 import re
 
 from whynan.diagnosis import facts

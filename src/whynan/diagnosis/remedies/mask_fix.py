@@ -1,5 +1,3 @@
-"""mask-fix: a mask that leaves something."""
-
 import re
 
 from whynan.diagnosis.catalogue import Remedy

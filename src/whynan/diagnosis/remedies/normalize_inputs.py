@@ -1,5 +1,3 @@
-"""normalize-inputs: bring the data to the size that networks are made for."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence

@@ -1,5 +1,3 @@
-"""skip-empty: nothing to learn from gives a loss of 0."""
-
 import ast
 
 from whynan.diagnosis import facts

@@ -1,5 +1,3 @@
-"""stable-loss: the same loss, computed from the logits."""
-
 import ast
 from collections.abc import Mapping
 

@@ -1,5 +1,3 @@
-"""warmup: small steps first."""
-
 from whynan.diagnosis.catalogue import Remedy
 from whynan.records import Evidence
 
