@@ -17,8 +17,7 @@ from whynan.diagnosis import facts
 from whynan.diagnosis import remedies as remedies_package
 from whynan.diagnosis.rewrite import patch_for
 from whynan.errors import UsageError
-from whynan.records.evidence import Evidence
-from whynan.records.recording import CauseFound, RemedyProposed
+from whynan.records import CauseFound, Evidence, RemedyProposed
 
 Group = Literal["data", "math", "optimization", "precision", "architecture", "loss", "machine"]
 

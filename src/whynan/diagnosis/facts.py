@@ -4,8 +4,7 @@ import math
 import re
 
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 ALIASES = {
     "true_divide": "div", "truediv": "div", "divide": "div", "floor_divide": "div", "__truediv__": "div",

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from whynan.records import CauseFound, Incident, RemedyProposed, ReplayResult, Symptom
-from whynan.records.evidence import Evidence, OptimizerFacts
+from whynan.records import CauseFound, Evidence, Incident, OptimizerFacts, RemedyProposed, ReplayResult, Symptom
 
 LOSS_UP = 1e3
 GRADIENT_UP = 1e3

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from whynan.diagnosis import facts
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 # What stands before the dot of a function, not of a method.
 MODULES = ("torch", "F", "np", "numpy", "math", "torch.linalg", "nn.functional", "jnp", "tf", "torch.nn.functional",

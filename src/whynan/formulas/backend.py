@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from types import SimpleNamespace as Static
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Array = Any
 Arrays = tuple[Array, ...]
@@ -65,118 +65,61 @@ class Plain(NamedTuple):
     """Whether no slope is above 1, so that no gradient leaves the numbers."""
 
 
-class Backend(Protocol):
-    """The operations of one framework. Operators (`+ - * / < > == & | ~`) and slices are used as they are."""
-
-    name: str
-
-    @property
-    def chooses(self) -> bool:
-        """Whether `choose` may run one of two ways, for no more than what a look costs."""
-
-    def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
-        """Return the plain form of arrays where it is exact, else `formula(*arrays)`; only where `chooses` is true."""
-
-    def size(self, x: Array) -> Any:
-        """Return the number of elements of x, in its dtype where it is not known yet; only where `chooses` is true."""
-
-    def asarray(self, x: Any, like: Array | None = None) -> Array:
-        """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
-
-    def is_array(self, x: Any) -> bool: ...
-    def dtype(self, x: Array) -> str: ...
-    def default_float(self) -> str: ...
-    def cast(self, x: Array, dtype: str) -> Array: ...
-    def shape(self, x: Array) -> tuple[int, ...]: ...
-    def stop(self, x: Array) -> Array:
-        """Return x as a constant: no gradient flows through it."""
-
-    def saturate_gradient(self, x: Array, limit: float) -> Array:
-        """Return x; its gradient stops at ±limit. NaN stays NaN."""
-
-    def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        """Apply a function with its own slopes to arrays of one shape."""
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array: ...
-    def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
-        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
-
-    def sound(self, x: Array) -> bool:
-        """Return whether all of x is known to be finite, where knowing costs no wait."""
-
-    def clip(self, x: Array, limit: float) -> Array:
-        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
-
-    def lower(self, x: Array, low: float) -> Array:
-        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
-
-    def exp(self, x: Array) -> Array: ...
-    def expm1(self, x: Array) -> Array: ...
-    def log(self, x: Array) -> Array: ...
-    def log1p(self, x: Array) -> Array: ...
-    def sqrt(self, x: Array) -> Array: ...
-    def abs(self, x: Array) -> Array: ...
-    def sign(self, x: Array) -> Array: ...
-    def floor(self, x: Array) -> Array: ...
-    def acos(self, x: Array) -> Array: ...
-    def asin(self, x: Array) -> Array: ...
-    def atan2(self, y: Array, x: Array) -> Array: ...
-    def raw_power(self, x: Array, p: Array) -> Array: ...
-    def broadcast(self, *arrays: Array) -> list[Array]: ...
-    def broadcast_to(self, x: Array, shape: tuple[int, ...]) -> Array: ...
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
-    def moveaxis(self, x: Array, source: int, target: int) -> Array: ...
-    def sum(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
-        """Return the largest element; there is at least one."""
-
-    def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def any(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array: ...
-    def cumsum(self, x: Array, dim: int) -> Array: ...
-    def argsort(self, x: Array, dim: int) -> Array:
-        """Return the indices that sort x upwards."""
-
-    def take(self, x: Array, indices: Array, dim: int) -> Array:
-        """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
-
-    def rows(self, x: Array, indices: Array) -> Array:
-        """Return the rows x[index] of integer `indices`, of one dimension."""
-
-    def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
-        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
-
-    def arange(self, n: int, like: Array) -> Array:
-        """Return 0 ... n-1 as integers, on the device of `like`."""
-
-    def concat(self, arrays: Sequence[Array], dim: int) -> Array: ...
-    def stack(self, arrays: Sequence[Array], dim: int) -> Array: ...
-    def matmul(self, a: Array, b: Array) -> Array: ...
-    def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
-        """Return all states of state = step(state, row) over the rows of `rows`, stacked, `first` before them."""
-
-    def to_numpy(self, x: Array) -> Any:
-        """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""
-
-
 def axes_of(dim: Axis) -> int | tuple[int, ...] | None:
     return dim if dim is None or isinstance(dim, int) else tuple(dim)
 
 
-class Namespace:
-    """The operations of `whynan.formulas.backend.Backend` that are functions of the module `ns`."""
+class Backend:
+    """The operations of one framework; those that have a body here are functions of the module `ns`, or of others.
 
+    Operators (`+ - * / < > == & | ~`) and slices are used as they are.
+    """
+
+    name: str
     ns: Any
     functions: dict[str, Any]
     """Functions with slopes of their own, by name."""
 
+    def asarray(self, x: Any, like: Array | None = None) -> Array:
+        """Return an array of this framework; a Python number gets the dtype and the device of `like`."""
+        raise NotImplementedError
+
+    def default_float(self) -> str:
+        raise NotImplementedError
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        raise NotImplementedError
+
+    def stop(self, x: Array) -> Array:
+        """Return x as a constant: no gradient flows through it."""
+        raise NotImplementedError
+
+    def saturate_gradient(self, x: Array, limit: float) -> Array:
+        """Return x; its gradient stops at ±limit. NaN stays NaN."""
+        raise NotImplementedError
+
+    def broadcast(self, *arrays: Array) -> list[Array]:
+        raise NotImplementedError
+
+    def take(self, x: Array, indices: Array, dim: int) -> Array:
+        """Return the elements of x at integer `indices` along `dim` (`take_along_axis`)."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: Array) -> Any:
+        """Return x as a NumPy array, for the argument checks, or None where its values are not known yet (tracing)."""
+        raise NotImplementedError
+
     @property
     def chooses(self) -> bool:
+        """Whether `choose` may run one of two ways, for no more than what a look costs."""
         return False
 
     def choose(self, plain: Plain, formula: Any, arrays: Arrays, static: Static) -> Array:
+        """Return the plain form of arrays where it is exact, else `formula(*arrays)`; only where `chooses` is true."""
         return formula(*arrays)
 
     def size(self, x: Array) -> Any:
+        """Return the number of elements of x, in its dtype where it is not known yet; only where `chooses` is true."""
         return math.prod(self.shape(x))
 
     def is_array(self, x: Any) -> bool:
@@ -189,21 +132,26 @@ class Namespace:
         return tuple(x.shape)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
+        """Apply a function with its own slopes to arrays of one shape."""
         return self.functions[function.name](*arrays)
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.ns.where(condition, a, b)
 
     def length(self, x: Array, dim: Axis, careful: Callable[[Array], Array]) -> Array:
+        """Return the length of x along dim, dimensions kept; `careful(x)` gives it for numbers of any size."""
         return careful(x)
 
     def sound(self, x: Array) -> bool:
+        """Return whether all of x is known to be finite, where knowing costs no wait."""
         return False
 
     def clip(self, x: Array, limit: float) -> Array:
+        """Return x between ±limit, with slope 0 outside. NaN stays NaN."""
         return self.where(x > limit, limit, self.where(x < -limit, -limit, x))
 
     def lower(self, x: Array, low: float) -> Array:
+        """Return max(x, low), with slope 0 below and 1 at `low`. NaN stays NaN."""
         return self.where(x < low, low, x)
 
     def exp(self, x: Array) -> Array:
@@ -255,6 +203,7 @@ class Namespace:
         return self.ns.sum(x, axis=axes_of(dim), keepdims=keepdim)
 
     def amax(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
+        """Return the largest element; there is at least one."""
         return self.ns.max(x, axis=axes_of(dim), keepdims=keepdim)
 
     def amin(self, x: Array, dim: Axis = None, keepdim: bool = False) -> Array:
@@ -267,18 +216,20 @@ class Namespace:
         return self.ns.cumsum(x, dim)
 
     def argsort(self, x: Array, dim: int) -> Array:
+        """Return the indices that sort x upwards."""
         return self.ns.argsort(x, dim)
 
     def rows(self, x: Array, indices: Array) -> Array:
+        """Return the rows x[index] of integer `indices`, of one dimension."""
         n = indices.shape[0]
-        return self.take(  # type: ignore[attr-defined]
-            x, self.broadcast_to(self.reshape(indices, (n, 1)), (n, x.shape[1])), 0
-        )
+        return self.take(x, self.broadcast_to(self.reshape(indices, (n, 1)), (n, x.shape[1])), 0)
 
     def pick(self, x: Array, indices: Array, own: Array, dim: int) -> Array:
-        return self.take(x, indices, dim)  # type: ignore[attr-defined]
+        """Return `take`, where it is known as well where each index is: `own`, of the shape of x."""
+        return self.take(x, indices, dim)
 
     def arange(self, n: int, like: Array) -> Array:
+        """Return 0 ... n-1 as integers, on the device of `like`."""
         return self.ns.arange(n)
 
     def concat(self, arrays: Sequence[Array], dim: int) -> Array:
@@ -291,6 +242,7 @@ class Namespace:
         return a @ b
 
     def scan(self, step: Callable[[Array, Array], Array], first: Array, rows: Array) -> Array:
+        """Return all states of state = step(state, row) over the rows of `rows`, stacked, `first` before them."""
         states = [first]
         for index in range(rows.shape[0]):
             states.append(step(states[-1], rows[index]))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, Plain, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Backend, Guarded, Plain, axes_of
 from whynan.formulas.losses import GUARDED
 from whynan.formulas.numbers import scale_of
 
@@ -68,7 +68,7 @@ def either(exact: Array, plain: Callable[[], Any], formula: Callable[[], Any]) -
     return plain() if exact else formula()
 
 
-class Jax(Namespace):
+class Jax(Backend):
     """JAX as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "jax"

@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
-from whynan.formulas.backend import LIMITS, Array, Arrays, Axis, Backend, Guarded, Namespace, Plain, axes_of
+from whynan.formulas.backend import LIMITS, Array, Arrays, Axis, Backend, Guarded, Plain, axes_of
 from whynan.formulas.losses import GUARDED
 
 
-class TensorFlow(Namespace):
+class TensorFlow(Backend):
     """TensorFlow as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "tensorflow"

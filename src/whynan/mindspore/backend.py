@@ -8,7 +8,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Namespace, axes_of
+from whynan.formulas.backend import LIMITS, Array, Axis, Backend, Guarded, axes_of
 
 DTYPES = {
     "float64": mindspore.float64,
@@ -80,7 +80,7 @@ def far_from_ends(x: Any, least: float = 1e-9) -> bool:
     return bool(least <= x.min() and x.max() <= 1e9)
 
 
-class MindSpore(Namespace):
+class MindSpore(Backend):
     """MindSpore as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "mindspore"

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from whynan.formulas.backend import Array, Guarded, Namespace
+from whynan.formulas.backend import Array, Backend, Guarded
 
 WORDS = {np.dtype("float32"): np.int32, np.dtype("float64"): np.int64}
 
 
-class NumPy(Namespace):
+class NumPy(Backend):
     """NumPy as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "numpy"

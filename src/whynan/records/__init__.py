@@ -9,6 +9,7 @@ from whynan.records.evidence import Precision as Precision
 from whynan.records.op import Op as Op
 from whynan.records.op import PathStep as PathStep
 from whynan.records.op import Phase as Phase
+from whynan.records.op import Role as Role
 from whynan.records.op import SourceLine as SourceLine
 from whynan.records.op import TensorSummary as TensorSummary
 from whynan.records.recording import SCHEMA as SCHEMA
@@ -25,4 +26,6 @@ from whynan.records.recording import RemedyProposed as RemedyProposed
 from whynan.records.recording import ReplayResult as ReplayResult
 from whynan.records.recording import RunInfo as RunInfo
 from whynan.records.recording import Sample as Sample
+from whynan.records.recording import Stage as Stage
 from whynan.records.recording import Symptom as Symptom
+from whynan.records.recording import What as What

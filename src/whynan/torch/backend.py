@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from whynan.formulas.backend import LIMITS, Array, Axis, Guarded, Limits, Namespace
+from whynan.formulas.backend import LIMITS, Array, Axis, Backend, Guarded, Limits
 from whynan.formulas.losses import GUARDED
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -98,7 +98,7 @@ def functions_of(guarded: Guarded) -> tuple[Any, Any]:
     return Eager, Function
 
 
-class Torch(Namespace):
+class Torch(Backend):
     """PyTorch as the formulas see it; the methods are described in `whynan.formulas.backend.Backend`."""
 
     name = "torch"

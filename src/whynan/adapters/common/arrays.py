@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from whynan.adapters.common.loops import Pass
-from whynan.records import BatchFacts, Sample
-from whynan.records.op import Role, TensorSummary
+from whynan.records import BatchFacts, Role, Sample, TensorSummary
 from whynan.snapshot import NamesSnapshot, target_names
 from whynan.trace import Kind
 

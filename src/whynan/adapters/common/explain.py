@@ -25,8 +25,8 @@ from whynan.records import (
     Sample,
     SourceLine,
     Symptom,
+    TensorSummary,
 )
-from whynan.records.op import TensorSummary
 from whynan.report.output import Progress
 from whynan.slicing import Slice
 from whynan.trace import OpRecord

@@ -21,8 +21,7 @@ from whynan.adapters.common.arrays import (
     summarize,
 )
 from whynan.adapters.common.positions import ELEMENTWISE, SPOKEN
-from whynan.records import Phase, SourceLine
-from whynan.records.op import Role
+from whynan.records import Phase, Role, SourceLine
 from whynan.slicing import Slice, find_origin
 from whynan.trace import Edge, Frame, Leaf, OpRecord, Trace
 

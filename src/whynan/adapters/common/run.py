@@ -15,8 +15,7 @@ from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind, tell
 from whynan.launch.options import RunOptions
 from whynan.live import Pulse
-from whynan.records import History, Incident
-from whynan.records.recording import Stage
+from whynan.records import History, Incident, Stage
 from whynan.recovery import Action, Ladder, Limits
 from whynan.watching import GrowthWatch, RunHistory, Trail
 

@@ -14,7 +14,7 @@ from whynan.adapters.common.arrays import Part, all_finite, batch_size, kind_of,
 from whynan.adapters.common.loops import Pass
 from whynan.adapters.common.patches import quiet
 from whynan.adapters.jax.trace import Interpreter
-from whynan.records.recording import Stage, What
+from whynan.records import Stage, What
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float)
 _LAST_KEY = re.compile(r"\w+(?=['\"\]]*$)")

@@ -20,7 +20,7 @@ from whynan.adapters.common.body import Around
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.positions import called_name, plain_name, user_frames
 from whynan.launch.host import is_user_file
-from whynan.records.op import Role
+from whynan.records import Role
 from whynan.trace import Frame
 
 _BINARY: dict[type, str] = {

@@ -17,7 +17,7 @@ from whynan.adapters.common.loops import Pass, calls_of_those_with, is_innermost
 from whynan.adapters.numpy.explain import index_of
 from whynan.adapters.numpy.replay import Recorder, answering, instrumented
 from whynan.launch.rewrite import LoopSite
-from whynan.records.recording import Stage
+from whynan.records import Stage
 from whynan.snapshot import GlobalRandomState, target_names
 
 

@@ -39,8 +39,7 @@ from whynan.adapters.tensorflow.replay import Attempt, Replayer, mapped
 from whynan.adapters.tensorflow.watch import Watch
 from whynan.launch.host import tell
 from whynan.launch.options import RunOptions
-from whynan.records import Incident, Symptom
-from whynan.records.recording import Stage, What
+from whynan.records import Incident, Stage, Symptom, What
 from whynan.recovery import Limits
 from whynan.report.output import Progress
 

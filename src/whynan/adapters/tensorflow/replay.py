@@ -21,9 +21,7 @@ from whynan.adapters.common.positions import called_name, forward_name, plain_na
 from whynan.adapters.tensorflow.closure import Closure, FunctionClosure, SavedVariables
 from whynan.adapters.tensorflow.flags import loss_in
 from whynan.launch.host import tell
-from whynan.records import Phase, SourceLine
-from whynan.records.op import Role
-from whynan.records.recording import What
+from whynan.records import Phase, Role, SourceLine, What
 
 _READ = "ReadVariableOp"
 _ASSIGNS = {"AssignVariableOp": None, "AssignAddVariableOp": "add", "AssignSubVariableOp": "sub"}

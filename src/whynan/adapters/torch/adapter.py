@@ -17,8 +17,7 @@ from whynan.launch import host as launch_host
 from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
 from whynan.live import Pulse
-from whynan.records import Incident
-from whynan.records.evidence import OptimizerFacts
+from whynan.records import Incident, OptimizerFacts
 from whynan.replay import Request
 
 

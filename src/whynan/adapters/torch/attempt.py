@@ -17,8 +17,7 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.adapters.torch.watch import Watch
 from whynan.adapters.torch.windows import Window
 from whynan.launch.host import set_replaying
-from whynan.records import Incident, Symptom
-from whynan.records.recording import Stage, What
+from whynan.records import Incident, Stage, Symptom, What
 from whynan.slicing import Slice
 
 if TYPE_CHECKING:

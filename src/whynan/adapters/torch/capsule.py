@@ -17,8 +17,7 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.sites import Leaving, Pass
 from whynan.errors import CapsuleError
 from whynan.launch.host import tell
-from whynan.records import Incident, ReplayResult, Symptom
-from whynan.records.recording import CauseFound
+from whynan.records import CauseFound, Incident, ReplayResult, Symptom
 from whynan.snapshot import NamesSnapshot, frame_values, target_names
 
 if TYPE_CHECKING:

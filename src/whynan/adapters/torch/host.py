@@ -11,7 +11,6 @@ import torch
 
 from whynan.adapters.torch import looks
 from whynan.adapters.torch.attempt import Pending, Quiet
-from whynan.adapters.torch.belated import Belated
 from whynan.adapters.torch.capsule import CapsuleReplay
 from whynan.adapters.torch.driving import InlineTrace, explain_without_replay, go_on
 from whynan.adapters.torch.experiments.run import Experiments
@@ -20,6 +19,7 @@ from whynan.adapters.torch.lookback import with_trail
 from whynan.adapters.torch.looks import Looks
 from whynan.adapters.torch.pictures import FirstProposals
 from whynan.adapters.torch.plan import Plan
+from whynan.adapters.torch.questions import Belated
 from whynan.adapters.torch.ranks.verdict import Ranks
 from whynan.adapters.torch.recovery import Recovery
 from whynan.adapters.torch.run_facts import value_of_epoch

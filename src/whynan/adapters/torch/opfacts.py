@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from whynan.records.op import Role, TensorSummary
+from whynan.records import Role, TensorSummary
 from whynan.trace import OpRecord
 
 LOSS_OPS = {

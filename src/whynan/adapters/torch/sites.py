@@ -17,7 +17,7 @@ from whynan.adapters.torch.snapshot import KnownState, Snapshot, is_capturing
 from whynan.adapters.torch.windows import Windows, call_of
 from whynan.launch.host import COLD, Unwind, is_user_file, set_site
 from whynan.launch.rewrite import LoopSite
-from whynan.records.recording import Stage, What
+from whynan.records import Stage, What
 from whynan.snapshot import NamesSnapshot, find_loop, frame_values
 from whynan.watching import Budget
 

@@ -13,8 +13,7 @@ from whynan.adapters.torch.data.facts import role_by_name
 from whynan.adapters.torch.data.lineage import find_in_containers, resolve, row_of
 from whynan.adapters.torch.data.refetch import draws_ahead, matching
 from whynan.adapters.torch.frames import live_user_frame
-from whynan.records import Sample
-from whynan.records.op import Role
+from whynan.records import Role, Sample
 from whynan.snapshot import _MISSING, frame_values, target_names
 from whynan.trace import Gather, Leaf
 

@@ -1,9 +1,7 @@
-"""bad-initialization: the weights were wrong before the first step."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 # std * sqrt(fan_in) of usual initializations is 0.5 to 1.5; each layer multiplies its signal by about that.
 LARGE_GAIN = 4.0

@@ -1,9 +1,6 @@
-"""bad-input-values: the batch itself holds NaN or Inf."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 # Fill values for "missing" (9.97e36, 1e20, float's largest) are this large; measured quantities are not.
 FILL_VALUE = 1e18

@@ -1,8 +1,6 @@
-"""bad-target-values: the target itself can't be used."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class BadTargetValues(Cause):

@@ -1,8 +1,6 @@
-"""constant-input: a sample whose values are all the same."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 SPREAD = r"std|var\b|norm|standardi|scale|min\(|max\(|ptp|z_?score|whiten"
 OPS = ("div", "std", "var", "reciprocal", "rsqrt", "sqrt", "norm", "pow")

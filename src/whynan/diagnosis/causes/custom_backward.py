@@ -1,8 +1,6 @@
-"""custom-backward: the user's own derivative gave a non-finite value."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class CustomBackward(Cause):

@@ -1,11 +1,9 @@
-"""degenerate-box: a box without width or height."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 ERROR = re.compile(r"positive height and width|degenerate|invalid box|x2 .*x1|bounding boxes should", re.IGNORECASE)
 NAMES = r"iou|box|encode|anchor|area|width|height|\b[gda]?[wh]\b|wh\b|xyxy|xywh|corner|regress"

@@ -1,8 +1,6 @@
-"""division-by-zero: a divisor that is 0, or so small that the quotient overflows."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 DIVISIONS = ("div", "reciprocal", "rsqrt", "remainder", "fmod", "addcdiv")
 # The backward of a decomposition divides by differences of eigenvalues or by pivots.

@@ -1,9 +1,6 @@
-"""domain-error: an argument outside the domain of a function."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 POSITIVE = ("log", "log2", "log10", "sqrt", "rsqrt", "xlogy")
 UNIT = ("acos", "asin", "atanh", "erfinv", "logit")

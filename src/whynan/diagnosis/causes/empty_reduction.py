@@ -1,10 +1,8 @@
-"""empty-reduction: a mean over nothing, a spread of one."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 REDUCTIONS = ("mean", "std", "var", "median", "nll_loss", "cross_entropy", "mse_loss", "l1_loss", "smooth_l1_loss",
               "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div", "nanmedian",

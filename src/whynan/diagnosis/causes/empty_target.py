@@ -1,8 +1,6 @@
-"""empty-target: a sample has nothing to learn from."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 MEANS = ("nll_loss", "cross_entropy", "mean", "sum", "std", "var", "max", "min", "amax", "smooth_l1_loss", "mse_loss",
          "l1_loss", "binary_cross_entropy", "median")  # fmt: skip

@@ -1,11 +1,9 @@
-"""excessive-regularization: the penalty drives the weights, not the data."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 PENALTY = re.compile(
     r"(?<![a-z])(l[12](_?(reg|penalty|term|decay))?|\w*regulari[sz]\w*|reg|\w+_reg|reg_\w+|ridge|lasso"

@@ -1,9 +1,7 @@
-"""exp-overflow: an exponential beyond the range of its dtype."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 EXPONENTIALS = ("exp", "expm1", "exp2", "sinh", "cosh", "logaddexp", "poisson_nll_loss", "softplus")
 HUGE = 1e10

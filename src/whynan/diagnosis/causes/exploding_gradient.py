@@ -1,10 +1,8 @@
-"""exploding-gradient: a product of many factors larger than 1."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.learning_rate_too_high import large_for
 from whynan.diagnosis.growth import Growth, growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 RECURRENT = r"(?<![a-z])(rnn|lstm|gru|recurren\w*|cell|unroll\w*|timestep\w*|hidden_state|w_?hh|weight_hh\w*|bptt)"
 

@@ -1,11 +1,8 @@
-"""extreme-input-scale: the data is far from the size that networks are made for."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.causes.bad_input_values import is_fill_value
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 
 class ExtremeInputScale(Cause):

@@ -1,8 +1,6 @@
-"""fully-masked-softmax: a softmax over nothing but -inf."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class FullyMaskedSoftmax(Cause):

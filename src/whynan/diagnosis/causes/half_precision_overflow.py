@@ -1,9 +1,7 @@
-"""half-precision-overflow: finite in float32, beyond 65504 in float16."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class HalfPrecisionOverflow(Cause):

@@ -1,10 +1,8 @@
-"""half-precision-underflow: a number that is 0 in float16 only."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 SMALLEST = 6e-8
 LITERAL = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)e-\d+", re.IGNORECASE)

@@ -1,8 +1,6 @@
-"""inf-minus-inf: an invalid operation on infinities."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 OPS = ("sub", "add", "div", "mul", "sum", "mean", "cumsum", "matmul", "mm", "bmm", "addmm", "logsumexp", "var", "std",
        "rsub", "dot", "linear", "einsum", "addcmul", "lerp", "mse_loss", "l1_loss", "smooth_l1_loss")  # fmt: skip

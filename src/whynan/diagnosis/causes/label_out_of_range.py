@@ -1,11 +1,9 @@
-"""label-out-of-range: a class index that names no class."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 DOMAINS = ("log", "log2", "log10", "log1p", "sqrt", "pow", "xlogy", "logit")
 ERROR = re.compile(r"out of (bounds|range)|n_classes|class values must be|t >= 0", re.IGNORECASE)

@@ -1,9 +1,7 @@
-"""learning-rate-too-high: every update makes it worse."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import Growth, growth_of
-from whynan.records.evidence import Evidence, OptimizerFacts
+from whynan.records import Evidence, OptimizerFacts
 
 # From where on a learning rate is large for its optimizer, by the start of the name; what tutorials use lies 3 to 10
 # times below.

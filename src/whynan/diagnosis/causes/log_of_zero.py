@@ -1,9 +1,6 @@
-"""log-of-zero: a logarithm of an exact 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 LOGS = ("log", "log2", "log10", "xlogy", "xlog1py", "logit", "log1p", "logdet", "slogdet", "logaddexp", "logcumsumexp")
 

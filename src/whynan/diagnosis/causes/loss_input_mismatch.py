@@ -1,12 +1,9 @@
-"""loss-input-mismatch: a loss that got what it is not made for."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
 from whynan.diagnosis.growth import growth_of
-from whynan.records.evidence import Evidence
-from whynan.records.op import TensorSummary
+from whynan.records import Evidence, TensorSummary
 
 ERROR = re.compile(
     r"elements of (input|target) should be between 0 and 1|expects? (log-?)?probabilit|entry/entries of var",

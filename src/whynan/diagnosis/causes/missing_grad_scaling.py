@@ -1,8 +1,6 @@
-"""missing-grad-scaling: float16 gradients without a scaler."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class MissingGradScaling(Cause):

@@ -1,7 +1,5 @@
-"""non-reproducible: the same step, run again, is finite."""
-
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class NonReproducible(Cause):

@@ -1,10 +1,8 @@
-"""normalization-zero-variance: a normalisation of values that are all the same."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 ERROR = re.compile(r"expected more than 1 (value|spatial)", re.IGNORECASE)
 BY_HAND = re.compile(r"norm|standardi|whiten|\bmu\b|mean|running|advantage|z_?score", re.IGNORECASE)

@@ -1,8 +1,6 @@
-"""optimizer-epsilon: the optimizer divides by the root of a 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 # The smallest positive number that the dtype can tell from 0.
 SMALLEST = {"float16": 6e-8, "bfloat16": 1e-38, "float32": 1e-38, "float64": 1e-300}

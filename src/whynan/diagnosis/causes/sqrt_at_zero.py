@@ -1,8 +1,6 @@
-"""sqrt-at-zero: the infinite slope of a root at 0."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 ROOTS = ("sqrt", "rsqrt", "norm", "cdist", "pairwise_distance", "pdist", "std", "hypot", "cbrt", "dist", "renorm",
          "euclidean_dist")  # fmt: skip

@@ -1,8 +1,6 @@
-"""uninitialized-memory: memory that nobody wrote."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 FRESH = ("empty", "empty_like", "new_empty", "empty_strided", "resize")
 

@@ -1,8 +1,6 @@
-"""where-gradient-trap: 0 * inf in the branch that `where` did not take."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Cause, Match
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class WhereGradientTrap(Cause):

@@ -1,9 +1,7 @@
-"""better-init: start where signals keep their size."""
-
 import ast
 
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class BetterInit(Remedy):

@@ -1,9 +1,7 @@
-"""clamp-or-eps: keep the argument away from the point where the function breaks."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor, replace_power_base, wrap_argument
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 # Added under a root this changes distances below 1e-6 only; half precision has no smaller number than 6e-8.
 UNDER_ROOT = {"float16": "1e-4", "bfloat16": "1e-6"}

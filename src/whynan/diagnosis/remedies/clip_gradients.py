@@ -1,11 +1,9 @@
-"""clip-gradients: bound the length of an update."""
-
 import math
 from statistics import median
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class ClipGradients(Remedy):

@@ -1,9 +1,7 @@
-"""double-where: a safe argument inside, the choice outside."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor, wrap_argument
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class DoubleWhere(Remedy):

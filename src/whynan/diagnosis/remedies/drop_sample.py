@@ -1,7 +1,5 @@
-"""drop-sample: train without the offending sample."""
-
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class DropSample(Remedy):

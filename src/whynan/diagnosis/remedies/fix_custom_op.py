@@ -1,9 +1,7 @@
-"""fix-custom-op: mend the hand-written operation."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import replace_divisor
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class FixCustomOp(Remedy):

@@ -1,7 +1,5 @@
-"""fix-labels: make the targets say what they mean."""
-
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class FixLabels(Remedy):

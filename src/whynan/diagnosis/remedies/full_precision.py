@@ -1,9 +1,7 @@
-"""full-precision: this operation, or the run, in float32."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import parse, wrap_argument
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class FullPrecision(Remedy):

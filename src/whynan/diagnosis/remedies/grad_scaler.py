@@ -1,7 +1,5 @@
-"""grad-scaler: scale the loss, skip the steps that overflow."""
-
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class GradScaler(Remedy):

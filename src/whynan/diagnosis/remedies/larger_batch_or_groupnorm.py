@@ -1,7 +1,5 @@
-"""larger-batch-or-groupnorm: statistics over more than one value."""
-
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class LargerBatchOrGroupnorm(Remedy):

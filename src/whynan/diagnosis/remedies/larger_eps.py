@@ -1,9 +1,7 @@
-"""larger-eps: an eps that the dtype can hold."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import set_keyword
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class LargerEps(Remedy):

@@ -1,11 +1,9 @@
-"""lower-learning-rate: smaller steps."""
-
 import re
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import set_keyword
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class LowerLearningRate(Remedy):

@@ -1,9 +1,7 @@
-"""mask-fix: a mask that leaves something."""
-
 import re
 
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 INFINITY = re.compile(
     r"""float\(\s*["']-inf(inity)?["']\s*\)|-\s*(torch|math|np|numpy)\.inf\b|-\s*float\(\s*["']inf["']\s*\)"""

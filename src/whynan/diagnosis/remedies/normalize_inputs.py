@@ -1,8 +1,6 @@
-"""normalize-inputs: bring the data to the size that networks are made for."""
-
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class NormalizeInputs(Remedy):

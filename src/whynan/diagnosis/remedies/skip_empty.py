@@ -1,11 +1,9 @@
-"""skip-empty: nothing to learn from gives a loss of 0."""
-
 import ast
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import calls, is_method, parse, replaced, set_keyword, text_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class SkipEmpty(Remedy):

@@ -1,12 +1,10 @@
-"""stable-loss: the same loss, computed from the logits."""
-
 import ast
 from collections.abc import Mapping
 
 from whynan.diagnosis import facts
 from whynan.diagnosis.catalogue import Remedy
 from whynan.diagnosis.rewrite import argument_of, calls, name_of, parse, replaced, text_of
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 # loss on probabilities -> the same on logits
 ON_LOGITS = {

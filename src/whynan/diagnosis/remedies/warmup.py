@@ -1,7 +1,5 @@
-"""warmup: small steps first."""
-
 from whynan.diagnosis.catalogue import Remedy
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 
 class Warmup(Remedy):

@@ -15,7 +15,7 @@ from typing import Any
 from whynan.adapters.common.arrays import is_bad, is_torch_tensor, summarize, to_numpy
 from whynan.adapters.common.data.evaluate import Culprit, find_culprit, header, op_name
 from whynan.adapters.common.data.lines import Event, LineWatch, Operation, find_origin, node_at
-from whynan.records.op import TensorSummary
+from whynan.records import TensorSummary
 
 
 @dataclass(frozen=True)

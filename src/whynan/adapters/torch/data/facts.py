@@ -12,8 +12,7 @@ from whynan.adapters.torch.data import batch
 from whynan.adapters.torch.data.batch import batch_size
 from whynan.adapters.torch.opfacts import summarize, unseen
 from whynan.data.finding import box_flaw, ordinal
-from whynan.records.evidence import BatchFacts
-from whynan.records.op import Role, TensorSummary
+from whynan.records import BatchFacts, Role, TensorSummary
 
 _MAJORITY = 0.6
 

@@ -24,7 +24,7 @@ from whynan.adapters.torch.data.lineage import resolve
 from whynan.adapters.torch.experiments.change import Change
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 from whynan.snapshot import target_names
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from whynan.adapters.torch.experiments.guards import EXP_LIMIT, Call, Guard, eps
 from whynan.adapters.torch.frames import op_frame
 from whynan.adapters.torch.samples import SampleSearch
 from whynan.diagnosis import facts
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome

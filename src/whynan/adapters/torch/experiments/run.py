@@ -27,8 +27,7 @@ from whynan.experiments import (
     unified_diff,
 )
 from whynan.launch.host import tell
-from whynan.records import Incident
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence, Incident
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan

@@ -10,7 +10,7 @@ import torch
 
 from whynan.adapters.torch.experiments.change import Around, Change
 from whynan.diagnosis.remedies.lower_learning_rate import LowerLearningRate
-from whynan.records.evidence import Evidence
+from whynan.records import Evidence
 from whynan.torch.clip import clip_by_global_norm
 
 if TYPE_CHECKING:
