@@ -24,7 +24,7 @@ from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.trace import Tracer
-from whynan.diagnosis.catalogue import diagnose
+from whynan.diagnosis.catalogue import incident_of
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
 from whynan.slicing import Slice, find_origin
@@ -176,20 +176,7 @@ def _diagnosed(plan: "Plan", evidence: Any, note: str | None) -> Incident:
     if plan.host.ranks.is_among_others and not plan.host.ranks.agreed:
         notes.insert(0, plan.host.ranks.own_words(evidence.replay.reproduced))
     notes += evidence.extra.get("notes", [])
-    causes, remedies = diagnose(evidence, notes)
-    return Incident(
-        symptom=evidence.symptom,
-        replay=evidence.replay,
-        origin=evidence.origin,
-        path=evidence.path,
-        samples=evidence.samples,
-        loss_terms=evidence.loss_terms,
-        causes=causes,
-        remedies=remedies,
-        policy=plan.host.options.policy,
-        action=_action(plan),
-        notes=tuple(notes),
-    )
+    return incident_of(evidence, notes, plan.host.options.policy, _action(plan))
 
 
 def _action(plan: "Plan") -> str:
