@@ -138,12 +138,10 @@ def remedy(slug: str) -> Remedy | None:
 
 
 def causes_helped_by(slug: str) -> tuple[Cause, ...]:
-    """Return the causes that name this remedy."""
     return tuple(cause for cause in all_causes() if slug in cause.remedies)
 
 
 def page_of(entry: Cause | Remedy) -> Page:
-    """Return the page that an entry's docstring holds."""
     text, sections, current = [], {}, ""
     for line in cleandoc(type(entry).__doc__ or "").splitlines():
         name, colon, rest = line.partition(":")

@@ -154,7 +154,6 @@ def text_of(line: str, node: ast.expr) -> str:
 
 
 def replaced(line: str, node: ast.expr, new: str) -> str:
-    """Return the line with the node's text replaced."""
     data = line.encode()
     return (data[: node.col_offset] + new.encode() + data[node.end_col_offset :]).decode()
 

@@ -307,7 +307,6 @@ def explained(
 
 
 def concluded(run: Run, step: Step) -> tuple[Incident, Evidence]:
-    """Return the incident that a step is, and the evidence."""
     evidence, _ = evidence_of(step)
     policy = run.options.policy
     return incident_of(evidence, list(step.notes), policy, action_of(policy, step.symptom.stage)), evidence

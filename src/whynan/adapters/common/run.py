@@ -38,7 +38,6 @@ class Run:
         """Makes the exception that ends the run."""
 
     def note_loss(self, loss: float) -> None:
-        """Take the loss of the step under way."""
         self.history.loss.append(loss)
         self.growth.add(self.n_steps, loss)
 
@@ -71,7 +70,6 @@ MAX_RECOVERED = 20
 
 
 def action_of(policy: str, stage: Stage) -> str:
-    """Return what is done about an incident, in words."""
     if stage == "validation" and policy != "observe":
         return {"stop": "stopped; a validation loss changes no weight"}.get(policy, "the run goes on")
     return ACTIONS[policy]

@@ -33,7 +33,6 @@ class JaxAdapter(CommonAdapter):
         return {"jax": jax.__version__} | ({"keras": self.host.keras.version} if self.host.keras is not None else {})
 
     def rank(self) -> int:
-        """Return which of a job's processes this is."""
         return int(jax.process_index()) if self.host.hosts.is_joint else 0
 
     def is_joint(self) -> bool:

@@ -104,7 +104,6 @@ class TorchAdapter:
         return self.host.ranks.claim_report()
 
     def is_report_claimed(self) -> bool:
-        """Whether another process of the job has something to report."""
         return self.host.ranks.is_report_claimed()
 
     def meet_after_saving(self) -> None:

@@ -59,7 +59,6 @@ _MOST = 24
 
 
 def slice_of(tracer: Tracer, event: Event, known: KnownState | None = None) -> Slice | None:
-    """Walk back from the event's tensors."""
     edges = []
     for tensor in event.tensors[:12]:
         tensor = None if tensor is None else values_of(tensor)
@@ -112,7 +111,6 @@ def is_loss(tracer: Tracer, event: Event, pending: "Pending") -> bool:
 
 
 def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
-    """Put together all that is known of the step."""
     replay = plan.replay_result(traced)
     with contextlib.suppress(Exception):  # a line that cannot run twice tells nothing more
         _remade(plan, traced)
@@ -196,7 +194,6 @@ def _action(plan: "Plan") -> str:
 
 
 def origin_op(record: OpRecord) -> Op:
-    """Return the op record in a report's words."""
     frame = record.stack[0] if record.stack else None
     return Op(
         op=plain_name(record),
