@@ -28,8 +28,7 @@ from whynan.records import (
     TensorSummary,
 )
 from whynan.report.output import Progress
-from whynan.slicing import Slice
-from whynan.trace import OpRecord
+from whynan.trace import OpRecord, Slice
 
 _SQUASHES = {"sigmoid", "softmax", "log_softmax", "clip", "clip_by_value", "log_sigmoid", "maximum", "minimum"}
 _LAYERS = {"matmul", "conv2d", "conv", "einsum"}

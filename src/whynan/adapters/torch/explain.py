@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.common.data.origin import alone
+from whynan.adapters.common.data.lines import alone
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.torch import evidence as facts
 from whynan.adapters.torch.data import loader
@@ -27,9 +27,8 @@ from whynan.adapters.torch.trace import Tracer
 from whynan.diagnosis.catalogue import incident_of
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
-from whynan.slicing import Slice, find_origin
 from whynan.snapshot import _tree, find_loop, frame_values
-from whynan.trace import Frame, Leaf, OpRecord, ScalarOp
+from whynan.trace import Frame, Leaf, OpRecord, ScalarOp, Slice, find_origin
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome, Pending
