@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from whynan.launch import RunOptions
 from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind, tell
-from whynan.launch.options import RunOptions
 from whynan.live import Pulse
 from whynan.records import History, Incident, Stage
 from whynan.recovery import Action, Ladder, Limits

@@ -7,8 +7,8 @@ import jax
 
 from whynan.adapters.common.run import CommonAdapter, attached
 from whynan.adapters.jax.host import JaxHost
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident
 
 

@@ -37,8 +37,8 @@ from whynan.adapters.tensorflow.experiments import (
 from whynan.adapters.tensorflow.flags import Told
 from whynan.adapters.tensorflow.replay import Attempt, Replayer, mapped
 from whynan.adapters.tensorflow.watch import Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident, Stage, Symptom, What
 from whynan.recovery import Limits
 from whynan.report.output import Progress

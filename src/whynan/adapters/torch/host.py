@@ -27,8 +27,8 @@ from whynan.adapters.torch.sites import Event, Leaving, Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.trail import BY_HAND
 from whynan.adapters.torch.watch import Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import Unwind, strip_frames, tell
-from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.watching import Budget
