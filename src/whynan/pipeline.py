@@ -163,7 +163,7 @@ class Session:
     @staticmethod
     def _is_refused(framework: str, module: Any) -> bool:
         """Whether the framework's version is none that is watched; says so."""
-        from whynan.adapters.capabilities import refusal
+        from whynan.adapters import refusal
 
         why = refusal(framework, str(module.__version__))
         if why is not None and sys.__stderr__ is not None:
