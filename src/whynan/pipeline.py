@@ -17,10 +17,9 @@ import whynan
 from whynan import replay
 from whynan.diagnosis.growth import find_divergence
 from whynan.errors import OutputError
-from whynan.launch import imports, spawned
+from whynan.launch import RunOptions, imports, spawned
 from whynan.launch.host import Unwind, tell
 from whynan.launch.imports import Ownership, own_imports
-from whynan.launch.options import RunOptions
 from whynan.launch.spawned import Spawned, report_of_children
 from whynan.live import Pulse, StatusLine, TensorBoard
 from whynan.records import Incident, Outcome, Recording, RunInfo
@@ -164,7 +163,7 @@ class Session:
     @staticmethod
     def _is_refused(framework: str, module: Any) -> bool:
         """Whether the framework's version is none that is watched; says so."""
-        from whynan.adapters.capabilities import refusal
+        from whynan.adapters import refusal
 
         why = refusal(framework, str(module.__version__))
         if why is not None and sys.__stderr__ is not None:

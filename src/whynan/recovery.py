@@ -73,5 +73,4 @@ class Ladder:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how often each intervention was made."""
         return dict(Counter(action for _, action in self.made))

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whynan.launch import imports
-from whynan.launch.options import RunOptions
+from whynan.launch import RunOptions, imports
 from whynan.records import Incident, ReplayResult
 
 VARIABLE = "WHYNAN_RERUN"

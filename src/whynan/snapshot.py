@@ -394,7 +394,6 @@ def generator_state(value: Any) -> Any:
 
 
 def set_generator_state(value: Any, state: Any) -> None:
-    """Put back what `generator_state` returned."""
     kind, saved = state
     if kind == "python":
         value.setstate(saved)

@@ -34,7 +34,6 @@ class Budget:
         self._began = time.perf_counter() - spent
 
     def spent(self) -> float:
-        """Return the seconds since it began."""
         return time.perf_counter() - self._began
 
     def end(self) -> None:
@@ -84,7 +83,6 @@ class Series:
             self._recent.pop()
 
     def last(self) -> float | None:
-        """Return the latest value."""
         return self._recent[-1] if self._recent else None
 
     @property
@@ -92,7 +90,6 @@ class Series:
         return len(self._recent)
 
     def values(self) -> tuple[float, ...]:
-        """Return all that is kept, oldest first."""
         return (*self._old, *self._recent)
 
     def __len__(self) -> int:

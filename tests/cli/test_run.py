@@ -11,7 +11,7 @@ import pytest
 
 from whynan.cli.main import cli
 from whynan.cli.run import run
-from whynan.launch.options import RunOptions
+from whynan.launch import RunOptions
 
 
 def options_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> RunOptions:

@@ -1,8 +1,7 @@
 """The walk from a symptom to its origin, on traces made by hand."""
 
 from whynan.records import TensorSummary
-from whynan.slicing import find_origin
-from whynan.trace import Edge, Leaf, OpRecord, Trace
+from whynan.trace import Edge, Leaf, OpRecord, Trace, find_origin
 
 TENSOR = TensorSummary((2,), "float32")
 

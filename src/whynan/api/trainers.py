@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 
 from whynan.api.report import Report
 from whynan.api.watch import Engine, Event, NonFiniteError
+from whynan.launch import Policy, RunOptions
 from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind
-from whynan.launch.options import Policy, RunOptions
 from whynan.launch.rewrite import rewrite
 from whynan.pipeline import Session
 from whynan.records import Incident

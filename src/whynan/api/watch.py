@@ -16,10 +16,10 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 import whynan
 from whynan.api.report import Report
 from whynan.errors import UsageError
+from whynan.launch import Policy, RunOptions
 from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind
 from whynan.launch.imports import project_of
-from whynan.launch.options import Policy, RunOptions
 from whynan.launch.rewrite import LoopSite, Rewritten, _indices, bound_names, header_names, rewrite
 from whynan.pipeline import Session
 from whynan.records import Incident

@@ -11,8 +11,7 @@ import click
 
 from whynan.cli.run import _ProgramCommand, check_files
 from whynan.errors import NoScriptError, WitnessError
-from whynan.launch import execfile, host
-from whynan.launch.options import RunOptions
+from whynan.launch import RunOptions, execfile, host
 
 CLEAN, FOUND, NOTHING = 0, 1, 2
 INTERRUPTED = 130

@@ -12,7 +12,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from whynan.adapters.capabilities import CAPABILITIES, FRAMEWORKS, SUPPORTED, in_words
+from whynan.adapters import CAPABILITIES, FRAMEWORKS, SUPPORTED, in_words
 from whynan.diagnosis import catalogue
 from whynan.diagnosis.catalogue import Cause, Remedy
 

@@ -11,9 +11,8 @@ from typing import Any, get_args
 import click
 
 from whynan.errors import NoScriptError, OutputError, ReportError
-from whynan.launch import execfile, host
+from whynan.launch import Policy, RunOptions, execfile, host
 from whynan.launch.imports import own_imports
-from whynan.launch.options import Policy, RunOptions
 
 
 class _ProgramCommand(click.Command):

@@ -17,7 +17,7 @@ from whynan.diagnosis import facts
 from whynan.diagnosis import remedies as remedies_package
 from whynan.diagnosis.rewrite import patch_for
 from whynan.errors import UsageError
-from whynan.records import CauseFound, Evidence, RemedyProposed
+from whynan.records import CauseFound, Evidence, Incident, RemedyProposed
 
 Group = Literal["data", "math", "optimization", "precision", "architecture", "loss", "machine"]
 
@@ -138,12 +138,10 @@ def remedy(slug: str) -> Remedy | None:
 
 
 def causes_helped_by(slug: str) -> tuple[Cause, ...]:
-    """Return the causes that name this remedy."""
     return tuple(cause for cause in all_causes() if slug in cause.remedies)
 
 
 def page_of(entry: Cause | Remedy) -> Page:
-    """Return the page that an entry's docstring holds."""
     text, sections, current = [], {}, ""
     for line in cleandoc(type(entry).__doc__ or "").splitlines():
         name, colon, rest = line.partition(":")
@@ -207,6 +205,24 @@ def diagnose(
     except Exception as error:
         notes.append(f"the diagnosis failed: {type(error).__name__}: {error}")
         return (), ()
+
+
+def incident_of(evidence: Evidence, notes: list[str], policy: str, action: str) -> Incident:
+    """Ask the catalogue, and put together all that is known of the step."""
+    causes, remedies = diagnose(evidence, notes)
+    return Incident(
+        symptom=evidence.symptom,
+        replay=evidence.replay,
+        origin=evidence.origin,
+        path=evidence.path,
+        samples=evidence.samples,
+        loss_terms=evidence.loss_terms,
+        causes=causes,
+        remedies=remedies,
+        policy=policy,
+        action=action,
+        notes=tuple(notes),
+    )
 
 
 def find_causes(evidence: Evidence, causes: Iterable[Cause], notes: list[str]) -> tuple[CauseFound, ...]:

@@ -72,7 +72,6 @@ def inputs(evidence: Evidence) -> tuple[TensorSummary, ...]:
 
 
 def first(evidence: Evidence) -> TensorSummary | None:
-    """Return the origin's first input, the argument of a function of one."""
     given = inputs(evidence)
     return given[0] if given else None
 
@@ -100,7 +99,6 @@ def with_zeros(evidence: Evidence) -> TensorSummary | None:
 
 
 def dtype_of(evidence: Evidence) -> str:
-    """Return the dtype in which the origin computed."""
     origin = evidence.origin
     if origin is None:
         return evidence.precision.parameters

@@ -61,7 +61,6 @@ class Growth:
         return tuple(found)
 
     def sentence(self) -> str:
-        """Return the largest growth in words."""
         parts = []
         if self.loss >= 10:
             parts.append(f"the loss {self.loss:.3g}-fold")
@@ -74,7 +73,6 @@ class Growth:
 
 
 def growth_of(evidence: Evidence) -> Growth:
-    """Return how the run grew before the failing step."""
     history = evidence.history
     losses, gradients = finite(history.loss), finite(history.grad_norm)
     loss, n_loss = rise(losses)

@@ -154,7 +154,6 @@ def text_of(line: str, node: ast.expr) -> str:
 
 
 def replaced(line: str, node: ast.expr, new: str) -> str:
-    """Return the line with the node's text replaced."""
     data = line.encode()
     return (data[: node.col_offset] + new.encode() + data[node.end_col_offset :]).decode()
 
@@ -190,21 +189,35 @@ def wrap_argument(code: str | None, names: tuple[str, ...], new: Callable[[str, 
 
 def replace_divisor(code: str | None, new: Callable[[str], str]) -> str | None:
     """Return the line with the divisor of its only division replaced; None where it has none or several."""
+    # x / 2 can't be it.
+    return _replace_operand(code, ast.Div, lambda node: node.right, lambda x: not isinstance(x, ast.Constant), new)
+
+
+def replace_power_base(code: str | None, new: Callable[[str], str]) -> str | None:
+    """Return the line with the base of its only power replaced."""
+    return _replace_operand(code, ast.Pow, lambda node: node.left, lambda x: True, new)
+
+
+def _replace_operand(
+    code: str | None,
+    kind: type[ast.operator],
+    operand: Callable[[ast.BinOp], ast.expr],
+    may_be: Callable[[ast.expr], bool],
+    new: Callable[[str], str],
+) -> str | None:
     parsed = parse(code)
     if parsed is None:
         return None
     line, tree = parsed
-    divisions = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
-    # x / 2 can't be it.
-    divisions = [node for node in divisions if not isinstance(node.right, ast.Constant)]
-    if len(divisions) != 1:
+    operations = (node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, kind))
+    found = [x for x in map(operand, operations) if may_be(x)]
+    if len(found) != 1:
         return None
-    node = divisions[0].right
-    inner = text_of(line, node)
+    (node,) = found
     before = line.encode()[: node.col_offset].decode().rstrip()
     # The columns of a bracketed node lie inside its brackets.
     in_brackets = before.endswith("(") and isinstance(node, (ast.BinOp, ast.UnaryOp))
-    text = new(inner)
+    text = new(text_of(line, node))
     return replaced(line, node, text if in_brackets or is_atom(text) else f"({text})")
 
 
@@ -214,22 +227,6 @@ def is_atom(text: str) -> bool:
         return isinstance(ast.parse(text, mode="eval").body, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
     except SyntaxError:
         return False
-
-
-def replace_power_base(code: str | None, new: Callable[[str], str]) -> str | None:
-    """Return the line with the base of its only power replaced."""
-    parsed = parse(code)
-    if parsed is None:
-        return None
-    line, tree = parsed
-    powers = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
-    if len(powers) != 1:
-        return None
-    node = powers[0].left
-    before = line.encode()[: node.col_offset].decode().rstrip()
-    in_brackets = before.endswith("(") and isinstance(node, (ast.BinOp, ast.UnaryOp))
-    text = new(text_of(line, node))
-    return replaced(line, node, text if in_brackets else f"({text})")
 
 
 def set_keyword(code: str | None, keyword: str, value: str) -> str | None:

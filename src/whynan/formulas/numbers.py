@@ -241,13 +241,11 @@ def show(shape: tuple[int, ...]) -> str:
 
 
 def finite(xp: Backend, **named: Any) -> None:
-    """Raise where an array holds NaN or Inf."""
     for name, x in named.items():
         look(xp, name, x, lambda values, np: ~np.isfinite(values), "must be finite")
 
 
 def probabilities(xp: Backend, **named: Any) -> None:
-    """Raise where an array holds something outside [0, 1]."""
     for name, x in named.items():
         look(xp, name, x, lambda values, np: ~((values >= 0) & (values <= 1)), "must be in [0, 1]")
 

@@ -15,10 +15,9 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from whynan.errors import NoScriptError
-from whynan.launch import host, imports
+from whynan.launch import RunOptions, host, imports
 from whynan.launch.host import Unwind
 from whynan.launch.imports import forget_shadowed, when_imported
-from whynan.launch.options import RunOptions
 from whynan.launch.plain import call_outermost, plain_code, strip_frames, without_whynan
 from whynan.launch.rewrite import rewrite
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from whynan.launch import host, imports
+from whynan.launch import RunOptions, host, imports
 from whynan.launch.host import Unwind
 from whynan.launch.imports import own_imports
-from whynan.launch.options import RunOptions
 from whynan.launch.plain import plain_code, rewritten_code
 
 _PICKLERS = (

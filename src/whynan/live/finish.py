@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.live import TensorBoard
 from whynan.records import Recording
 from whynan.report import markdown, model

@@ -133,7 +133,6 @@ class Picture:
         }
 
     def files(self, stem: str) -> dict[str, bytes]:
-        """Return the files by name."""
         found = {f"{stem}.png": self.png, f"{stem}-mask.png": self.overlay}
         return {name: content for name, content in found.items() if content is not None}
 
@@ -336,7 +335,6 @@ class Recording:
     """The script's own exception, where it ended with one that is no incident."""
 
     def files(self) -> dict[str, bytes]:
-        """Return the pictures that belong beside the report, by name."""
         found: dict[str, bytes] = {}
         for number, incident in enumerate(self.incidents):
             for k, picture in enumerate(incident.pictures):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whynan.adapters.capabilities import CAPABILITIES, FRAMEWORKS, PROOF, SUPPORTED, refusal, table
+from whynan.adapters import CAPABILITIES, FRAMEWORKS, PROOF, SUPPORTED, refusal, table
 
 ROOT = Path(__file__).parents[3]
 

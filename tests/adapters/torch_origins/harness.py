@@ -15,7 +15,7 @@ from whynan.adapters.torch.sites import Event
 from whynan.adapters.torch.storages import key_of
 from whynan.adapters.torch.trace import Tracer
 from whynan.launch import host
-from whynan.slicing import Slice
+from whynan.trace import Slice
 
 Body = Callable[[], Any]
 

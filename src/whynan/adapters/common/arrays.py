@@ -83,7 +83,6 @@ def kind_of(array: Any) -> Kind | None:
 
 
 def kind_of_number(value: float) -> Kind:
-    """Return what a number that is not finite is."""
     return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
 
 
@@ -111,7 +110,6 @@ def nonfinite_elements(array: Any, limit: int = 8) -> tuple[tuple[int, ...], ...
 
 
 def summarize(array: Any, role: Role = "computed", name: str | None = None) -> TensorSummary:
-    """Return the facts about an array that a report holds."""
     np = sys.modules["numpy"]
     shape, dtype = tuple(int(n) for n in array.shape), str(array.dtype.name)
     if array.size == 0 or array.dtype.kind not in "biufcV":
@@ -239,7 +237,6 @@ def parts_of(items: Sequence[tuple[str, Any]]) -> tuple[Part, ...]:
 
 
 def is_target(name: str) -> bool:
-    """Whether a variable is called like a target."""
     return bool(_TARGET.match(name.split("[")[0].split(".")[-1]))
 
 
@@ -269,7 +266,6 @@ def batch_size(parts: Sequence[Part]) -> int | None:
 
 
 def describe(parts: Sequence[Part]) -> BatchFacts:
-    """Return the batch's facts."""
     size = batch_size(parts)
     constant: list[int] = []
     for part in parts:

@@ -141,7 +141,6 @@ def _each(place: _Place, names: tuple[str, ...], new: Callable[[str], str], word
 
 
 def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
-    """Bound the argument, or add a small number to it."""
     op, dtype, lib = facts.op_of(evidence), facts.dtype_of(evidence), place.library
     half = dtype == "float16"
     small, tiny = ("1e-4", "1e-4") if half else ("1e-7", "1e-12")
@@ -176,7 +175,6 @@ def clamp_or_eps(evidence: Evidence, place: _Place) -> Made:
 
 
 def _bases(place: _Place) -> Iterator[ast.expr]:
-    """Yield what the statement raises to a power."""
     for node in place.nodes(ast.BinOp):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             yield node.left
@@ -185,7 +183,6 @@ def _bases(place: _Place) -> Iterator[ast.expr]:
 
 
 def _divisions(place: _Place) -> Iterator[ast.BinOp]:
-    """Yield the statement's divisions by something that is no number."""
     for node in place.nodes(ast.BinOp):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
             yield node
@@ -291,7 +288,6 @@ def _is_softmax(place: _Place) -> bool:
 
 
 def mask_fix(evidence: Evidence, place: _Place) -> Made:
-    """Mask with a number that is finite."""
     low = "-6e4" if facts.runs_in_half(evidence) else "-1e9"
     for node in ast.walk(place.tree):
         if isinstance(node, (ast.UnaryOp, ast.Call)) and _INFINITY.fullmatch(place.text_of(node).strip()):
@@ -303,7 +299,6 @@ _LENGTHS = re.compile(r"norm|sqrt|std|var|max")
 
 
 def skip_empty(evidence: Evidence, place: _Place) -> Made:
-    """Divide a sum by the count, at least 1."""
     lib = place.library
     op = facts.op_of(evidence)
     for call in place.calls("mean", "reduce_mean", "nanmean"):

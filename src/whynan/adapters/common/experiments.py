@@ -243,12 +243,10 @@ class ReplayBench(CommonBench):
         """Run the steps up to the failing one on standardised data."""
 
     def rewind(self) -> None:
-        """Go back to the window's start."""
         assert self.window.start is not None
         self.window.start.restore()
 
     def measured(self, attempt: Any, n_steps: int = 1) -> Measured:
-        """Return what an attempt showed."""
         if attempt.error is not None:
             return Measured(n_steps, error=type(attempt.error).__name__)
         if not attempt.is_finite:

@@ -10,7 +10,7 @@ from whynan.adapters.common.namespaces import find_terms
 from whynan.adapters.common.positions import SPOKEN, calling_frame, source_line, spoken_name
 from whynan.adapters.common.prove import Bench, prove
 from whynan.adapters.common.run import Run, action_of
-from whynan.diagnosis.catalogue import diagnose
+from whynan.diagnosis.catalogue import incident_of
 from whynan.records import (
     BadLeaf,
     Evidence,
@@ -28,8 +28,7 @@ from whynan.records import (
     TensorSummary,
 )
 from whynan.report.output import Progress
-from whynan.slicing import Slice
-from whynan.trace import OpRecord
+from whynan.trace import OpRecord, Slice
 
 _SQUASHES = {"sigmoid", "softmax", "log_softmax", "clip", "clip_by_value", "log_sigmoid", "maximum", "minimum"}
 _LAYERS = {"matmul", "conv2d", "conv", "einsum"}
@@ -227,25 +226,6 @@ def _origin_index(found: Slice | None) -> int | None:
     return found.origin.index if found is not None and found.origin is not None else None
 
 
-def incident_of(step: Step, evidence: Evidence, policy: str, action: str) -> Incident:
-    """Ask the catalogue, and put together all that is known of the step."""
-    notes = list(step.notes)
-    causes, remedies = diagnose(evidence, notes)
-    return Incident(
-        symptom=evidence.symptom,
-        replay=evidence.replay,
-        origin=evidence.origin,
-        path=evidence.path,
-        samples=evidence.samples,
-        loss_terms=evidence.loss_terms,
-        causes=causes,
-        remedies=remedies,
-        policy=policy,
-        action=action,
-        notes=tuple(notes),
-    )
-
-
 def line_of(node: Node) -> SourceLine:
     """Return the user's line of an operation: its innermost frame, else where the layer or loss was made."""
     if node.stack:
@@ -326,10 +306,9 @@ def explained(
 
 
 def concluded(run: Run, step: Step) -> tuple[Incident, Evidence]:
-    """Return the incident that a step is, and the evidence."""
     evidence, _ = evidence_of(step)
     policy = run.options.policy
-    return incident_of(step, evidence, policy, action_of(policy, step.symptom.stage)), evidence
+    return incident_of(evidence, list(step.notes), policy, action_of(policy, step.symptom.stage)), evidence
 
 
 def unexplained(run: Run, symptom: Symptom, framework: str, why: str | Exception) -> Incident:

@@ -22,8 +22,7 @@ from whynan.adapters.common.arrays import (
 )
 from whynan.adapters.common.positions import ELEMENTWISE, SPOKEN
 from whynan.records import Phase, Role, SourceLine
-from whynan.slicing import Slice, find_origin
-from whynan.trace import Edge, Frame, Leaf, OpRecord, Trace
+from whynan.trace import Edge, Frame, Leaf, OpRecord, Slice, Trace, find_origin
 
 _SAMPLED = 6
 _MAX_STARTS = 12

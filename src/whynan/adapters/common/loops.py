@@ -173,7 +173,6 @@ def calls_of_those_with(word: str, file: str) -> re.Pattern[str]:
 
 
 def in_body(current: Pass) -> bool:
-    """Whether the iteration's frame is on the stack."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame is not current.frame:
         frame = frame.f_back
@@ -248,7 +247,6 @@ def decides_by_gradients(file: str, line: int, is_derivative: Callable[[ast.stmt
 
 
 def takes_gradients(node: ast.stmt) -> bool:
-    """Whether a statement asks a tape for gradients."""
     return any(isinstance(n, ast.Call) and _called(n) == "gradient" for n in ast.walk(node))
 
 

@@ -31,7 +31,6 @@ def user_spaces() -> list[dict[str, Any]]:
 
 
 def user_values() -> list[Any]:
-    """Return what the names of the user's frames stand for."""
     return [value for space in user_spaces() for value in list(space.values())]
 
 
@@ -217,7 +216,6 @@ def _is_function(tree: ast.AST, name: ast.Name) -> bool:
 
 
 def _statement(file: str, line: int) -> str | None:
-    """Return the whole simple statement that a line lies in."""
     lines = linecache.getlines(file)
     try:
         tree = ast.parse("".join(lines))

@@ -40,7 +40,6 @@ ELEMENTWISE = frozenset(
 
 
 def plain_name(name: str) -> str:
-    """Return the plain name of a framework's op type or primitive."""
     snake = _CAMEL.sub("_", name).lower().strip("_") if name != name.lower() else name.strip("_")
     return _PLAIN.get(snake, snake)
 

@@ -157,7 +157,6 @@ def _with_part(verdict: Verdict, evidence: Evidence, bench: Bench) -> Verdict:
 
 
 def diff_of(change: Change, name: str) -> str:
-    """Return the change as a unified diff."""
     old = linecache.getlines(change.file)
     new, name = change.source.splitlines(keepends=True), name.lstrip("/")
     return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=2))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from whynan.launch import RunOptions
 from whynan.launch import host as launch_host
 from whynan.launch.host import Unwind, tell
-from whynan.launch.options import RunOptions
 from whynan.live import Pulse
 from whynan.records import History, Incident, Stage
 from whynan.recovery import Action, Ladder, Limits
@@ -38,7 +38,6 @@ class Run:
         """Makes the exception that ends the run."""
 
     def note_loss(self, loss: float) -> None:
-        """Take the loss of the step under way."""
         self.history.loss.append(loss)
         self.growth.add(self.n_steps, loss)
 
@@ -71,7 +70,6 @@ MAX_RECOVERED = 20
 
 
 def action_of(policy: str, stage: Stage) -> str:
-    """Return what is done about an incident, in words."""
     if stage == "validation" and policy != "observe":
         return {"stop": "stopped; a validation loss changes no weight"}.get(policy, "the run goes on")
     return ACTIONS[policy]

@@ -7,8 +7,8 @@ import jax
 
 from whynan.adapters.common.run import CommonAdapter, attached
 from whynan.adapters.jax.host import JaxHost
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident
 
 
@@ -33,7 +33,6 @@ class JaxAdapter(CommonAdapter):
         return {"jax": jax.__version__} | ({"keras": self.host.keras.version} if self.host.keras is not None else {})
 
     def rank(self) -> int:
-        """Return which of a job's processes this is."""
         return int(jax.process_index()) if self.host.hosts.is_joint else 0
 
     def is_joint(self) -> bool:

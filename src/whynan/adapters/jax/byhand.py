@@ -113,7 +113,6 @@ class ByHand:
 
     @staticmethod
     def put_back(current: Pass, values: dict[str, Any]) -> None:
-        """Give names of the loop these values."""
         NamesSnapshot.bind(current.frame, values)
 
     def slow(self, current: Pass, factor: float) -> None:

@@ -266,7 +266,6 @@ class Bench(CommonBench):
 
 
 def measured(outputs: Sequence[Any], call: Call, n_steps: int) -> Measured:
-    """Return what a call's results show."""
     loss = None
     for value in call.of_interest(outputs):
         array = to_numpy(value)

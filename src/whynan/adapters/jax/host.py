@@ -23,8 +23,8 @@ from whynan.adapters.jax.experiments import Bench, Window, optimizer_of, paramet
 from whynan.adapters.jax.replay import Call, Runner, Traced, trace_call
 from whynan.adapters.jax.shards import Hosts
 from whynan.adapters.jax.watch import Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import COLD, set_site, tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident, Symptom
 from whynan.recovery import Limits
 from whynan.report.output import Progress

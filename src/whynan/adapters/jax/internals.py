@@ -30,7 +30,6 @@ def name_stack_of(eqn: Any) -> str:
 
 
 def bind(eqn: Any, values: list[Any]) -> list[Any]:
-    """Run one equation."""
     params = eqn.primitive.get_bind_params(eqn.params)
     if isinstance(params, tuple):  # before 0.10: functions apart from the rest
         functions, params = params

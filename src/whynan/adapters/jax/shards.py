@@ -136,7 +136,6 @@ class Shards:
     # Splitting and joining --------------------------------------------------------------------------------------------
 
     def _part(self, value: "Value", spec: Any, place: dict[str, int]) -> "Value":
-        """Return a shard's part of an argument."""
         array = value[0]
         index: list[Any] = []
         for size, names in zip(np.shape(array), self._names(spec)):
@@ -151,7 +150,6 @@ class Shards:
         return self.interpreter.derived("dynamic_slice", [value], on_one[tuple(index)], self.stack)
 
     def _joined(self, values: list["Value"], spec: Any) -> "Value":
-        """Return what the shards' results are together."""
         names = self._names(spec)
         mentioned = {name for of_axis in names for name in of_axis}
         chosen = [i for i, place in enumerate(self.places)

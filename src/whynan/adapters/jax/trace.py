@@ -74,7 +74,6 @@ class Interpreter:
         return self._n_values
 
     def run(self, closed: Any, values: Sequence[Value]) -> list[Value]:
-        """Evaluate a closed jaxpr; returns its outputs."""
         return self._jaxpr(closed.jaxpr, [self.constant(c) for c in closed.consts], values, ())
 
     def constant(self, value: Any) -> Value:

@@ -396,7 +396,6 @@ def _tagged(fun: Any, has_aux: bool) -> Any:
 
 
 def _user_line(frame: FrameType | None) -> tuple[str, int] | None:
-    """Return the file and the line in which the program's own code is."""
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):
             return frame.f_code.co_filename, frame.f_lineno

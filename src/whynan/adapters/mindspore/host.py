@@ -30,8 +30,8 @@ from whynan.adapters.mindspore.replay import (
     may_train,
 )
 from whynan.adapters.mindspore.watch import Told, Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident, Sample, Symptom
 from whynan.records.recording import Stage, What
 from whynan.report.output import Progress

@@ -17,8 +17,8 @@ from whynan.adapters.common.run import FULL_ORDER, CommonAdapter, Recovery, Run
 from whynan.adapters.numpy.experiments import Bench, Window, shorten
 from whynan.adapters.numpy.explain import Seen, explain, rate_in
 from whynan.adapters.numpy.replay import Recorder, instrumented
+from whynan.launch import RunOptions
 from whynan.launch.host import COLD, set_site, tell
-from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident, ReplayResult, SourceLine, Symptom
 from whynan.recovery import Limits

@@ -20,7 +20,6 @@ from whynan.records import OptimizerFacts, Precision
 
 
 def weights(variables: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield the trainable variables' numbers by name."""
     return ((name, v.numpy()) for name, v in variables if v.trainable and v.dtype.is_floating)
 
 
@@ -55,7 +54,6 @@ def learning_rate(optimizer: Any) -> float | None:
 
 
 def optimizer_of(closure: Closure, places: Any) -> OptimizerFacts | None:
-    """Return the optimizer's facts."""
     outer = optimizer_in(closure)
     if outer is None:
         return None

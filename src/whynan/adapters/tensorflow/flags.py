@@ -115,7 +115,6 @@ class LossFlag:
         self._variable.assign(tf.maximum(self._variable.read_value(), _is_bad([loss])))
 
     def take(self) -> bool:
-        """Return the flag and clear it."""
         if self._variable is None or not float(self._variable.numpy()):
             return False
         self._variable.assign(0.0)

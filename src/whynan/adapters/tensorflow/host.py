@@ -37,8 +37,8 @@ from whynan.adapters.tensorflow.experiments import (
 from whynan.adapters.tensorflow.flags import Told
 from whynan.adapters.tensorflow.replay import Attempt, Replayer, mapped
 from whynan.adapters.tensorflow.watch import Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import tell
-from whynan.launch.options import RunOptions
 from whynan.records import Incident, Stage, Symptom, What
 from whynan.recovery import Limits
 from whynan.report.output import Progress
@@ -79,7 +79,6 @@ class TensorFlowHost:
     # Eager loops ------------------------------------------------------------------------------------------------------
 
     def begun(self, current: Pass) -> None:
-        """An iteration of a loop that may hold a tape has begun."""
         known = self.watch.known_variables()
         current.before.random = Draws(current.before.random)
         self.watch.left_out.replace_in_header(current)
@@ -89,7 +88,6 @@ class TensorFlowHost:
             self._begin_window(LoopClosure(current, known))
 
     def ended(self, current: Pass, error: BaseException | None) -> None:
-        """An iteration of a loop that may hold a tape has ended."""
         if error is None:
             self._slow()
 
@@ -161,7 +159,6 @@ class TensorFlowHost:
     # Steps that have returned -----------------------------------------------------------------------------------------
 
     def after_function(self, function: Any, closure: FunctionClosure, told: Told) -> None:
-        """A `tf.function` of the user's that takes gradients has run."""
         if self.is_in_fit():
             return
         self._after(closure, told, lambda: closure)
@@ -185,7 +182,6 @@ class TensorFlowHost:
             self.run.take(self._unexplained(None, None, None, "validation"))
 
     def after_fit_step(self, closure: Closure, told: Told | None) -> None:
-        """A step of Keras' has run."""
         self._after(closure, told, lambda: closure)
 
     def _after(self, closure: Closure, told: Told | None, make: Callable[[], Closure]) -> None:

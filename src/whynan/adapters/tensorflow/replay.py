@@ -322,7 +322,6 @@ class Replayer:
         self.n_runs = 0
 
     def traced(self) -> Attempt:
-        """Run the step with every operation seen."""
         tracer = Tracer()
         for name, variable in self.variables:
             tracer.know_variable(variable, "parameter" if variable.trainable else "buffer", name)

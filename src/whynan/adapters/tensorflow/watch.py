@@ -418,7 +418,6 @@ class Watch:
 
 
 def _is_loss(target: Any) -> bool:
-    """Whether a tape's target is one floating-point number."""
     dtype = getattr(target, "dtype", None)
     shape = getattr(target, "shape", None)
     if dtype is None or shape is None or not tf.is_tensor(target) or not target.dtype.is_floating:

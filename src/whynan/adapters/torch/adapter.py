@@ -13,8 +13,8 @@ from whynan.adapters.torch.driving import InlineTrace
 from whynan.adapters.torch.host import TorchHost, device_of
 from whynan.adapters.torch.run_facts import optimizer_of
 from whynan.adapters.torch.trail import terms_now
+from whynan.launch import RunOptions
 from whynan.launch import host as launch_host
-from whynan.launch.options import RunOptions
 from whynan.launch.spawned import is_adopted
 from whynan.live import Pulse
 from whynan.records import Incident, OptimizerFacts
@@ -104,7 +104,6 @@ class TorchAdapter:
         return self.host.ranks.claim_report()
 
     def is_report_claimed(self) -> bool:
-        """Whether another process of the job has something to report."""
         return self.host.ranks.is_report_claimed()
 
     def meet_after_saving(self) -> None:

@@ -18,7 +18,7 @@ from whynan.adapters.torch.watch import Watch
 from whynan.adapters.torch.windows import Window
 from whynan.launch.host import set_replaying
 from whynan.records import Incident, Stage, Symptom, What
-from whynan.slicing import Slice
+from whynan.trace import Slice
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.experiments.change import Change

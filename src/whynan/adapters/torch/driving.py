@@ -310,7 +310,6 @@ class InlineTrace:
         self.tracer: Tracer | None = None
 
     def begin_if_due(self, n_steps: int) -> None:
-        """Begin to trace where the run has come far enough."""
         if self.tracer is None and n_steps >= self.request.step - 1:
             self.tracer = Tracer(is_in_optimizer=lambda: self.host.watch.in_optimizer)
             self.tracer.taint(self.host.known.parameters())
@@ -321,7 +320,6 @@ class InlineTrace:
         return self.tracer is not None and event.what == self.request.what
 
     def explain(self, event: Event, pending: Pending, frame: Any) -> Incident:
-        """Return the incident as the trace of the running step shows it."""
         tracer = self.tracer
         assert tracer is not None
         tracer.pause()

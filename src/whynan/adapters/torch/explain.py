@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whynan.adapters.common.data.origin import alone
+from whynan.adapters.common.data.lines import alone
 from whynan.adapters.common.positions import source_line
 from whynan.adapters.torch import evidence as facts
 from whynan.adapters.torch.data import loader
@@ -24,12 +24,11 @@ from whynan.adapters.torch.snapshot import KnownState
 from whynan.adapters.torch.sources import storage_key
 from whynan.adapters.torch.storages import values_of
 from whynan.adapters.torch.trace import Tracer
-from whynan.diagnosis.catalogue import diagnose
+from whynan.diagnosis.catalogue import incident_of
 from whynan.launch.host import tell
 from whynan.records import Incident, LossTerm, Op, PathStep, ReplayResult, TensorSummary
-from whynan.slicing import Slice, find_origin
 from whynan.snapshot import _tree, find_loop, frame_values
-from whynan.trace import Frame, Leaf, OpRecord, ScalarOp
+from whynan.trace import Frame, Leaf, OpRecord, ScalarOp, Slice, find_origin
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.attempt import Outcome, Pending
@@ -59,7 +58,6 @@ _MOST = 24
 
 
 def slice_of(tracer: Tracer, event: Event, known: KnownState | None = None) -> Slice | None:
-    """Walk back from the event's tensors."""
     edges = []
     for tensor in event.tensors[:12]:
         tensor = None if tensor is None else values_of(tensor)
@@ -112,7 +110,6 @@ def is_loss(tracer: Tracer, event: Event, pending: "Pending") -> bool:
 
 
 def incident(plan: "Plan", traced: "Outcome", search: SampleSearch) -> Incident:
-    """Put together all that is known of the step."""
     replay = plan.replay_result(traced)
     with contextlib.suppress(Exception):  # a line that cannot run twice tells nothing more
         _remade(plan, traced)
@@ -176,20 +173,7 @@ def _diagnosed(plan: "Plan", evidence: Any, note: str | None) -> Incident:
     if plan.host.ranks.is_among_others and not plan.host.ranks.agreed:
         notes.insert(0, plan.host.ranks.own_words(evidence.replay.reproduced))
     notes += evidence.extra.get("notes", [])
-    causes, remedies = diagnose(evidence, notes)
-    return Incident(
-        symptom=evidence.symptom,
-        replay=evidence.replay,
-        origin=evidence.origin,
-        path=evidence.path,
-        samples=evidence.samples,
-        loss_terms=evidence.loss_terms,
-        causes=causes,
-        remedies=remedies,
-        policy=plan.host.options.policy,
-        action=_action(plan),
-        notes=tuple(notes),
-    )
+    return incident_of(evidence, notes, plan.host.options.policy, _action(plan))
 
 
 def _action(plan: "Plan") -> str:
@@ -209,7 +193,6 @@ def _action(plan: "Plan") -> str:
 
 
 def origin_op(record: OpRecord) -> Op:
-    """Return the op record in a report's words."""
     frame = record.stack[0] if record.stack else None
     return Op(
         op=plain_name(record),

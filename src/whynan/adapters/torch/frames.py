@@ -115,7 +115,6 @@ def custom_backward_frames(frame: FrameType | None) -> tuple[Frame, ...]:
 
 
 def live_user_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the innermost live frame of the user's own code."""
     while frame is not None and not is_user_file(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
@@ -288,6 +287,5 @@ def _name_where(is_it: Callable[[Any], bool], frame: FrameType | None) -> str | 
 
 
 def sounds_like_loss(text: str) -> bool:
-    """Whether a name or a line of source speaks of a loss."""
     lowered = text.lower()
     return any(word in lowered for word in _LOSS_WORDS)

@@ -27,8 +27,8 @@ from whynan.adapters.torch.sites import Event, Leaving, Loops, Pass, Site
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET, KnownState, OptimizerCopy
 from whynan.adapters.torch.trail import BY_HAND
 from whynan.adapters.torch.watch import Watch
+from whynan.launch import RunOptions
 from whynan.launch.host import Unwind, strip_frames, tell
-from whynan.launch.options import RunOptions
 from whynan.launch.rewrite import LoopSite
 from whynan.records import Incident
 from whynan.watching import Budget
@@ -85,7 +85,6 @@ class TorchHost:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether a step is being run again."""
         return self.plan is not None
 
     def record(self, incident: Incident) -> None:
@@ -457,7 +456,6 @@ class TorchHost:
             self.looks.n_skipped_in_a_row = 0
 
     def outer_of(self, current: Pass) -> Pass | None:
-        """Return the next iteration around `current` that could be replayed."""
         alive = self.loops.on_stack(current.frame)
         around = alive[alive.index(current) + 1 :] if current in alive else []
         return next((c for c in around if c.snapshot is not None), None)
@@ -468,6 +466,5 @@ def _caller() -> FrameType | None:
 
 
 def device_of(known: KnownState) -> str:
-    """Return the device that the parameters are on."""
     parameter = next(iter(known.parameters()), None)
     return str(parameter.device) if parameter is not None else "cpu"

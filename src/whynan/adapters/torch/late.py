@@ -35,7 +35,6 @@ class Copied:
         return bool(self._done.query())
 
     def values(self) -> list[float]:
-        """Wait for them, and return them."""
         self._done.synchronize()
         return [float(value) for value in self._values.reshape(-1).tolist()]
 
@@ -48,7 +47,6 @@ class Stopwatch:
         self._began = self._stream.record_event(torch.cuda.Event(enable_timing=True))
 
     def stop(self) -> None:
-        """Mark the end of it."""
         self._done = self._stream.record_event(torch.cuda.Event(enable_timing=True))
 
     def seconds(self) -> float | None:

@@ -70,7 +70,6 @@ class Looking:
         return recorder
 
     def added(self, incident: Incident) -> Incident:
-        """Return the incident with its look back and its pictures."""
         try:
             seen = next((r.look_back(self.terms) for r in reversed(self.recorders) if r.steps), None)
             pictures = [*sample_pictures(self.plan, self.search), *self._proposal_pictures()]

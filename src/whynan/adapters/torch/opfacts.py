@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from whynan.adapters.common.arrays import broadcast_element
 from whynan.records import Role, TensorSummary
 from whynan.trace import OpRecord
 
@@ -158,21 +159,6 @@ def _at_element(values: list[Any], out: Any, elements: list[Any]) -> list[float]
                 float(value.detach()[element].to(torch.float64)) if element else float(value.detach().reshape(-1)[0])
             )
     return found
-
-
-def broadcast_element(element: tuple[int, ...], shape: Any) -> tuple[int, ...] | None:
-    """Return the index into an input of `shape` that broadcasting leads to an output's `element`; None if none does."""
-    if len(shape) > len(element):
-        return None
-    result = []
-    for index, size in zip(element[len(element) - len(shape) :], shape):
-        if size == 1:
-            result.append(0)
-        elif index < size:
-            result.append(index)
-        else:
-            return None
-    return tuple(result)
 
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

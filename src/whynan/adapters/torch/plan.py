@@ -107,7 +107,6 @@ class Plan:
         return None
 
     def _finish(self, decision: Decision) -> Decision:
-        """Put the iteration into the state in which the script is to go on."""
         self.host.watch.put_back(self._kept)
         if decision.kind in ("escalate", "experiment"):
             return decision
@@ -428,7 +427,6 @@ class Plan:
         return time.monotonic() > self.deadline
 
     def replay_result(self, traced: Outcome) -> ReplayResult:
-        """Say whether the step ran again with the same outcome."""
         snapshot = self.target.snapshot
         missing = []
         if snapshot is not None and not snapshot.names.complete:

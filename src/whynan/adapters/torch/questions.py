@@ -79,7 +79,6 @@ class Asking:
             self.notify(event)
 
     def hear_all(self) -> None:
-        """Wait for every answer."""
         self.hear(self.late.n_asked)
 
 
@@ -292,7 +291,6 @@ class Belated:
             self.host.loops.forget_past()
 
     def at_end(self, current: Pass) -> None:
-        """Take what has come, where an iteration has ended."""
         if not self.late.n_asked:
             return
         # A trainer that makes its update elsewhere: nothing of it could be undone from there.

@@ -98,7 +98,6 @@ class Recovery:
         self.log_line(f"step {step}: {why}; {done}")
 
     def log_line(self, text: str) -> None:
-        """Write one line of whynan's own."""
         if sys.__stderr__ is not None and not self.is_silent:
             write_safely(f"whynan: {text}\n", sys.__stderr__)
 

@@ -272,7 +272,6 @@ class Loops:
         return current
 
     def take_snapshot(self, current: Pass) -> None:
-        """Take the snapshot of an iteration, and note what it has cost."""
         owner = current.owner
         # The thread's own time: on a busy machine the wall's says little. Reading that clock takes its time, too.
         is_measured = owner.n_passes <= _N_FREE or owner.n_passes % 8 == 0
@@ -291,7 +290,6 @@ class Loops:
             owner.note_snapshot(time.thread_time() - began)
 
     def charged(self, budget: Budget) -> AbstractContextManager[None]:
-        """Charge a budget with a copy of all that is trained."""
         tensor = next(iter(self.known.parameters()), None)
         return self.late.charged(budget, tensor) if tensor is not None else nullcontext()
 
@@ -318,7 +316,6 @@ class Loops:
         return [current for current in self.alive() if id(current.frame) in outside]
 
     def of(self, index: int, frame: FrameType) -> Pass | None:
-        """Return the iteration of loop `index` that runs in `frame`."""
         for current in self.alive():
             if current.site.index == index and current.frame is frame:
                 return current

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from whynan.adapters.common.arrays import broadcast_element
 from whynan.adapters.torch.elements import Region, is_nonfinite, kind_at, nonfinite_elements
-from whynan.adapters.torch.opfacts import broadcast_element
 
 KEPT_BYTES = 128 * 2**20
 _SMALL = 4096

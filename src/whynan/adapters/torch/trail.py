@@ -108,7 +108,6 @@ class Trail:
         self._spent = 0.0
 
     def note_gradients(self, step: int, parameters: list[Any], norms: list[float]) -> None:
-        """Keep the norms of the gradients that a check has read."""
         if norms:
             have = b"" if len(norms) == len(parameters) else bytes([p.grad is not None for p in parameters])
             _put(self._gradients, step, (have, norms))

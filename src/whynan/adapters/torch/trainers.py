@@ -227,7 +227,6 @@ class _Progress:
 
 
 def patch_mmengine(host: "TorchHost", module: Any, patches: Patches) -> None:
-    """Let `train_step` be run again in the loops by epoch and by iteration."""
     closure = StepClosure(host, "train_step", "data")
 
     def wrapped(original: Any) -> Any:
@@ -257,7 +256,6 @@ def _train_step(closure: StepClosure, loop: Any, original: Any) -> Any:
 
 
 def patch_transformers(host: "TorchHost", module: Any, patches: Patches) -> None:
-    """Let the steps of every `Trainer` be run again."""
     closure = StepClosure(host, "training_step", "inputs")
 
     def wrapped(original: Any) -> Any:

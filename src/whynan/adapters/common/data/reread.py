@@ -18,8 +18,7 @@ from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
 from whynan.adapters.common.arrays import Part, find_index, is_array, is_bad, parts_of
-from whynan.adapters.common.data.lines import LineWatch, OutOfTime
-from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
+from whynan.adapters.common.data.lines import DataOrigin, LineWatch, OutOfTime, alone, data_origin, run
 from whynan.adapters.common.explain import Step
 from whynan.adapters.common.namespaces import user_arrays, user_values
 from whynan.adapters.common.positions import short_path

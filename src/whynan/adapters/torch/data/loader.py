@@ -42,7 +42,6 @@ def take() -> RandomStates:
 
 
 def put_back(states: RandomStates) -> None:
-    """Set the streams to `states`."""
     random.setstate(states.python)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None and states.numpy is not None:
@@ -64,7 +63,6 @@ def seed_as_worker(base_seed: int, worker_id: int) -> None:
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Leave the streams as they were found, whatever the body draws."""
     states = take()
     try:
         yield

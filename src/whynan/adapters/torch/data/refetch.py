@@ -13,8 +13,7 @@ from torch.utils.data import default_collate
 
 from whynan.adapters.common.arrays import is_bad
 from whynan.adapters.common.data import lines
-from whynan.adapters.common.data.lines import Operation, OutOfTime
-from whynan.adapters.common.data.origin import DataOrigin, alone, data_origin, run
+from whynan.adapters.common.data.lines import DataOrigin, Operation, OutOfTime, alone, data_origin, run
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.loader import BatchOrigin
 

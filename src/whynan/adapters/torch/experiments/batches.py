@@ -432,7 +432,6 @@ class Shrinking:
         return outcome.event is not None and outcome.error is None and outcome.event.what == pending.what
 
     def note(self) -> str | None:
-        """Return the smallest failing batch in words."""
         if self.positions is None:
             return None
         known = {s.position: s.index for s in self.search.samples}

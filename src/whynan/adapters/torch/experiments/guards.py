@@ -31,7 +31,6 @@ class Call:
     kwargs: dict[str, Any]
 
     def argument(self, position: int, *names: str, default: Any = None) -> Any:
-        """Return an argument by its place or one of its names."""
         if position < len(self.args):
             return self.args[position]
         return next((self.kwargs[name] for name in names if name in self.kwargs), default)

@@ -370,7 +370,6 @@ def full_precision(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Itera
 
 
 def larger_eps(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
-    """Yield a larger eps in the normalisation at the origin's line."""
     place = _place(traced)
     if place is not None and not facts.is_optimizer(evidence):
         words = f"eps={clamp.EPS:g} in the normalisation"
@@ -380,7 +379,6 @@ def larger_eps(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[
 
 
 def group_norm(plan: "Plan", traced: "Outcome", evidence: Evidence) -> Iterator[Change]:
-    """Yield group norm for batch norm at the origin's line."""
     place = _place(traced)
     if place is not None:
         words = "group norm in place of batch norm"

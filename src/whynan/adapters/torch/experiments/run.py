@@ -199,7 +199,6 @@ class Experiments:
     # Several steps ------------------------------------------------------------------------------------------------
 
     def wants_window(self) -> bool:
-        """Whether a remedy waits for a replay of several steps."""
         return any(not self._is_settled(change.slug) for change in self.later) and not self.plan.is_out_of_time()
 
     def window_attempts(self, windows: "list[Window]") -> "Generator[Attempt, None, bool]":
@@ -313,7 +312,6 @@ class Experiments:
     # What follows -------------------------------------------------------------------------------------------------
 
     def concluded(self) -> Incident:
-        """Return the incident with what was tried."""
         verdicts = best_verdicts(self.verdicts)
         remedies = conclude_remedies(self.incident.remedies, verdicts)
         remedies = tuple(self._with_diff(remedy) if remedy.proved else remedy for remedy in remedies)
