@@ -18,8 +18,7 @@ import numpy as np
 from whynan.adapters.common.arrays import all_finite, to_numpy
 from whynan.adapters.common.graph import Graph, Node
 from whynan.adapters.common.positions import called_name, plain_name
-from whynan.adapters.jax.internals import Literal, bind, frames_of, name_stack_of, own_lines
-from whynan.adapters.jax.shards import OpaqueError, Shards, anywhere
+from whynan.adapters.jax.shards import Literal, OpaqueError, Shards, anywhere, bind, frames_of, name_stack_of, own_lines
 from whynan.launch.host import is_user_file, tell
 from whynan.records import SourceLine
 from whynan.trace import Frame

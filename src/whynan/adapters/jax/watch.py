@@ -20,8 +20,8 @@ from jax.ad_checkpoint import checkpoint_name
 from whynan.adapters.common.arrays import LeftOut, all_finite
 from whynan.adapters.common.loops import decides_by_gradients
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.jax.internals import is_outermost
 from whynan.adapters.jax.replay import Call
+from whynan.adapters.jax.shards import is_outermost
 from whynan.adapters.jax.trace import LOSS_TAG, note_rule
 from whynan.launch.host import is_user_file, tell
 from whynan.watching import Budget

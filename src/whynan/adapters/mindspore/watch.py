@@ -24,7 +24,7 @@ from whynan.adapters.common.arrays import all_finite
 from whynan.adapters.common.loops import is_bad_loss, speaks_of_loss
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.mindspore.dispatch import api, array_of, differentiates, is_floating, tensors_in
-from whynan.adapters.mindspore.guard import Guards
+from whynan.adapters.mindspore.experiments import Guards
 from whynan.adapters.mindspore.known import Known, Places, like, norm_kinds, optimizer_kinds
 from whynan.adapters.mindspore.replay import Attempt, CellClosure, SavedParameters, given_to
 from whynan.launch.host import is_user_file

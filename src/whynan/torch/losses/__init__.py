@@ -21,14 +21,23 @@ from whynan.torch.losses.classification import (
     cross_entropy,
     focal_loss,
 )
-from whynan.torch.losses.overlap import dice_loss, jaccard_loss, lovasz_softmax_loss, tversky_loss
 from whynan.torch.losses.regression import (
     gaussian_nll_loss,
     kl_divergence_normal,
     relative_error_loss,
     smooth_l1_loss,
 )
-from whynan.torch.losses.similarity import contrastive_loss, cosine_distance, ctc_loss, info_nce_loss, pairwise_distance
+from whynan.torch.losses.similarity import (
+    contrastive_loss,
+    cosine_distance,
+    ctc_loss,
+    dice_loss,
+    info_nce_loss,
+    jaccard_loss,
+    lovasz_softmax_loss,
+    pairwise_distance,
+    tversky_loss,
+)
 
 __all__ = [
     "binary_cross_entropy",
