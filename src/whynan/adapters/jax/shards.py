@@ -1,4 +1,4 @@
-"""What of JAX has no public name; and arrays on many devices and hosts (`jax.distributed`), each of which gets the whole, once.
+"""Arrays on many devices and hosts (`jax.distributed`), each of which gets the whole, once; what of JAX is not public.
 
 Each equation is evaluated for every shard before the next one, so that a sum over devices has what it needs.
 

@@ -10,9 +10,13 @@ from whynan.torch.losses.boxes import (
     diou_loss,
     encode_boxes,
     fast_rcnn_loss,
+    gaussian_nll_loss,
     giou_loss,
     iou_loss,
+    kl_divergence_normal,
+    relative_error_loss,
     rpn_loss,
+    smooth_l1_loss,
 )
 from whynan.torch.losses.classification import (
     binary_cross_entropy,
@@ -20,12 +24,6 @@ from whynan.torch.losses.classification import (
     categorical_cross_entropy,
     cross_entropy,
     focal_loss,
-)
-from whynan.torch.losses.regression import (
-    gaussian_nll_loss,
-    kl_divergence_normal,
-    relative_error_loss,
-    smooth_l1_loss,
 )
 from whynan.torch.losses.similarity import (
     contrastive_loss,

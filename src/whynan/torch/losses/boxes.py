@@ -1,4 +1,4 @@
-"""Losses of boxes and of detectors."""
+"""Losses of numbers, of boxes and of detectors."""
 
 import functools
 
@@ -8,9 +8,26 @@ from torch.nn import functional
 
 from whynan.formulas import numbers
 from whynan.formulas.losses import boxes as formulas
-from whynan.torch.backend import XP, Plain, choice, compiled, documented, largest, least, sound, untransformed, whole
+from whynan.formulas.losses import regression
+from whynan.formulas.numbers import reduce_loss
+from whynan.torch.backend import (
+    NAMES,
+    XP,
+    Plain,
+    choice,
+    compiled,
+    documented,
+    full,
+    known,
+    largest,
+    least,
+    most,
+    sound,
+    untransformed,
+    whole,
+)
 from whynan.torch.losses.classification import compiled_cross_entropy, compiled_indices, indexed_cross_entropy, reduced
-from whynan.torch.losses.kernels import BinaryCrossEntropy
+from whynan.torch.losses.kernels import DIVERGENCE, HUBER, BinaryCrossEntropy
 
 Four = tuple[float, float, float, float]
 
@@ -209,3 +226,93 @@ def fast_rcnn_loss(
         index = torch.where(labels >= 0, labels, -100)
         found["loss_classifier"] = compiled_cross_entropy(class_logits, index, None, -100, reduction)
     return found
+
+
+def together(*arrays: Tensor) -> bool:
+    """Return whether these are of one shape and dtype, and may be looked at."""
+    return all(isinstance(x, torch.Tensor) and x.shape == arrays[0].shape for x in arrays) and whole(*arrays)
+
+
+@documented(regression.smooth_l1_loss)
+def smooth_l1_loss(
+    pred: Tensor,
+    target: Tensor,
+    beta: float = 1.0,
+    sigma: float | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    numbers.reduction(reduction)
+    if sigma is not None:
+        numbers.positive("sigma", sigma)
+        beta, sigma = 1 / sigma**2, None
+    if together(pred, target) and weight is None and not validate and (beta == 0 or 1e-12 < beta < 1e12):
+        loss = functional.smooth_l1_loss(pred, target, reduction=reduction, beta=beta)
+        if sound(loss):
+            return loss
+    if full(pred, target) and pred.shape == target.shape and weight is None and not validate and 1e-12 < beta < 1e12:
+        return reduce_loss(XP, HUBER.apply(pred, target, beta), reduction, NAMES[pred.dtype])
+    return regression.smooth_l1_loss(XP, pred, target, beta, sigma, weight, reduction, validate)
+
+
+@documented(regression.relative_error_loss)
+def relative_error_loss(
+    pred: Tensor,
+    target: Tensor,
+    denominator: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    numbers.reduction(reduction)
+    if together(pred, target) and denominator is None and weight is None and not validate:
+        loss = functional.l1_loss(pred, target, reduction=reduction)
+        if sound(loss):
+            return loss
+    return regression.relative_error_loss(XP, pred, target, denominator, weight, reduction, validate)
+
+
+@documented(regression.gaussian_nll_loss)
+def gaussian_nll_loss(
+    mean: Tensor,
+    target: Tensor,
+    log_var: Tensor,
+    full: bool = False,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    numbers.reduction(reduction)
+    if together(mean, target, log_var) and not (full or validate) and weight is None and least(log_var) > -60:
+        difference = mean - target
+        loss = torch.addcmul(log_var, difference * difference, torch.exp(-log_var))
+        loss = reduced(loss, reduction) * 0.5
+        if sound(loss):
+            return loss
+    return regression.gaussian_nll_loss(XP, mean, target, log_var, full, weight, reduction, validate)
+
+
+@documented(regression.kl_divergence_normal)
+def kl_divergence_normal(
+    mean: Tensor,
+    log_var: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    validate: bool = False,
+) -> Tensor:
+    numbers.reduction(reduction)
+    if together(mean, log_var) and not validate and weight is None and reduction != "none" and most(log_var) < 80:
+        total = (torch.exp(log_var) + mean * mean - log_var).sum() - mean.numel()
+        # The plain form cancels near the prior: there the formula has to be computed with more care.
+        if sound(total) and known(total.item) > 0.25 * mean.numel():
+            return total * (0.5 / mean.numel()) if reduction == "mean" else total * 0.5
+    if (
+        weight is None
+        and not validate
+        and reduction != "none"
+        and mean.shape == log_var.shape
+        and compiled(mean, log_var)
+    ):
+        return DIVERGENCE.apply(mean, log_var, reduction)
+    return regression.kl_divergence_normal(XP, mean, log_var, weight, reduction, validate)
