@@ -22,7 +22,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()} | {mindspore.bool_: "boo
 def on_cpu(*arrays: Array) -> bool:
     """Return whether arrays may be looked at: on the CPU NumPy does it for less than any operation costs."""
     return mindspore.get_context("device_target") == "CPU" and all(
-        x.size and x.dtype != mindspore.bfloat16 for x in arrays
+        x.size and x.dtype in (mindspore.float32, mindspore.float64, mindspore.bool_) for x in arrays
     )
 
 
@@ -114,7 +114,7 @@ class MindSpore(Backend):
         return SaturateGradient(limit)(x)
 
     def guarded(self, function: Guarded, *arrays: Array) -> Array:
-        plain, suits = PLAIN.get(function.name.split()[0], (None, None))
+        plain, suits = PLAIN.get(function.name.removesuffix(" float32"), (None, None))
         if plain and suits and on_cpu(*arrays) and suits(*(x.asnumpy() for x in arrays)):
             return plain(*arrays)
         return (WithSlope if len(arrays) == 1 else WithSlopes)(function)(*arrays)
