@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from whynan.api.report import Report
+    from whynan.api import Report
     from whynan.api.watch import NonFiniteError, Watched, watch
     from whynan.recovery import Limits
 
@@ -16,7 +16,7 @@ _PLACES = {
     "watch": "whynan.api.watch",
     "Watched": "whynan.api.watch",
     "NonFiniteError": "whynan.api.watch",
-    "Report": "whynan.api.report",
+    "Report": "whynan.api",
     "Limits": "whynan.recovery",
     "load_ipython_extension": "whynan.api.trainers",
 }

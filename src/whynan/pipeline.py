@@ -23,7 +23,7 @@ from whynan.launch.imports import Ownership, own_imports
 from whynan.launch.spawned import Spawned, report_of_children
 from whynan.live import Pulse, StatusLine, TensorBoard
 from whynan.records import Incident, Outcome, Recording, RunInfo
-from whynan.report.output import Progress
+from whynan.report import Progress
 
 STOPPED = 3
 

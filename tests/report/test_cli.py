@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from tests.report.recordings import VARIANTS
 
 from whynan.cli.run import report
-from whynan.report.output import Progress
+from whynan.report import Progress
 from whynan.report.saved import save
 
 

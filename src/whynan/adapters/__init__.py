@@ -108,7 +108,7 @@ PROOF: dict[str, dict[str, tuple[str, str]]] = {
         "jax": ("whynan.adapters.jax.shards", "Shards.run"),
     },
     "data-line": {
-        "keras": ("whynan.adapters.keras.places", "fit_data"),
+        "keras": ("whynan.adapters.keras", "fit_data"),
         "tensorflow": ("whynan.adapters.tensorflow.replay", "mapped"),
         "jax": ("whynan.adapters.common.data.reread", "of_users"),
         "mindspore": ("whynan.adapters.common.data.reread", "look_in_data"),

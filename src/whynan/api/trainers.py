@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from whynan.api.report import Report
+from whynan.api import Report
 from whynan.api.watch import Engine, Event, NonFiniteError
 from whynan.launch import Policy, RunOptions
 from whynan.launch import host as launch_host

@@ -14,7 +14,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import whynan
-from whynan.api.report import Report
+from whynan.api import Report
 from whynan.errors import UsageError
 from whynan.launch import Policy, RunOptions
 from whynan.launch import host as launch_host

@@ -8,7 +8,7 @@ import click
 
 from whynan.cli.run import check_files
 from whynan.errors import OutputError, WhynanError
-from whynan.report.output import write_safely
+from whynan.report import write_safely
 
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as shells count it: 128 + SIGINT."""

@@ -327,8 +327,7 @@ def report(directory: Path, is_opened: bool, form: str | None) -> None:
 
 def _print_as(form: str, saved: dict[str, Any], roots: tuple[Path, ...]) -> None:
     from whynan.live import finish
-    from whynan.report import markdown
-    from whynan.report.output import write_safely
+    from whynan.report import markdown, write_safely
     from whynan.report.saved import to_json_text
 
     text = {

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from whynan.data.finding import SEVERITIES, Finding, Severity, all_checks
 from whynan.data.result import Result
-from whynan.report.output import is_interactive, write_safely
+from whynan.report import is_interactive, write_safely
 from whynan.report.words import clean, plural
 
 _EVERY = 0.1

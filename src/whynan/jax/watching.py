@@ -7,7 +7,7 @@ from typing import Any, Unpack, overload
 
 import jax
 
-from whynan.api.report import Report
+from whynan.api import Report
 from whynan.api.trainers import Options, Standing
 
 

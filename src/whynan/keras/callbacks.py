@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 import keras
 
-from whynan.api.report import Report
+from whynan.api import Report
 from whynan.api.trainers import Options, Standing
 from whynan.errors import UsageError
 

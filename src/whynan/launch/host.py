@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from whynan.launch.plain import remember, strip_frames, whynan_frame
 from whynan.launch.rewrite import LoopSite
-from whynan.report.output import write_safely
+from whynan.report import write_safely
 
 COLD: Final = ((),)
 """The site of a loop that is known not to train: its body runs once, at the cost of iterating over a tuple."""

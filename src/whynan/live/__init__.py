@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import IO, Any, Protocol
 
 from whynan.launch.host import tell
-from whynan.report.output import is_interactive
+from whynan.report import is_interactive
 from whynan.report.words import clean, short_number
 from whynan.watching import RunHistory
 

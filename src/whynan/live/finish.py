@@ -16,9 +16,8 @@ from whynan.launch import RunOptions
 from whynan.launch.host import tell
 from whynan.live import TensorBoard
 from whynan.records import Recording
-from whynan.report import markdown, model
+from whynan.report import markdown, model, write_safely
 from whynan.report.model import add_contexts
-from whynan.report.output import write_safely
 from whynan.report.saved import to_json_text, write_whole
 
 JUNIT = "junit.xml"

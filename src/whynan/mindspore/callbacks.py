@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import mindspore
 from mindspore.train import Callback
 
-from whynan.api.report import Report
+from whynan.api import Report
 from whynan.api.trainers import Options, Standing
 from whynan.errors import UsageError
 

@@ -9,9 +9,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from whynan.report import model
+from whynan.report import model, write_safely
 from whynan.report.model import SourceRow
-from whynan.report.output import write_safely
 from whynan.report.words import clean
 
 _LABEL_WIDTH = 11

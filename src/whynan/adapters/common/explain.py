@@ -27,7 +27,7 @@ from whynan.records import (
     Symptom,
     TensorSummary,
 )
-from whynan.report.output import Progress
+from whynan.report import Progress
 from whynan.trace import OpRecord, Slice
 
 _SQUASHES = {"sigmoid", "softmax", "log_softmax", "clip", "clip_by_value", "log_sigmoid", "maximum", "minimum"}

@@ -16,7 +16,7 @@ from whynan.diagnosis.rewrite import part_for, patch_for
 from whynan.experiments import Measured, Verdict, best_verdicts, conclude_causes, conclude_remedies, judge, rows
 from whynan.launch.host import tell, user_codes
 from whynan.records import Evidence, Incident
-from whynan.report.output import Progress
+from whynan.report import Progress
 
 _SHARE = 0.75
 """Of the incident's time, as far as experiments may go."""

@@ -27,7 +27,7 @@ from whynan.launch import RunOptions
 from whynan.launch.host import COLD, set_site, tell
 from whynan.records import Incident, Symptom
 from whynan.recovery import Limits
-from whynan.report.output import Progress
+from whynan.report import Progress
 
 _OF_OPTIMIZER = re.compile(r"opt|\.mu\b|\.nu\b|\.trace\b|momentum|moment", re.IGNORECASE)
 _LEARNING_PASSES = 3

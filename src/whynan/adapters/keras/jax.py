@@ -13,7 +13,7 @@ from whynan.adapters.common.run import number_of
 from whynan.adapters.jax.host import JaxHost
 from whynan.adapters.jax.replay import Call, Traced, trace_call
 from whynan.adapters.jax.trace import LAYER_TAG
-from whynan.adapters.keras.places import Places, epoch_of_fit, fit_arrays, fit_data
+from whynan.adapters.keras import Places, epoch_of_fit, fit_arrays, fit_data
 from whynan.records import OptimizerFacts, SourceLine
 
 Layer = tuple[str, str, SourceLine | None]

@@ -10,7 +10,7 @@ import keras
 
 from whynan.adapters.common.arrays import to_numpy
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.keras.places import Places, epoch_of_fit, fit_arrays, fit_data
+from whynan.adapters.keras import Places, epoch_of_fit, fit_arrays, fit_data
 from whynan.adapters.tensorflow.closure import Closure, FitClosure
 from whynan.adapters.tensorflow.host import TensorFlowHost
 from whynan.adapters.tensorflow.replay import Attempt

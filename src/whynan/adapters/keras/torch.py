@@ -8,7 +8,7 @@ import keras
 import torch
 
 from whynan.adapters.common.patches import Patches
-from whynan.adapters.keras.places import Places, epoch_of_fit
+from whynan.adapters.keras import Places, epoch_of_fit
 from whynan.adapters.torch.frames import RUNNING, Running
 from whynan.adapters.torch.snapshot import TensorCopies
 from whynan.adapters.torch.trainers import StepClosure

@@ -34,7 +34,7 @@ from whynan.launch import RunOptions
 from whynan.launch.host import tell
 from whynan.records import Incident, Sample, Symptom
 from whynan.records.recording import Stage, What
-from whynan.report.output import Progress
+from whynan.report import Progress
 
 _MAX_COPY = 512 * 2**20
 Changed = tuple[What, str] | None

@@ -20,7 +20,7 @@ from whynan.adapters.common.namespaces import user_arrays
 from whynan.adapters.common.run import Run
 from whynan.adapters.numpy.replay import Recorder, answering
 from whynan.records import History, Incident, OptimizerFacts, Precision, Sample, Stage, Symptom, What
-from whynan.report.output import Progress
+from whynan.report import Progress
 from whynan.snapshot import target_names
 
 

@@ -41,7 +41,7 @@ from whynan.launch import RunOptions
 from whynan.launch.host import tell
 from whynan.records import Incident, Stage, Symptom, What
 from whynan.recovery import Limits
-from whynan.report.output import Progress
+from whynan.report import Progress
 
 _LOSSES = {"kl_divergence": "kl_div"}
 """Losses whose name causes know another one of."""

@@ -12,7 +12,7 @@ import torch
 from whynan.adapters.common.arrays import parts_of
 from whynan.adapters.common.data.reread import line_in, of_users
 from whynan.adapters.common.positions import short_path, source_line
-from whynan.adapters.keras.places import fit_data
+from whynan.adapters.keras import fit_data
 from whynan.adapters.torch import handmade, sources
 from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.data.facts import describe, role_by_name

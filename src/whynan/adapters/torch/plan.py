@@ -27,7 +27,7 @@ from whynan.adapters.torch.windows import Item
 from whynan.launch.host import tell
 from whynan.records import Evidence, Incident, ReplayResult
 from whynan.records.recording import CauseFound, Method
-from whynan.report.output import Progress
+from whynan.report import Progress
 from whynan.snapshot import NamesSnapshot, frame_values
 
 if TYPE_CHECKING:

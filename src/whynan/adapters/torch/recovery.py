@@ -10,7 +10,7 @@ from whynan.adapters.torch.data import loader
 from whynan.adapters.torch.storages import values_of
 from whynan.records import Incident
 from whynan.recovery import Action, Ladder, Limits
-from whynan.report.output import write_safely
+from whynan.report import write_safely
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan

@@ -275,7 +275,7 @@ class JaxRecording:
             self.failure = f"{type(error).__name__}: {error}"
         compiled = sys.modules.get("keras")
         if compiled is not None:
-            from whynan.adapters.keras.places import optimizers_of
+            from whynan.adapters.keras import optimizers_of
 
             # What Keras says by name need not be read out of the equations.
             optimizers = (*(replace(o, eps=()) for o in optimizers), *optimizers_of(self.place))

@@ -206,7 +206,7 @@ class TorchRecording(TorchCheck):
         facts = self.facts
         optimizers = tuple(facts.optimizer_facts.values())
         if "keras" in sys.modules:
-            from whynan.adapters.keras.places import optimizers_of
+            from whynan.adapters.keras import optimizers_of
 
             optimizers = (*optimizers, *optimizers_of(facts.place))
         try:

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from whynan.adapters.common.patches import Patches
 from whynan.adapters.torch.snapshot import MEMORY_BUDGET
 from whynan.launch.host import tell
-from whynan.report.output import write_safely
+from whynan.report import write_safely
 
 if TYPE_CHECKING:
     from whynan.adapters.torch.plan import Plan
