@@ -76,7 +76,8 @@ class Session:
     def _set_alarm(self) -> None:
         """Begin to count the script's time; once more when a framework has been imported, which takes its own."""
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            signal.setitimer(signal.ITIMER_REAL, self.options.wait)
+            # Again each second: what an import or a callback is in the middle of may swallow the first.
+            signal.setitimer(signal.ITIMER_REAL, self.options.wait, 1.0)
 
     def _stop(self) -> None:
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
